@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Processes of one run hear only each other, and only on this machine.
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+
+.PHONY: help setup demo test lint bench requirements
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(VENV)/.ready  ## .venv with torch and ROS 2 (rclpy, Fast DDS) from wheels
+
+$(VENV)/.ready: requirements.txt setup.py
+	@if [ -n "$$ROS_DISTRO" ]; then \
+	  echo "ROS 2 $$ROS_DISTRO is sourced. To use it instead of the wheels: colcon build in your workspace (see README, 'In a ROS workspace')."; \
+	  echo "This makes a .venv with its own ROS wheels, for 'make demo' and 'make test'."; fi
+	@command -v uv >/dev/null || [ -x $(VENV)-uv/bin/uv ] || { python3 -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; }
+	@uv=$$(command -v uv || echo $(VENV)-uv/bin/uv); set -e; \
+	  [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11,<3.14' $(VENV); \
+	  env -u ROS_DISTRO -u AMENT_PREFIX_PATH $$uv pip install -q --python $(PYTHON) -r requirements.txt; \
+	  $$uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## a real node answers a synthetic sequence (or IMAGE_DIR=folder, CAMERA=fx,fy,cx,cy); writes demo/
+	$(VENV)/bin/spd demo $(if $(IMAGE_DIR),--image_dir "$(IMAGE_DIR)") $(if $(CAMERA),--camera "[$(CAMERA)]")
+
+test: setup  ## every test
+	$(PYTHON) -m pytest
+
+lint: setup  ## ruff: errors and format
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+bench: setup  ## decoder time against the number of points
+	$(PYTHON) bench/decoder.py
+
+requirements:  # requirements.txt from requirements.in
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header -q requirements.in -o requirements.txt

@@ -1,0 +1,79 @@
+"""Pinhole camera geometry, and the one definition of what a pixel coordinate means.
+
+**The pixel-centre rule.** A point is `(x, y)` in pixels, x to the right, y down, and the centre of the first pixel is (0, 0). A pixel
+covers half a pixel on each side of its centre, so an image of width W spans x in [-0.5, W - 0.5]. Scaling an image by `s` therefore
+moves a point to `(x + 0.5) * s - 0.5`. Everything that scales, crops or asks whether a point is inside goes through this file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def scale_points(points_px: np.ndarray, scale: float) -> np.ndarray:
+    """Points [..., 2] px of an image after that image was resized by `scale` (the pixel-centre rule)."""
+    return (points_px + 0.5) * scale - 0.5
+
+
+def inside_image(points_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which points [..., 2] (x, y) px lie on the image of `size` (height, width); NaN and inf lie outside. bool [...]."""
+    height, width = size
+    x, y = points_px[..., 0], points_px[..., 1]
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole intrinsics in pixels, without distortion: `fx, fy` focal lengths, `cx, cy` principal point (pixel-centre rule above)."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    def __post_init__(self):
+        if not all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy))) or self.fx <= 0 or self.fy <= 0:
+            raise ValueError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
+
+    @property
+    def focal_px(self) -> float:
+        """The one focal length that scales depth: the geometric mean of fx and fy."""
+        return math.sqrt(self.fx * self.fy)
+
+    def scaled(self, scale_x: float, scale_y: float | None = None) -> Camera:
+        """Intrinsics after the image was resized by `scale_x` (and `scale_y`, the same where it is not given)."""
+        scale_y = scale_x if scale_y is None else scale_y
+        return Camera(
+            self.fx * scale_x,
+            self.fy * scale_y,
+            (self.cx + 0.5) * scale_x - 0.5,
+            (self.cy + 0.5) * scale_y - 0.5,
+        )
+
+    def cropped(self, left: float, top: float) -> Camera:
+        """Intrinsics after `left` columns and `top` rows were cut off."""
+        return Camera(self.fx, self.fy, self.cx - left, self.cy - top)
+
+    def project(self, xyz_m: np.ndarray) -> np.ndarray:
+        """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0."""
+        z = np.where(xyz_m[..., 2] > 0, xyz_m[..., 2], np.nan)
+        return np.stack([self.fx * xyz_m[..., 0] / z + self.cx, self.fy * xyz_m[..., 1] / z + self.cy], axis=-1)
+
+    def unproject(self, points_px: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
+        """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame."""
+        x = (points_px[..., 0] - self.cx) / self.fx * depth_m
+        y = (points_px[..., 1] - self.cy) / self.fy * depth_m
+        return np.stack([x, y, depth_m], axis=-1)
+
+
+def focal_correction(camera: Camera, training_focal_px: float) -> float:
+    """Factor from network depth to metres for an image taken by `camera` (its intrinsics *at the network's input size*).
+
+    A network sees angles, not metres: the same picture from a lens of twice the focal length shows things twice as far. It learned
+    metres at one focal length, so depth = network depth * focal_px / training_focal_px (CamConvs, Facil et al. 2019; Metric3D, Yin
+    et al. 2023, "canonical camera").
+    """
+    return camera.focal_px / training_focal_px

@@ -1,0 +1,73 @@
+"""Local decoders, one class each: from the stride-8 map and the fine encoder levels to depth at every pixel, or at some.
+
+Each is written once, from the layers of `layers.py`. The argument names of `forward` say which feature maps it takes:
+`stride8` (the global path) and `level1` ... `level4` (the encoder).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .fusion import GlobalPath
+from .layers import Conv3x3, FeatureFusion, Head, Projection, Resize
+
+
+class PlanDecoder(nn.Module):
+    """The plan's local path (section 6.3): stride-8 branch, merged with level 1, up to full resolution.
+
+    Level 2 feeds only the encoder here, as in the plan; `RefineNetDecoder` really fuses it.
+    """
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+        super().__init__()
+        self.s8_1, self.s8_2 = Conv3x3(features, features), Conv3x3(features, features)
+        self.project1 = nn.Linear(channels[0], features)
+        self.merge1, self.merge2 = Conv3x3(features, features), Conv3x3(features, features)
+        self.up1, self.up2 = Conv3x3(features, features), Conv3x3(features, features)
+        self.final = Conv3x3(features, features // 2)
+        self.head = Head(features // 2, activation)
+        self.act = nn.GELU()
+        self.upsample = Resize(2)
+
+    def forward(self, stride8: Tensor, level1: Tensor) -> Tensor:  # [B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m
+        x = self.act(self.s8_2(self.act(self.s8_1(stride8))))
+        x = self.act(self.upsample(x) + self.project1(level1))
+        x = self.upsample(self.act(self.merge2(self.act(self.merge1(x)))))
+        x = self.upsample(self.act(self.up2(self.act(self.up1(x)))))
+        return self.head(self.act(self.final(x)))
+
+
+class RefineNetDecoder(nn.Module):
+    """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus (Exp 12)."""
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+        super().__init__()
+        self.project2 = Projection(channels[1], features)
+        self.project1 = Projection(channels[0], features)
+        self.refine2 = FeatureFusion(features)
+        self.refine1 = FeatureFusion(features)
+        self.conv1 = Conv3x3(features, features // 2)
+        self.upsample = Resize(2)
+        self.conv2 = Conv3x3(features // 2, features // 2)
+        self.act = nn.ReLU()
+        self.head = Head(features // 2, activation)
+
+    def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:  # -> [B, H, W, 1] m
+        x = self.refine2(self.project2(level2), stride8)
+        x = self.refine1(self.project1(level1), x)
+        return self.head(self.act(self.conv2(self.upsample(self.conv1(x)))))
+
+
+class DPTDecoder(nn.Module):
+    """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but the encoder."""
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+        super().__init__()
+        self.global_path = GlobalPath(channels, features)
+        self.local_path = RefineNetDecoder(channels, features, activation)
+
+    def forward(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:  # -> [B, H, W, 1] m
+        return self.local_path(self.global_path(level3, level4), level1, level2)
+
+
+DECODERS = {"plan": PlanDecoder, "refinenet": RefineNetDecoder, "dpt": DPTDecoder}

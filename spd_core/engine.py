@@ -1,0 +1,190 @@
+"""The exact sparse engine: runs a decoder's own `forward` at the sites that some query points can see, and nowhere else.
+
+The law it keeps, for every decoder, image, size, point and number of points:
+
+    decode_points(features, p) == bilinear_sample(decode_dense(features), p)
+
+1. `SparseDecoder` traces the decoder's `forward` once (torch.fx) into a list of layers.
+2. `plan` walks that list backwards from the points: each layer says which input sites its output sites need, one site set per value.
+   Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper per site.
+3. `run` walks it forwards on rows [S, C], every value at each of its sites exactly once.
+
+Shapes: B batch, K points, S sites, T taps.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from .layers import POINTWISE, TapLayer, weighted_sum
+from .sites import OUTSIDE, Grid, Sites, point_taps
+
+# A value needed at more than this share of its map is computed dense: gather + GEMM costs 1.7 - 2.1 x a dense convolution per site
+# (2 CPU cores, 64 channels, bench/decoder.py).
+DENSE_ABOVE = 0.5
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, (TapLayer, *POINTWISE))
+
+
+@dataclass
+class Read:
+    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in order)."""
+
+    value: int
+    taps: Tensor | None = None
+    weights: Tensor | None = None
+
+
+@dataclass
+class Step:
+    """One value of the decoder: computed dense on whole maps, or on rows at its site set. `last_use`: values not needed any more."""
+
+    value: int
+    dense: bool
+    reads: list[Read]
+    sites: int
+    last_use: tuple[int, ...] = ()
+
+
+@dataclass
+class Plan:
+    """What to compute for a set of points; depends on the points and the map sizes alone, so it is reused while those stay."""
+
+    grids: tuple[Grid, ...]
+    steps: list[Step]
+    sample: Read
+    shape: tuple[int, int]
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan with its index tensors on `device`."""
+        for read in [self.sample, *(read for step in self.steps for read in step.reads)]:
+            if read.taps is not None:
+                read.taps = read.taps.to(device, non_blocking=True)
+            if read.weights is not None:
+                read.weights = read.weights.to(device, non_blocking=True)
+        return self
+
+
+class SparseDecoder:
+    """A decoder module as a list of layers, which can be planned and run at points.
+
+    Args:
+        decoder: module whose `forward` takes maps [B, H, W, C] and returns one map, built from the layers of `layers.py` and `+`.
+    """
+
+    def __init__(self, decoder: nn.Module):
+        nodes = [node for node in _Tracer().trace(decoder).nodes if node.op != "output"]
+        number = {node: i for i, node in enumerate(nodes)}
+        self.inputs = [node.target for node in nodes if node.op == "placeholder"]
+        self.layers, self.arguments = [], []
+        for node in nodes[len(self.inputs) :]:
+            if node.op == "call_module":
+                self.layers.append(decoder.get_submodule(node.target))
+            elif node.op == "call_function" and node.target is operator.add:
+                self.layers.append(operator.add)
+            else:
+                raise TypeError(f"{type(decoder).__name__}.forward does {node.format_node()}: a decoder is built from spd_core.layers and '+' only")
+            self.arguments.append([number[argument] for argument in node.args])
+        # A resize may take a second input for its size alone: no sites are read from it.
+        self.read_arguments = [arguments[:1] if isinstance(layer, TapLayer) else arguments for layer, arguments in zip(self.layers, self.arguments)]
+
+    def _grids(self, inputs: list[Grid]) -> tuple[Grid, ...]:
+        """Grid of every value: the inputs, then each layer's output."""
+        grids = list(inputs)
+        for layer, arguments in zip(self.layers, self.arguments):
+            sizes = [(grids[a].height, grids[a].width) for a in arguments]
+            size = layer.output_size(*sizes) if isinstance(layer, TapLayer) else sizes[0]
+            grids.append(Grid(grids[0].batch, *size))
+        return tuple(grids)
+
+    def plan(self, points_px: np.ndarray, inputs: list[Grid], dense_above: float = DENSE_ABOVE) -> Plan:
+        """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given grids."""
+        grids = self._grids(inputs)
+        first = len(self.inputs)
+        wanted: list[list] = [[] for _ in grids]  # per value: site numbers, Sites objects (shared as they are), or "all"
+        sample_numbers, sample_weights = point_taps(points_px, grids[-1])
+        wanted[-1].append(sample_numbers)
+        sites: list[Sites] = [Sites.full(grid) for grid in grids]
+        pending = []
+        for value in range(len(grids) - 1, first - 1, -1):
+            layer, arguments = self.layers[value - first], self.read_arguments[value - first]
+            sites[value] = _gather_wishes(grids[value], wanted[value], dense_above)
+            if sites[value].is_full:
+                for argument in arguments:
+                    wanted[argument].append("all")
+                pending.append((value, None))
+            elif isinstance(layer, TapLayer):
+                numbers, weights = layer.taps(sites[value], grids[arguments[0]])
+                wanted[arguments[0]].append(numbers)
+                pending.append((value, [(numbers, weights)]))
+            else:
+                for argument in arguments:
+                    wanted[argument].append(sites[value])
+                pending.append((value, [None] * len(arguments)))
+        steps, unused = [], set(range(len(grids) - 1))
+        for value, taps in pending:  # still backwards: the first reader met is the last one to run
+            arguments = self.read_arguments[value - first]
+            reads = [Read(a) if taps is None else _read(a, sites[a], sites[value], t) for a, t in zip(arguments, taps or arguments)]
+            last_use = tuple(unused & set(arguments))
+            unused -= set(arguments)
+            steps.append(Step(value, sites[value].is_full, reads, len(sites[value]), last_use))
+        sample = Read(len(grids) - 1, _row_numbers(sites[-1], sample_numbers), torch.from_numpy(sample_weights))
+        return Plan(grids, steps[::-1], sample, points_px.shape[:2])
+
+    def run(self, plan: Plan, inputs: list[Tensor]) -> Tensor:
+        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K]."""
+        given = tuple(Grid(*x.shape[:3]) for x in inputs)
+        if given != plan.grids[: len(inputs)]:
+            raise ValueError(f"the plan was made for feature maps {plan.grids[: len(inputs)]}, got {given}")
+        first = len(inputs)
+        maps: list[Tensor | None] = [*inputs, *[None] * len(self.layers)]
+        for step in plan.steps:
+            layer = self.layers[step.value - first]
+            if step.dense:
+                maps[step.value] = layer(*(maps[read.value] for read in step.reads))
+            elif isinstance(layer, TapLayer):
+                read = step.reads[0]
+                maps[step.value] = layer.on_rows(_rows(maps[read.value]), read.taps, read.weights)
+            else:
+                rows = [_rows(maps[read.value]) for read in step.reads]
+                maps[step.value] = layer(*(x if read.taps is None else x[read.taps] for x, read in zip(rows, step.reads)))
+            for value in step.last_use:
+                maps[value] = None
+        return weighted_sum(_rows(maps[-1]), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy."""
+    return x.flatten(0, 2) if x.dim() == 4 else x
+
+
+def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites:
+    if any(isinstance(wish, str) for wish in wanted):
+        return Sites.full(grid)
+    if len(wanted) == 1 and isinstance(wanted[0], Sites):
+        return wanted[0]
+    sites = Sites.union(grid, [wish.numbers if isinstance(wish, Sites) else wish for wish in wanted])
+    return Sites.full(grid) if len(sites) > dense_above * grid.count else sites
+
+
+def _read(argument: int, source: Sites, out: Sites, taps: tuple[np.ndarray, np.ndarray | None] | None) -> Read:
+    if taps is not None:
+        numbers, weights = taps
+        return Read(argument, _row_numbers(source, numbers), None if weights is None else torch.from_numpy(weights))
+    if len(source) == len(out):  # a pointwise layer reads a subset of its input's sites: of equal size means the same
+        return Read(argument)
+    return Read(argument, _row_numbers(source, out.numbers))
+
+
+def _row_numbers(source: Sites, numbers: np.ndarray) -> Tensor:
+    rows = source.rows(numbers)
+    rows[rows == OUTSIDE] = len(source)  # the zero row
+    return torch.from_numpy(rows)

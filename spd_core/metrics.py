@@ -1,0 +1,69 @@
+"""Depth metrics of one image. The only place that defines them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
+EIGEN_CROP = (45, 471, 41, 601)
+
+
+def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None) -> dict[str, float]:
+    """Metrics of predicted against true depth.
+
+    Valid are the pixels with min_depth < gt < max_depth; predictions are clamped to that range. Keys: `abs_rel`, `sq_rel`, `rmse`,
+    `rmse_log`, `log10`, `silog` (100 * sqrt(E[g^2] - E[g]^2), g = ln pred - ln gt), `d1` `d2` `d3` (share within 1.25, 1.25^2, 1.25^3),
+    `s_star` (median gt / pred), `scaled_abs_rel` (after multiplying by s_star), `scale_gap` (1 - scaled_abs_rel / abs_rel), `n_valid`.
+
+    Args:
+        pred_m, gt_m: depth, m, of the same shape (any for crop None, [480, 640] for "eigen").
+        crop: None or "eigen".
+
+    Returns:
+        Floats; NaN for all but `n_valid` where no pixel is valid.
+    """
+    pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
+    if pred_m.shape != gt_m.shape:
+        raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
+    if crop == "eigen":
+        if gt_m.shape != (480, 640):
+            raise ValueError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
+        top, bottom, left, right = EIGEN_CROP
+        pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
+    elif crop is not None:
+        raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
+    valid = (gt_m > min_depth) & (gt_m < max_depth)
+    gt = gt_m[valid]
+    if gt.size == 0:
+        names = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "d1", "d2", "d3", "s_star", "scaled_abs_rel", "scale_gap")
+        return {**dict.fromkeys(names, float("nan")), "n_valid": 0}
+    pred = np.clip(pred_m[valid], min_depth, max_depth)
+    g = np.log(pred) - np.log(gt)
+    ratio = np.maximum(pred / gt, gt / pred)
+    abs_rel = np.mean(np.abs(pred - gt) / gt)
+    s_star = np.median(gt / pred)
+    scaled_abs_rel = np.mean(np.abs(s_star * pred - gt) / gt)
+    return {
+        "abs_rel": float(abs_rel),
+        "sq_rel": float(np.mean((pred - gt) ** 2 / gt)),
+        "rmse": float(np.sqrt(np.mean((pred - gt) ** 2))),
+        "rmse_log": float(np.sqrt(np.mean(g**2))),
+        "log10": float(np.mean(np.abs(g)) / np.log(10)),
+        "silog": float(100 * np.sqrt(max(np.mean(g**2) - np.mean(g) ** 2, 0.0))),
+        "d1": float(np.mean(ratio < 1.25)),
+        "d2": float(np.mean(ratio < 1.25**2)),
+        "d3": float(np.mean(ratio < 1.25**3)),
+        "s_star": float(s_star),
+        "scaled_abs_rel": float(scaled_abs_rel),
+        "scale_gap": float(1 - scaled_abs_rel / abs_rel) if abs_rel > 0 else 0.0,
+        "n_valid": int(gt.size),
+    }
+
+
+def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over images, each with the same weight; images without a valid pixel do not count. `n_valid` is summed."""
+    counted = [m for m in per_image if m["n_valid"] > 0]
+    if not counted:
+        raise ValueError(f"none of {len(per_image)} images has a valid depth pixel")
+    mean = {key: float(np.mean([m[key] for m in counted])) for key in counted[0]}
+    return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted)}

@@ -1,0 +1,152 @@
+"""SPD: an image to metric depth at every pixel, or at the pixels asked, with the same values.
+
+    images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> depth, m
+                                                        dense: [B, 1, H, W]   at points: [B, K]
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .decoders import DECODERS
+from .encoders import PyramidEncoder
+from .engine import Plan, SparseDecoder
+from .fusion import GlobalPath
+from .sites import Grid
+
+MIN_SIZE = 64  # px: two sites of the stride-32 level
+
+
+@dataclass(frozen=True)
+class SPDConfig:
+    """Everything that defines a model; travels inside its checkpoint.
+
+    Attributes:
+        encoder: timm name of the backbone.
+        decoder: key of `decoders.DECODERS`.
+        activation: of the head, "exp" or "softplus".
+        features: D, channels of the decoder.
+        input_size: (height, width) px that camera images are scaled to fit; the network itself takes any size >= 64.
+        training_focal_px: focal length, at `input_size`, at which network depth is metres.
+        max_depth_m: largest depth of the training data, m.
+    """
+
+    encoder: str
+    decoder: str
+    activation: str
+    features: int = 64
+    input_size: tuple[int, int] = (416, 544)
+    training_focal_px: float = 518.8579
+    max_depth_m: float = 10.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "input_size", tuple(self.input_size))
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
+        if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
+            raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
+
+
+# NYU presets train on 416x544 crops, which keep NYU's focal length of 518.8579 px. `atto` trains on 192x256 images (NYU's field of view)
+# and has half the decoder channels: at 64 its decoder would cost four times its encoder.
+PRESETS = {
+    "v15": SPDConfig("convnextv2_tiny", "plan", "exp"),
+    "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
+    "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
+    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=518.8579 * 0.4),
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network keeps of an image batch: channels-last maps [B, h, w, C] by name, and the image size (H, W) px asked about."""
+
+    maps: dict[str, Tensor]
+    size: tuple[int, int]
+
+
+class SPD(nn.Module):
+    """The network. Points are (x, y) px with pixel centres at integers (`camera.py`), depths are metres at `training_focal_px`."""
+
+    def __init__(self, config: SPDConfig, pretrained: bool | str = False):
+        super().__init__()
+        self.config = config
+        self.encoder = PyramidEncoder(config.encoder, pretrained)
+        channels = self.encoder.channels
+        self.decoder = DECODERS[config.decoder](channels, config.features, config.activation)
+        self.sparse_decoder = SparseDecoder(self.decoder)
+        wants_global_path = "stride8" in self.sparse_decoder.inputs
+        self.global_path = GlobalPath(channels, config.features) if wants_global_path else None
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_preset(cls, name: str, pretrained: bool | str = False, **changes) -> SPD:
+        """A model by preset name; `pretrained` as in `PyramidEncoder`, `changes` replace fields of its `SPDConfig`."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(replace(PRESETS[name], **changes), pretrained)
+
+    def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m
+        return self.decode_dense(self.encode(images))
+
+    def encode(self, images: Tensor) -> Features:
+        """The part that does not depend on the points.
+
+        Args:
+            images: [B, 3, H, W], ImageNet-normalised, H and W >= 64. Other sizes than multiples of 32 are padded right and below.
+        """
+        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE:
+            raise ValueError(f"images must be [B, 3, H, W] with H and W >= {MIN_SIZE}, got {list(images.shape)}")
+        height, width = images.shape[2:]
+        stride = self.encoder.stride
+        images = F.pad(images, (0, -width % stride, 0, -height % stride))
+        levels = self.encoder(images)
+        maps = {f"level{i}": level for i, level in enumerate(levels, start=1)}
+        if self.global_path is not None:
+            maps["stride8"] = self.global_path(maps["level3"], maps["level4"])
+        return Features({name: maps[name] for name in self.sparse_decoder.inputs}, (height, width))
+
+    def decode_dense(self, features: Features) -> Tensor:
+        """Depth at every pixel, [B, 1, H, W] m, float32."""
+        height, width = features.size
+        depth = self.decoder(**features.maps)
+        return depth.permute(0, 3, 1, 2)[:, :, :height, :width]
+
+    def plan_points(self, points: Tensor | np.ndarray, features: Features) -> Plan:
+        """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes."""
+        batch = next(iter(features.maps.values())).shape[0]
+        points = points.detach().cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
+        if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
+            raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
+        height, width = features.size
+        points = np.clip(points, 0, [width - 1, height - 1])  # the image's border, not that of its padding; NaN stays
+        grids = [Grid(*x.shape[:3]) for x in features.maps.values()]
+        return self.sparse_decoder.plan(points, grids).to(next(iter(features.maps.values())).device)
+
+    def decode_points(self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None) -> Tensor:
+        """Depth at points: exactly the bilinear samples of `decode_dense`, without computing the rest.
+
+        Args:
+            points: [B, K, 2] (x, y) px. Beyond the image the border's value is answered, for non-finite points NaN.
+            plan: from `plan_points`, instead of points.
+
+        Returns:
+            [B, K] m, float32.
+        """
+        if (points is None) == (plan is None):
+            raise ValueError("decode_points takes either points or a plan")
+        if plan is None:
+            plan = self.plan_points(points, features)
+        return self.sparse_decoder.run(plan, list(features.maps.values()))
+
+    def parameter_groups(self) -> dict[str, int]:
+        """Number of parameters by part of the network."""
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)

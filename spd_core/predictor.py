@@ -1,0 +1,155 @@
+"""Numpy in, numpy out: encode a camera image once, ask it for depth many times.
+
+    predictor = Predictor.load("embedded")
+    frame = predictor.encode(rgb, camera)
+    depth_m = frame.depth_at(uv)
+
+All points are pixels (u, v) of the image given to `encode`; scaling to the network's size, padding and the focal length are handled here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import checkpoint
+from .camera import Camera, focal_correction, inside_image, scale_points
+from .encoders import normalise
+from .engine import Plan
+from .model import MIN_SIZE, PRESETS, SPD, Features
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here; use 'auto' or 'cpu'")
+    return device
+
+
+class Predictor:
+    """A model ready to answer, on one device.
+
+    Args:
+        model: in eval mode.
+        device: see `pick_device`.
+        precision: "fp32" or "bf16" (the head stays in fp32).
+        input_size: (height, width) px that images are scaled to fit; None takes the model's own.
+    """
+
+    def __init__(self, model: SPD, device: str = "auto", precision: str = "fp32", input_size: tuple[int, int] | None = None):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}")
+        if input_size is not None and (len(input_size) != 2 or min(input_size) < MIN_SIZE):
+            raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {tuple(input_size)}")
+        self.device = pick_device(device)
+        self.dtype = PRECISIONS[precision]
+        self.model = model.to(self.device, self.dtype).eval()
+        own_size = model.config.input_size
+        self.input_size = own_size if input_size is None else tuple(input_size)
+        self._planned: tuple[tuple, np.ndarray, Plan] | None = None
+        self._warned = False
+
+    @classmethod
+    def load(cls, weights: str | Path = "embedded", device: str = "auto", precision: str = "fp32", input_size: tuple[int, int] | None = None) -> Predictor:
+        """A predictor from "embedded" (the small weights that come with SPD), a checkpoint file, or a preset name (random weights).
+
+        Raises:
+            CheckpointError: the file is missing, damaged or foreign.
+            ValueError: unknown device or precision.
+        """
+        if weights in PRESETS:
+            warnings.warn(f"preset {weights!r} has random weights: its depths mean nothing until a checkpoint is loaded", stacklevel=2)
+            model = SPD.from_preset(str(weights))
+        else:
+            model = checkpoint.load(checkpoint.EMBEDDED if str(weights) == "embedded" else weights)
+        return cls(model, device, precision, input_size)
+
+    @torch.inference_mode()
+    def encode(self, rgb: np.ndarray, camera: Camera | None = None) -> EncodedFrame:
+        """Run the encoder and the global path on one image.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+            camera: its intrinsics at that size. Without them depth is right only for a camera with the training focal length
+                (said once), and `points_at` cannot work.
+        """
+        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or min(rgb.shape) == 0:
+            found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+            raise ValueError(f"image must be a uint8 array [H, W, 3] in RGB order, got {found}")
+        height, width = rgb.shape[:2]
+        scale = min(self.input_size[0] / height, self.input_size[1] / width)
+        size = tuple(max(round(extent * scale), MIN_SIZE) for extent in (height, width))
+        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
+        if size != (height, width):
+            if self.device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
+                image = image.float()
+            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        features = self.model.encode(normalise(image.to(torch.float32) / 255).to(self.dtype))
+        scale_xy = np.array([size[1] / width, size[0] / height])
+        factor = 1.0
+        if camera is not None:
+            factor = focal_correction(camera.scaled(*scale_xy), self.model.config.training_focal_px)
+        elif not self._warned:
+            self._warned = True
+            expected = self.model.config.training_focal_px / scale_xy[0]
+            warnings.warn(f"no camera intrinsics: depth assumes a focal length of {expected:.0f} px at {width}x{height}, and is off in proportion", stacklevel=2)
+        return EncodedFrame(self, features, (height, width), scale_xy, camera, factor)
+
+    def _plan(self, network_points: np.ndarray, features: Features) -> Plan:
+        """The plan for points [1, K, 2]; the last one is kept, so that points that stay (a grid) are planned once."""
+        key = (features.size, tuple(x.shape for x in features.maps.values()))
+        if self._planned and self._planned[0] == key and np.array_equal(self._planned[1], network_points):
+            return self._planned[2]
+        plan = self.model.plan_points(network_points, features)
+        self._planned = (key, network_points, plan)
+        return plan
+
+
+class EncodedFrame:
+    """One encoded image. `size` (height, width) px and `camera` are those of the image; `camera` may be None."""
+
+    def __init__(self, predictor: Predictor, features: Features, size: tuple[int, int], scale_xy: np.ndarray, camera: Camera | None, focal_factor: float):
+        self.predictor = predictor
+        self.features = features
+        self.size = size
+        self.camera = camera
+        self.scale_xy = scale_xy
+        self.focal_factor = focal_factor
+
+    @torch.inference_mode()
+    def depth_at(self, uv: np.ndarray) -> np.ndarray:
+        """z-depth, m, float32 [K], at points `uv` [K, 2] px of the image; NaN outside the image and for non-finite points."""
+        uv = np.asarray(uv, dtype=np.float64)
+        if uv.ndim != 2 or uv.shape[1] != 2:
+            raise ValueError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
+        depth_m = np.full(len(uv), np.nan, dtype=np.float32)
+        inside = inside_image(uv, self.size)
+        if inside.any():
+            network_points = scale_points(uv[inside], self.scale_xy)[None]
+            plan = self.predictor._plan(network_points, self.features)
+            depth_m[inside] = self.predictor.model.decode_points(self.features, plan=plan)[0].cpu().numpy() * self.focal_factor
+        return depth_m
+
+    def points_at(self, uv: np.ndarray) -> np.ndarray:
+        """Points [K, 3] m in the optical frame (x right, y down, z forward) at `uv` [K, 2] px; NaN rows as in `depth_at`."""
+        if self.camera is None:
+            raise ValueError("points_at needs the camera's intrinsics: pass camera= to Predictor.encode")
+        return self.camera.unproject(np.asarray(uv, dtype=np.float64), self.depth_at(uv)).astype(np.float32)
+
+    @torch.inference_mode()
+    def dense_depth(self) -> np.ndarray:
+        """z-depth, m, float32 [H, W], at every pixel of the image: what `depth_at` answers there."""
+        depth = self.predictor.model.decode_dense(self.features)
+        return F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy() * np.float32(self.focal_factor)
