@@ -9,7 +9,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 .PHONY: help setup demo test lint bench requirements
 
-help:  ## this list
+help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(VENV)/.ready  ## .venv with torch and ROS 2 (rclpy, Fast DDS) from wheels

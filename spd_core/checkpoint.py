@@ -79,5 +79,7 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, str], dict[
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"weights file {path} is not a readable safetensors file ({error}); it is damaged or of another format: fetch or train it again") from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"weights file {path} is not an SPD checkpoint: its format is {metadata.get('format')!r}, expected {FORMAT!r}; write it with spd_core.checkpoint.save")
+        raise CheckpointError(
+            f"weights file {path} is not an SPD checkpoint: its format is {metadata.get('format')!r}, expected {FORMAT!r}; write it with spd_core.checkpoint.save"
+        )
     return metadata, content

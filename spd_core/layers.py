@@ -26,15 +26,14 @@ class Head(nn.Linear):
         initial_depth_m: depth that a zero feature answers, through the bias.
     """
 
-    INVERSE = {"exp": math.log, "softplus": lambda depth: math.log(math.expm1(depth))}
-
     def __init__(self, features: int, activation: str, initial_depth_m: float = 2.5):
         super().__init__(features, 1)
-        if activation not in self.INVERSE:
-            raise ValueError(f"head activation must be one of {sorted(self.INVERSE)}, got {activation!r}")
+        inverse = {"exp": math.log, "softplus": lambda depth: math.log(math.expm1(depth))}
+        if activation not in inverse:
+            raise ValueError(f"head activation must be one of {sorted(inverse)}, got {activation!r}")
         self.activation = activation
         nn.init.normal_(self.weight, std=0.01)
-        nn.init.constant_(self.bias, self.INVERSE[activation](initial_depth_m))
+        nn.init.constant_(self.bias, inverse[activation](initial_depth_m))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -83,7 +82,7 @@ class Conv3x3(TapLayer):
         kernel = self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1)  # [C', 9C]; a view: the weight is channels-last
         rows = F.pad(rows, (0, 0, 0, 1))
         chunk = self.CPU_CHUNK if rows.device.type == "cpu" else len(taps)
-        out = [F.linear(rows[part.reshape(-1)].view(len(part), -1), kernel, self.bias) for part in taps.split(max(chunk, 1))]
+        out = [F.linear(rows[part.reshape(-1)].view(len(part), kernel.shape[1]), kernel, self.bias) for part in taps.split(max(chunk, 1))]
         return out[0] if len(out) == 1 else torch.cat(out)
 
 

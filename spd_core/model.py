@@ -1,7 +1,7 @@
 """SPD: an image to metric depth at every pixel, or at the pixels asked, with the same values.
 
-    images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> depth, m
-                                                        dense: [B, 1, H, W]   at points: [B, K]
+images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> depth, m
+                                                    dense: [B, 1, H, W]   at points: [B, K]
 """
 
 from __future__ import annotations

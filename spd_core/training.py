@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -142,18 +143,19 @@ def _batch(rooms: RoomShards, config: TrainConfig, model: SPD, step: int) -> tup
     images, targets = [], []
     for position in range(step * config.batch_size, (step + 1) * config.batch_size):
         epoch, index = divmod(position, len(rooms))
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(rooms)) if index == 0 or not images else order
+        if index == 0 or not images:
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(rooms))
         rng = np.random.default_rng([config.seed, 1, position])
         rgb, depth_m, camera = rooms[int(order[index])]
         depth_m = depth_m * (model.config.training_focal_px / camera.focal_px)
         if config.downscale > 1:
-            height, width = depth_m.shape
-            blocks = rgb.reshape(height // config.downscale, config.downscale, width // config.downscale, config.downscale, 3)
-            rgb = blocks.mean(axis=(1, 3))
+            height, width = (extent // config.downscale for extent in depth_m.shape)
+            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
             depth_m = depth_m[config.downscale // 2 :: config.downscale, config.downscale // 2 :: config.downscale]
-        image = (rgb / np.float32(255)) ** np.float32(rng.uniform(0.8, 1.25)) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+        levels = (np.arange(256, dtype=np.float32)[:, None] / 255) ** rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1, 3)  # gamma, colour gains
+        image = cv2.LUT(rgb, np.clip(levels, 0, 1).astype(np.float32)[:, None])
         flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        images.append(np.clip(image[:, flip], 0, 1))
+        images.append(image[:, flip])
         targets.append(depth_m[None, :, flip])
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     return normalise(batch), torch.from_numpy(np.stack(targets)).float()

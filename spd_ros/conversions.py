@@ -153,9 +153,7 @@ def cloud_to_array(msg: PointCloud2) -> np.ndarray:
     if msg.width * msg.height == 0:
         return np.zeros(0, dtype=list(zip(names, formats)))
     if msg.row_step < row_bytes or len(msg.data) != msg.row_step * msg.height:
-        raise MessageError(
-            f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of {msg.width} points of {msg.point_step} bytes"
-        )
+        raise MessageError(f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of {msg.width} points of {msg.point_step} bytes")
     try:
         dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": msg.point_step})
     except ValueError as error:

@@ -193,7 +193,7 @@ def _warm_up(player: Node, publishers: dict, messages: list[BagMessage], spin) -
 def _report(messages: list[BagMessage], answers: dict[int, np.ndarray], latency_s: dict[int, float], out: Path, console: Console) -> int:
     table = Table("frame", "asked", "answered", "AbsRel", "median gt/pred", "latency p50 [ms]", "p99 [ms]", title=f"answers of the node on {FRAME_ID}")
     rows, errors, queries, answered, pictured = [], [], 0, 0, None
-    for stamp_ns, group in groupby((m for m in messages), key=lambda m: round(m.stamp_ns, -6)):
+    for _, group in groupby(messages, key=lambda m: round(m.stamp_ns, -6)):
         by_topic = defaultdict(list)
         for message in group:
             by_topic[message.topic].append(message)
@@ -208,7 +208,12 @@ def _report(messages: list[BagMessage], answers: dict[int, np.ndarray], latency_
         ms = 1000 * np.array([latency_s[int(query["id"][0])] for query in asked if int(query["id"][0]) in latency_s] or [np.nan])
         good = np.isin(points["status"], (Status.OK, Status.NO_CAMERA_INFO))
         table.add_row(
-            str(len(errors)), str(sum(map(len, asked))), str(int(good.sum())), _number(metrics["abs_rel"]), _number(metrics["s_star"]), *(f"{v:.1f}" for v in np.percentile(ms, [50, 99]))
+            str(len(errors)),
+            str(sum(map(len, asked))),
+            str(int(good.sum())),
+            _number(metrics["abs_rel"]),
+            _number(metrics["s_star"]),
+            *(f"{v:.1f}" for v in np.percentile(ms, [50, 99])),
         )
         rows += [(len(errors), p["id"], p["u"], p["v"], p["depth"], true, p["status"]) for p, true in zip(points, truth)]
         if len(points):

@@ -107,7 +107,7 @@ class RoomBuilder:
 
     def _wall_furnishing(self) -> None:
         """Doors, windows, pictures: thin boxes on the walls."""
-        width, height, length = self.room.size
+        width, _, length = self.room.size
         for _ in range(self.rng.integers(3, 9)):
             what = self.rng.choice(["door", "window", "picture", "picture"])
             on_x = self.rng.random() < 0.5
@@ -136,7 +136,7 @@ class RoomBuilder:
             power = np.array([1 + warmth, 1.0, 1 - warmth]) * self.rng.uniform(0.6, 1.6)
             self.room.lights.append((position, power))
             lamp = Material("plain", np.array([1.0, 0.97, 0.9]), np.ones(3), emission=1.5)
-            self._add(self.rng.choice([ELLIPSOID, CYLINDER]), position + [0, 0.08, 0], (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)), lamp)
+            self._add(self.rng.choice([ELLIPSOID, CYLINDER]), position + np.array([0, 0.08, 0]), (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)), lamp)
 
     # --- furniture
 
@@ -149,7 +149,12 @@ class RoomBuilder:
             if place == "wall":
                 side = self.rng.integers(4)
                 gap = self.rng.uniform(0.3, 0.5)
-                x, z = [(gap, self.rng.uniform(0.5, length - 0.5)), (width - gap, self.rng.uniform(0.5, length - 0.5)), (self.rng.uniform(0.5, width - 0.5), gap), (self.rng.uniform(0.5, width - 0.5), length - gap)][side]
+                x, z = [
+                    (gap, self.rng.uniform(0.5, length - 0.5)),
+                    (width - gap, self.rng.uniform(0.5, length - 0.5)),
+                    (self.rng.uniform(0.5, width - 0.5), gap),
+                    (self.rng.uniform(0.5, width - 0.5), length - gap),
+                ][side]
                 yaw = [math.pi / 2, -math.pi / 2, 0.0, math.pi][side] + self.rng.normal(0, 0.03)
             else:
                 x, z, yaw = self.rng.uniform(0.8, width - 0.8), self.rng.uniform(0.8, length - 0.8), self.rng.uniform(-math.pi, math.pi)

@@ -21,6 +21,8 @@ from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
 
 LAMP_RADIUS_M = 0.12
+# Most of a room's scale is in the height of the camera: a picture does not change if room and camera height grow together.
+CAMERA_HEIGHT_M = (0.9, 1.5)
 # Rays are cast by image tile, against the primitives that the tile can see: a block of rays x primitives stays in cache.
 TILE_PX = 48
 
@@ -270,7 +272,7 @@ def _illumination(scene: Scene, points: Tensor, normals: Tensor, rays: Tensor, p
 
 def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
     """Linear radiance [3, H, W] to a camera's uint8 [H, W, 3]: exposure, lens blur, shot and read noise, sRGB."""
-    _, height, width = radiance.shape
+    width = radiance.shape[2]
     target = rng.uniform(0.12, 0.38)
     exposed = radiance * (target / radiance.clamp(max=4).mean().clamp(min=1e-4)) * torch.as_tensor(rng.uniform(0.92, 1.08, (3, 1, 1)), dtype=torch.float32, device=radiance.device)
     sigma = rng.uniform(0.35, 0.8) * width / 256
@@ -295,12 +297,12 @@ def random_camera(rng: np.random.Generator, size: tuple[int, int], focal_ratio: 
 
 
 def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tuple[int, int]) -> Pose:
-    """A pose at a robot's or person's height that sees the room, not the back of a cupboard."""
+    """A pose at a height between that of a robot and of a person, which sees the room and not the back of a cupboard."""
     scene = Scene(room)
     width, height, length = room.size
     coarse, coarse_size = camera.scaled(1 / 16), (size[0] // 16, size[1] // 16)
     for _ in range(40):
-        position = np.array([rng.uniform(0.3, width - 0.3), min(rng.uniform(0.7, 1.75), height - 0.3), rng.uniform(0.3, length - 0.3)])
+        position = np.array([rng.uniform(0.3, width - 0.3), min(rng.uniform(*CAMERA_HEIGHT_M), height - 0.3), rng.uniform(0.3, length - 0.3)])
         target = np.array([rng.uniform(0.2, 0.8) * width, 0, rng.uniform(0.2, 0.8) * length])
         yaw = math.atan2(target[0] - position[0], target[2] - position[2])
         pose = Pose(position, yaw, math.radians(rng.uniform(-28, 6)), math.radians(rng.normal(0, 2)))

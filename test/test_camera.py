@@ -1,0 +1,43 @@
+"""The pixel-centre rule and the pinhole camera."""
+
+import numpy as np
+import pytest
+
+from spd_core.camera import Camera, focal_correction, inside_image, scale_points
+
+CAMERA = Camera(500.0, 510.0, 320.0, 240.0)
+
+
+def test_scaling_moves_pixel_corners_to_pixel_corners():
+    corners = np.array([[-0.5, -0.5], [639.5, 479.5]])
+    assert scale_points(corners, 0.4) == pytest.approx(np.array([[-0.5, -0.5], [255.5, 191.5]]))
+    assert scale_points(np.array([1.0, 2.0]), 2.0) == pytest.approx([2.5, 4.5])
+
+
+def test_inside_is_up_to_half_a_pixel_beyond_the_outer_centres():
+    points = np.array([[-0.5, 0], [-0.51, 0], [9.5, 4.5], [9.6, 0], [0, 4.51], [np.nan, 1], [1, np.inf]])
+    assert inside_image(points, (5, 10)).tolist() == [True, False, True, False, False, False, False]
+
+
+def test_a_point_keeps_its_coordinates_through_scale_and_crop():
+    xyz = np.array([[0.4, -0.2, 2.0], [-1.0, 0.7, 3.5]])
+    uv = CAMERA.project(xyz)
+    assert CAMERA.unproject(uv, xyz[:, 2]) == pytest.approx(xyz)
+    smaller = CAMERA.scaled(0.4)
+    assert smaller.project(xyz) == pytest.approx(scale_points(uv, 0.4))
+    assert smaller.cropped(10, 20).project(xyz) == pytest.approx(scale_points(uv, 0.4) - [10, 20])
+
+
+def test_points_behind_the_camera_have_no_pixel():
+    assert np.isnan(CAMERA.project(np.array([0.0, 0.0, -1.0]))).all()
+
+
+def test_focal_correction_is_the_ratio_of_focal_lengths():
+    assert focal_correction(Camera(400, 400, 0, 0), 200.0) == 2.0
+    assert focal_correction(Camera(400, 100, 0, 0), 200.0) == 1.0  # geometric mean
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2, 3), (1, -1, 2, 3), (float("nan"), 1, 2, 3), (1, 1, float("inf"), 3)])
+def test_impossible_intrinsics_are_refused(values):
+    with pytest.raises(ValueError, match="finite with positive focal lengths"):
+        Camera(*values)

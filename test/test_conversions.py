@@ -1,0 +1,246 @@
+"""ROS messages against references: what a camera driver would publish, and what a broken one might."""
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from spd_ros.conversions import (
+    MessageError,
+    Status,
+    answer_cloud,
+    camera_from_info,
+    cloud_to_array,
+    compressed_to_rgb,
+    image_to_rgb,
+    point_count,
+    query_cloud,
+    query_points,
+    rgb_to_image,
+)
+
+
+def picture(height: int = 24, width: int = 32) -> np.ndarray:
+    """A smooth colour image (so that chroma subsampling and demosaicing lose little), each channel of its own shape."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([60 + 4 * x, 200 - 5 * y, 90 + 2 * x + y], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: bool = False) -> Image:
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))).view(np.uint8).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    return Image(height=height, width=width, encoding=encoding, step=rows.shape[1], is_bigendian=int(big_endian), data=rows.tobytes())
+
+
+def as_yuv422(rgb: np.ndarray, order: str) -> np.ndarray:
+    """[H, W, 2] by the BT.601 formulas, chroma of each pixel pair averaged."""
+    r, g, b = rgb.astype(float).transpose(2, 0, 1)
+    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
+    u = 128 - 0.148 * r - 0.291 * g + 0.439 * b
+    v = 128 + 0.439 * r - 0.368 * g - 0.071 * b
+    chroma = np.empty_like(y)
+    chroma[:, ::2], chroma[:, 1::2] = ((c[:, ::2] + c[:, 1::2]) / 2 for c in (u, v))
+    pair = [y, chroma] if order == "yuyv" else [chroma, y]
+    return np.stack(pair, axis=-1).round().astype(np.uint8)
+
+
+def as_bayer(rgb: np.ndarray, pattern: str) -> np.ndarray:
+    """Mosaic whose first row starts with the pattern's first two letters."""
+    mosaic = np.empty(rgb.shape[:2], np.uint8)
+    for i, letter in enumerate(pattern):
+        mosaic[i // 2 :: 2, i % 2 :: 2] = rgb[i // 2 :: 2, i % 2 :: 2, "rgb".index(letter)]
+    return mosaic[..., None]
+
+
+RGB = picture()
+ALPHA = np.full((*RGB.shape[:2], 1), 9, np.uint8)
+GREY = RGB[..., :1]
+EXACT = {
+    "rgb8": RGB,
+    "bgr8": RGB[..., ::-1],
+    "8UC3": RGB[..., ::-1],
+    "rgba8": np.concatenate([RGB, ALPHA], -1),
+    "bgra8": np.concatenate([RGB[..., ::-1], ALPHA], -1),
+    "rgb16": RGB.astype(np.uint16) * 256 + 13,
+    "bgr16": RGB[..., ::-1].astype(np.uint16) * 256 + 13,
+    "rgba16": np.concatenate([RGB, ALPHA], -1).astype(np.uint16) * 256 + 200,
+    "bgra16": np.concatenate([RGB[..., ::-1], ALPHA], -1).astype(np.uint16) * 256,
+}
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", EXACT)
+def test_colour_encodings(encoding, padding, big_endian):
+    assert np.array_equal(image_to_rgb(message(EXACT[encoding], encoding, padding, big_endian)), RGB)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize(("encoding", "pixels"), [("mono8", GREY), ("8UC1", GREY), ("mono16", GREY.astype(np.uint16) * 256 + 5)])
+def test_grey_encodings(encoding, pixels, big_endian):
+    assert np.array_equal(image_to_rgb(message(pixels, encoding, 4, big_endian)), GREY.repeat(3, -1))
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")])
+def test_yuv_encodings(encoding, order):
+    out = image_to_rgb(message(as_yuv422(RGB, order), encoding, padding=2))
+    assert np.abs(out.astype(int) - RGB).max() <= 8
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_encodings(pattern):
+    out = image_to_rgb(message(as_bayer(RGB, pattern), f"bayer_{pattern}8"))
+    assert np.abs(out.astype(int) - RGB)[2:-2, 2:-2].max() <= 6
+
+
+def test_round_trip_of_our_own_image():
+    assert np.array_equal(image_to_rgb(rgb_to_image(RGB, Header())), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed(suffix):
+    data = cv2.imencode(suffix, RGB[..., ::-1])[1].tobytes()
+    out = compressed_to_rgb(CompressedImage(format=suffix[1:], data=data))
+    assert np.abs(out.astype(int) - RGB).max() <= (0 if suffix == ".png" else 12)
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense"])
+def test_compressed_garbage(data):
+    with pytest.raises(MessageError, match="cannot be decoded; expected JPEG or PNG"):
+        compressed_to_rgb(CompressedImage(format="jpeg", data=data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"encoding": "32FC1"}, "'32FC1' is not supported; that is a depth image"),
+        ({"encoding": "hsv9"}, "'hsv9' is not supported; expected one of rgb8"),
+        ({"step": 95}, "step is 95 bytes; 32 px of rgb8 need at least 96"),
+        ({"step": 100}, "data has 2304 bytes; step 100 x height 24 is 2400"),
+        ({"data": b"short"}, "data has 5 bytes"),
+        ({"height": 0}, "image is 32x0 px"),
+        ({"width": 0}, "image is 0x24 px"),
+        ({"encoding": "yuyv", "width": 31, "step": 96}, "odd width of 31"),
+    ],
+)
+def test_broken_images(changes, expected):
+    msg = message(RGB, "rgb8")
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    with pytest.raises(MessageError, match=expected):
+        image_to_rgb(msg)
+
+
+def info(width=640, height=480, **changes) -> CameraInfo:
+    msg = CameraInfo(width=width, height=height, k=[500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0])
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+def test_camera_info_as_it_is_and_scaled():
+    camera = camera_from_info(info(), (480, 640))
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (500, 510, 320, 240)
+    half = camera_from_info(info(), (240, 320))
+    assert (half.fx, half.fy, half.cx, half.cy) == (250, 255, 159.75, 119.75)
+
+
+def test_binning_and_region_of_interest():
+    msg = info(binning_x=2, binning_y=2)
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = 100, 40, 400, 400
+    camera = camera_from_info(msg, (200, 200))
+    assert (camera.fx, camera.fy) == (250, 255)
+    assert (camera.cx, camera.cy) == ((220.5) / 2 - 0.5, 200.5 / 2 - 0.5)
+
+
+@pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] + [1.0] * 8, [-5.0, 0, 1, 0, 5.0, 1, 0, 0, 1]])
+def test_uncalibrated_camera(k):
+    with pytest.raises(MessageError, match="not calibrated"):
+        camera_from_info(info(k=[float(v) for v in k]), (480, 640))
+
+
+def cloud(fields, points: np.ndarray, **changes) -> PointCloud2:
+    msg = PointCloud2(
+        height=1,
+        width=len(points),
+        point_step=points.dtype.itemsize,
+        row_step=points.nbytes,
+        data=points.tobytes(),
+        fields=[PointField(name=n, offset=o, datatype=t, count=1) for n, o, t in fields],
+    )
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+UV = np.array([[1.5, 2.5], [np.nan, 7.0], [-3.0, 1e9]])
+
+
+def test_query_round_trip():
+    uv, ids = query_points(query_cloud(UV, Header()))
+    np.testing.assert_array_equal(uv, UV.astype(np.float32))
+    assert ids.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("names", ["uv", "xy"])
+@pytest.mark.parametrize(("size", "datatype"), [("f4", PointField.FLOAT32), ("f8", PointField.FLOAT64)])
+def test_query_layouts(names, size, datatype, order):
+    points = np.zeros(3, dtype={"names": [names[1], names[0], "id"], "formats": [order + size, order + size, order + "i2"], "offsets": [8, 16, 2], "itemsize": 29})
+    points[names[0]], points[names[1]] = UV.T
+    points["id"] = [-4, 5, 300]
+    fields = [(names[1], 8, datatype), (names[0], 16, datatype), ("id", 2, PointField.INT16)]
+    uv, ids = query_points(cloud(fields, points, is_bigendian=order == ">"))
+    np.testing.assert_array_equal(uv, UV.astype(size))
+    assert ids.tolist() == [-4, 5, 300]
+
+
+def test_organised_cloud_with_padded_rows():
+    points = np.zeros(6, dtype=[("u", "<f4"), ("v", "<f4")])
+    points["u"] = np.arange(6)
+    rows = np.pad(points.view(np.uint8).reshape(2, 24), ((0, 0), (0, 5)))
+    msg = cloud([("u", 0, 7), ("v", 4, 7)], points, height=2, width=3, row_step=29, data=rows.tobytes())
+    assert query_points(msg)[0][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_empty_query():
+    uv, ids = query_points(query_cloud(np.zeros((0, 2)), Header()))
+    assert uv.shape == (0, 2)
+    assert ids.shape == (0,)
+
+
+PAIR = np.zeros(2, dtype=[("a", "<f4"), ("b", "<f4")])
+
+
+@pytest.mark.parametrize(
+    ("msg", "expected"),
+    [
+        (cloud([("a", 0, 7), ("b", 4, 7)], PAIR), r"fields \['a', 'b'\]; expected 'u' and 'v'"),
+        (cloud([("u", 0, 6), ("v", 4, 6)], PAIR), "'u' is uint32; expected one float32 or float64"),
+        (cloud([("u", 0, 7), ("v", 4, 99)], PAIR), "'v' has the unknown datatype 99"),
+        (cloud([("u", 0, 7), ("v", 6, 7)], PAIR), "do not fit in point_step 8"),
+        (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, width=1000), "cloud data has 16 bytes"),
+        (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, row_step=3), "row_step 3"),
+        (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, point_step=0, row_step=16), "do not fit in point_step 0"),
+    ],
+)
+def test_broken_queries(msg, expected):
+    with pytest.raises(MessageError, match=expected):
+        query_points(msg)
+    assert point_count(msg) <= len(msg.data)
+
+
+def test_answer_layout():
+    ids = np.array([7, 9], np.uint32)
+    depth = np.array([1.5, np.nan], np.float32)
+    xyz = np.array([[0.1, 0.2, 1.5], [np.nan] * 3], np.float32)
+    msg = answer_cloud(Header(frame_id="cam"), np.array([[3.0, 4.0], [5.0, 6.0]]), ids, depth, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE]))
+    assert [(f.name, f.datatype) for f in msg.fields] == [("x", 7), ("y", 7), ("z", 7), ("depth", 7), ("u", 7), ("v", 7), ("id", 6), ("status", 2)]
+    assert not msg.is_dense
+    points = cloud_to_array(msg)
+    assert points["id"].tolist() == [7, 9]
+    assert points["status"].tolist() == [0, 2]
+    np.testing.assert_array_equal(points["z"], depth)
+    np.testing.assert_allclose(points["x"], xyz[:, 0])

@@ -1,0 +1,248 @@
+"""The scheduler's promises, with an encoder under the test's control."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from spd_ros.conversions import Status
+from spd_ros.frames import FrameScheduler, Query
+
+MS = 1_000_000
+
+
+class Bench:
+    """A scheduler whose encoder waits for permission; frames are their stamps."""
+
+    def __init__(self, **settings):
+        self.gate = threading.Semaphore(0)
+        self.encoded, self.answers, self.errors, self.frames = [], [], [], []
+        self.skipped = 0
+        self.encoding = threading.Event()
+        settings = {"capacity": 3, "timeout_s": 5.0, **settings}
+        self.scheduler = FrameScheduler(self._encode, self._answer, self.frames.append, self._skip, self.errors.append, **settings)
+        self.scheduler.start()
+
+    def _encode(self, image):
+        self.encoding.set()
+        self.gate.acquire(timeout=10)
+        self.encoding.clear()
+        self.encoded.append(image.stamp_ns)
+        if image.message == "bad":
+            raise ValueError("broken image")
+        return image.stamp_ns
+
+    def _answer(self, query, frame, failure):
+        if query.header == "explode":
+            raise RuntimeError("answering failed")
+        self.answers.append((query.header, frame, failure))
+
+    def _skip(self, count):
+        self.skipped += count
+
+    def image(self, stamp, message="fine"):
+        self.scheduler.add_image(stamp, message)
+
+    def query(self, name, stamp, **fields):
+        self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
+
+    def occupy(self, stamp=1):
+        """Make the encoder busy with an image."""
+        self.image(stamp)
+        assert self.encoding.wait(5)
+
+    def wait(self, answers):
+        deadline = time.monotonic() + 5
+        while len(self.answers) < answers and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert len(self.answers) == answers
+        return self.answers
+
+
+@pytest.fixture
+def bench():
+    made = []
+
+    def make(**settings):
+        made.append(Bench(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.gate.release(100)
+        one.scheduler.stop()
+
+
+def test_newest_image_wins_and_the_rest_is_counted(bench):
+    b = bench()
+    b.occupy(1)
+    for stamp in (2, 3, 4, 5):
+        b.image(stamp)
+    b.gate.release(2)
+    b.query("q", 5)
+    assert b.wait(1) == [("q", 5, None)]
+    assert b.encoded == [1, 5]
+    assert b.skipped == 3
+
+
+def test_an_image_that_a_query_names_is_kept_and_encoded_first(bench):
+    b = bench()
+    b.occupy(1)
+    b.image(2)
+    b.query("two", 2)
+    b.image(3)
+    b.image(4)
+    b.gate.release(3)
+    b.query("four", 4)
+    assert dict((name, frame) for name, frame, _ in b.wait(2)) == {"two": 2, "four": 4}
+    assert 3 not in b.encoded
+    assert b.skipped == 1
+
+
+def test_a_query_for_a_skipped_frame_says_so(bench):
+    b = bench()
+    b.occupy(1)
+    b.image(2)
+    b.image(3)
+    b.gate.release(2)
+    b.query("late", 2)
+    assert b.wait(1) == [("late", None, Status.FRAME_SKIPPED)]
+
+
+def test_a_query_may_come_before_its_image(bench):
+    b = bench()
+    b.gate.release(5)
+    b.query("early", 7)
+    time.sleep(0.05)
+    assert b.answers == []
+    b.image(7)
+    assert b.wait(1) == [("early", 7, None)]
+
+
+def test_a_stamp_that_never_comes_times_out(bench):
+    b = bench(timeout_s=0.1)
+    b.query("never", 99)
+    assert b.wait(1) == [("never", None, Status.NO_IMAGE)]
+    b.query("no image at all", 0)
+    assert b.wait(2)[1] == ("no image at all", None, Status.NO_IMAGE)
+
+
+def test_a_stamp_older_than_the_stream_is_answered_at_once(bench):
+    b = bench(timeout_s=60)
+    b.gate.release(1)
+    b.image(10)
+    b.query("old", 4)
+    assert b.wait(1) == [("old", None, Status.NO_IMAGE)]
+
+
+def test_an_image_that_is_not_encoded_in_time(bench):
+    b = bench(timeout_s=0.1)
+    b.occupy(1)
+    b.image(2)
+    b.query("two", 2)
+    b.image(3)
+    time.sleep(0.2)
+    b.gate.release(1)
+    assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
+
+
+def test_zero_stamp_is_the_newest_encoded_frame(bench):
+    b = bench()
+    b.gate.release(2)
+    b.query("first", 0)
+    b.image(5)
+    assert b.wait(1) == [("first", 5, None)]
+    b.image(6)
+    b.query("six", 6)
+    b.wait(2)
+    b.query("newest", 0)
+    assert b.wait(3)[2] == ("newest", 6, None)
+
+
+def test_late_queries_find_frames_in_the_ring(bench):
+    b = bench(capacity=2)
+    for stamp in (1, 2, 3):
+        b.gate.release(1)
+        b.image(stamp)
+        b.query(f"at {stamp}", stamp)
+        b.wait(stamp)
+    b.query("kept", 2)
+    b.query("gone", 1)
+    assert dict((name, (frame, why)) for name, frame, why in b.wait(5)[3:]) == {"kept": (2, None), "gone": (None, Status.NO_IMAGE)}
+
+
+def test_stamps_within_the_tolerance_belong_together(bench):
+    b = bench(tolerance_ns=MS)
+    b.gate.release(1)
+    b.image(100 * MS)
+    b.query("near", 100 * MS + MS // 2)
+    assert b.wait(1) == [("near", 100 * MS, None)]
+
+
+def test_a_bad_image_is_told_to_its_queries_and_the_worker_lives_on(bench):
+    b = bench()
+    b.gate.release(3)
+    b.query("bad", 1)
+    b.image(1, "bad")
+    assert b.wait(1) == [("bad", None, Status.BAD_IMAGE)]
+    assert [str(e) for e in b.errors] == ["broken image"]
+    b.image(2)
+    b.query("good", 2)
+    assert b.wait(2)[1] == ("good", 2, None)
+
+
+def test_a_failing_answer_does_not_end_the_worker(bench):
+    b = bench()
+    b.gate.release(1)
+    b.image(1)
+    b.query("explode", 1)
+    b.query("next", 1)
+    assert b.wait(1) == [("next", 1, None)]
+    assert [str(e) for e in b.errors] == ["answering failed"]
+
+
+def test_unreadable_query_is_answered_at_once(bench):
+    b = bench()
+    b.query("unreadable", 50, failure=Status.BAD_QUERY)
+    assert b.wait(1) == [("unreadable", None, Status.BAD_QUERY)]
+
+
+def test_stop_answers_everyone(bench):
+    b = bench()
+    for i in range(5):
+        b.query(i, 100 + i)
+    time.sleep(0.05)
+    b.scheduler.stop()
+    assert b.answers == [(i, None, Status.SHUTTING_DOWN) for i in range(5)]
+    b.scheduler = Bench().scheduler  # what the fixture stops
+
+
+def test_more_waiting_queries_than_there_is_room_for(bench):
+    b = bench(timeout_s=60)
+    for i in range(300):
+        b.query(i, 1000)
+    assert len(b.wait(300 - 256)) == 44
+    assert {why for _, _, why in b.answers} == {Status.NO_IMAGE}
+    assert [name for name, _, _ in b.answers] == list(range(44))
+
+
+def test_every_query_is_answered_once_under_load(bench):
+    b = bench(timeout_s=0.05, capacity=2)
+    done = threading.Event()
+
+    def permit():
+        while not done.is_set():
+            b.gate.release()
+            time.sleep(0.004)
+
+    threading.Thread(target=permit, daemon=True).start()
+    rng = np.random.default_rng(0)
+    for stamp in range(1, 400):
+        b.image(stamp)
+        b.query(stamp, int(stamp + rng.integers(-3, 2)))
+        time.sleep(0.001)
+    b.wait(399)
+    done.set()
+    assert sorted(name for name, _, _ in b.answers) == list(range(1, 400))
+    assert b.skipped > 0

@@ -1,0 +1,194 @@
+"""The law: a query is the dense map, evaluated at a point. Checked against torch's own grid_sample of the dense output."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DEVICES
+
+from spd_core.engine import SparseDecoder
+from spd_core.sites import Grid
+
+PRESETS = ["v15", "v15_refinenet", "dpt", "atto"]
+SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
+
+
+def sample(dense: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Bilinear samples [B, K] of [B, 1, H, W] at [B, K, 2] px, pixel centres at integers, by grid_sample."""
+    height, width = dense.shape[2:]
+    grid = 2 * points.double() / torch.tensor([width - 1, height - 1], device=points.device) - 1
+    return F.grid_sample(dense.double(), grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=True)[:, 0, :, 0]
+
+
+def random_points(batch: int, count: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    """Sub-pixel points, among them all four corners, edges and whole pixels, as far as `count` allows."""
+    generator = torch.Generator().manual_seed(seed)
+    high = torch.tensor([size[1] - 1, size[0] - 1], dtype=torch.float64)
+    points = torch.rand(batch, count, 2, generator=generator, dtype=torch.float64) * high
+    corners = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.3], [1, 0.7], [0.2, 1]], dtype=torch.float64) * high
+    if count > len(corners):
+        points[:, : len(corners)] = corners
+        points[:, len(corners) : count // 2] = points[:, len(corners) : count // 2].round()
+    return points
+
+
+def assert_lawful(out: torch.Tensor, reference: torch.Tensor, tolerance: float = 1e-4):
+    error = (out.double() - reference).abs() / reference.clamp(min=1)
+    assert torch.isfinite(out).all()
+    assert error.max() <= tolerance, f"max relative error {error.max():.2e}"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_points_are_samples_of_the_dense_map(models, preset, size):
+    model = models[preset]
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)))
+    dense = model.decode_dense(features)
+    assert dense.shape == (1, 1, *size)
+    assert dense.std() > 0.05, "a constant map would prove nothing"
+    for count in (1, 128, 5000):
+        points = random_points(1, count, size, seed=count)
+        assert_lawful(model.decode_points(features, points), sample(dense, points))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_every_image_of_a_batch_answers_its_own_points(models, preset):
+    model, size = models[preset], (70, 101)
+    features = model.encode(torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(2)))
+    points = random_points(3, 200, size)
+    assert_lawful(model.decode_points(features, points), sample(model.decode_dense(features), points))
+
+
+@torch.inference_mode()
+def test_every_pixel_at_once(models):
+    model, (height, width) = models["v15"], (97, 131)
+    features = model.encode(torch.randn(1, 3, height, width))
+    y, x = np.mgrid[:height, :width]
+    points = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float)
+    out = model.decode_points(features, points).reshape(1, 1, height, width)
+    assert_lawful(out, model.decode_dense(features))
+
+
+@pytest.mark.parametrize("dense_above", [0.0, 0.2, 2.0], ids=["all dense", "mixed", "all sparse"])
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_above):
+    model, size = models[preset], (96, 128)
+    features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3)))
+    points = random_points(2, 300, size)
+    maps = list(features.maps.values())
+    plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], dense_above)
+    assert_lawful(model.sparse_decoder.run(plan, maps), sample(model.decode_dense(features), points))
+
+
+@torch.inference_mode()
+def test_points_beyond_the_image_answer_its_border_and_nan_answers_nan(models):
+    model, size = models["atto"], (97, 131)  # padded to 128x160: the padding must not be seen
+    features = model.encode(torch.randn(1, 3, *size))
+    points = torch.tensor([[[-7.0, 3.0], [400.0, 400.0], [float("nan"), 5.0], [float("inf"), 5.0], [130.4, 96.4]]])
+    out = model.decode_points(features, points)
+    reference = sample(model.decode_dense(features), torch.tensor([[[0.0, 3.0], [130.0, 96.0], [130.0, 96.0]]]))
+    assert_lawful(out[:, [0, 1, 4]], reference)
+    assert out[0, 2].isnan()
+
+
+@torch.inference_mode()
+def test_no_points_is_no_answer(models):
+    features = models["atto"].encode(torch.randn(2, 3, 64, 64))
+    assert models["atto"].decode_points(features, np.zeros((2, 0, 2))).shape == (2, 0)
+
+
+@torch.inference_mode()
+def test_a_plan_serves_other_images_of_the_same_size(models):
+    model, size = models["v15"], (64, 96)
+    points = random_points(1, 50, size)
+    first, second = (model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(s))) for s in (4, 5))
+    plan = model.plan_points(points, first)
+    for features in (first, second):
+        assert_lawful(model.decode_points(features, plan=plan), sample(model.decode_dense(features), points))
+    other = model.encode(torch.randn(1, 3, 64, 128))
+    with pytest.raises(ValueError, match="the plan was made for feature maps"):
+        model.decode_points(other, plan=plan)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
+    """The work of a plan: unique sites, no more than the map has, and few for a single point."""
+    model = models[preset]
+    features = model.encode(torch.zeros(1, 3, 416, 544))
+    plan = model.plan_points(np.full((1, 1000, 2), 100.0), features)  # a thousand times the same point
+    single = model.plan_points(np.full((1, 1, 2), 100.0), features)
+    assert [s.sites for s in plan.steps] == [s.sites for s in single.steps]
+    for step in plan.steps:
+        assert step.sites <= plan.grids[step.value].count
+    assert single.steps[-1].sites == 1  # a whole pixel needs one site of the last layer
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_bf16_stays_within_its_own_rounding(preset, device):
+    """The sparse bf16 answer is about as far from the fp32 one as the dense bf16 map is."""
+    from conftest import lively
+
+    from spd_core import SPD
+
+    torch.manual_seed(0)
+    model, size = lively(SPD.from_preset(preset)).to(device), (96, 128)
+    images = torch.randn(1, 3, *size, device=device)
+    points = random_points(1, 128, size).to(device)
+    features = model.encode(images)
+    exact = sample(model.decode_dense(features), points)
+    model.to(torch.bfloat16)
+    features = type(features)({name: x.to(torch.bfloat16) for name, x in features.maps.items()}, features.size)
+    dense16 = model.decode_dense(features)
+    sparse16 = model.decode_points(features, points)
+    assert dense16.dtype == sparse16.dtype == torch.float32  # the head does not round
+    rounding = (sample(dense16, points) - exact).abs()
+    error = (sparse16.double() - exact).abs()
+    assert error.mean() <= 1.5 * rounding.mean() + 1e-4
+    assert error.max() <= 3 * rounding.max() + 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("preset", PRESETS)
+@torch.inference_mode()
+def test_law_on_cuda(models, preset):
+    model, size = models[preset].to("cuda"), (97, 131)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    features = model.encode(torch.randn(2, 3, *size, device="cuda"))
+    points = random_points(2, 500, size).cuda()
+    assert_lawful(model.decode_points(features, points), sample(model.decode_dense(features), points))
+    model.to("cpu")
+
+
+def test_gradients_agree_with_the_dense_map(models):
+    """decode_points is differentiable, and its gradient is that of the sampled dense map."""
+    model, size = models["atto"], (64, 96)
+    with torch.no_grad():
+        features = model.encode(torch.randn(1, 3, *size))
+    points = random_points(1, 60, size)
+    weights = list(model.decoder.parameters())
+    sparse = torch.autograd.grad(model.decode_points(features, points).sum(), weights)
+    dense = torch.autograd.grad(sample(model.decode_dense(features), points).sum(), weights)
+    for a, b in zip(sparse, dense):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_without_a_sparse_rule_is_refused():
+    class Pooled(torch.nn.Module):
+        def forward(self, level1):
+            return level1.mean()
+
+    with pytest.raises(TypeError, match="built from spd_core"):
+        SparseDecoder(Pooled())
+
+
+def test_points_of_the_wrong_shape_are_refused(models):
+    features = models["atto"].encode(torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"\[B, K, 2\] with B = 2, got \[1, 5, 2\]"):
+        models["atto"].decode_points(features, np.zeros((1, 5, 2)))

@@ -1,0 +1,130 @@
+"""Presets against the plan's tables (research plan, sections 5.4, 8 and 11), and what every trainable network must have."""
+
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from spd_core import SPD
+from spd_core.model import PRESETS
+
+M = 1e6
+
+
+def count(module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def macs() -> dict[str, dict[str, float]]:
+    """Multiply-accumulates by module of each preset's dense pass at 416x544, as torch counts them."""
+    result = {}
+    for name in ("v15", "v15_refinenet", "dpt"):
+        model = SPD.from_preset(name).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, 416, 544))
+        result[name] = {module: sum(flops.values()) / 2 for module, flops in counter.get_flop_counts().items()}
+    return result
+
+
+def test_parameters_of_the_plan():
+    model = SPD.from_preset("v15")
+    assert round(count(model.decoder) / 1e3) == 246  # section 8: local path
+    proj_l2 = 192 * 64 + 64 * 3  # the plan's third projection fed nothing; it is not built
+    assert count(model.global_path) + proj_l2 == 316_480  # section 5.4: "~317K"
+    assert count(model.global_path.refine4) == pytest.approx(78e3, rel=0.001)
+    assert count(model.global_path.refine3) == pytest.approx(152e3, rel=0.001)
+    assert count(model.encoder) == pytest.approx(28.6e6 - 0.77e6, rel=0.01)  # ConvNeXt V2-T without its classifier
+    assert {name: p.numel() for name, p in model.decoder.named_parameters() if name.startswith("s8_1")} == {"s8_1.weight": 36_864, "s8_1.bias": 64}
+
+
+# section 11.1, "Training dense path MACs"
+PLAN_LOCAL = {"s8_1": 131, "s8_2": 131, "project1": 87, "merge1": 524, "merge2": 524, "up1": 2086, "up2": 2086, "final": 4172, "head": 7}
+
+
+@pytest.mark.parametrize("layer", PLAN_LOCAL)
+def test_dense_macs_of_the_local_path(macs, layer):
+    # The plan prints 4,196M for u1 + u2 and for conv_f; its own formula (positions x channels x 9) gives 4,171M.
+    assert macs["v15"][f"SPD.decoder.{layer}"] / M == pytest.approx(PLAN_LOCAL[layer], rel=0.01, abs=0.5)
+
+
+def test_dense_macs_of_the_whole_local_path(macs):
+    assert macs["v15"]["SPD.decoder"] / M == pytest.approx(9_800, rel=0.01)
+
+
+# section 11.1, "Global DPT path"
+PLAN_GLOBAL = {"project4": 10.9, "project3": 21.7, "refine4.unit": 16.3, "refine4.out": 3.6, "refine3.skip_unit": 65.1, "refine3.unit": 65.1, "refine3.out": 14.5}
+
+
+def test_macs_of_the_global_path(macs):
+    """241 M in the plan; we drop proj_L2 and run the two 1x1 convolutions before their resize, at a quarter of the cost."""
+    ours = {layer: macs["v15"][f"SPD.global_path.{layer}"] / M for layer in PLAN_GLOBAL}
+    for layer, plan in PLAN_GLOBAL.items():
+        assert ours[layer] * (4 if layer.endswith(".out") else 1) == pytest.approx(plan, rel=0.01)
+    proj_l2 = 52 * 68 * 192 * 64 / M
+    assert sum(PLAN_GLOBAL.values()) + proj_l2 == pytest.approx(241, rel=0.005)
+    assert macs["v15"]["SPD.global_path"] / M == pytest.approx(sum(ours.values()), rel=1e-6)
+
+
+def test_macs_of_the_full_dpt_decoder(macs):
+    """Section 11.3: 3,219 M to stride 2 (projections 163 M, refinenet2 520 M, refinenet1 2,082 M, 1x1 convolutions before the resize here)."""
+    local = "SPD.decoder.local_path"
+    units = {name: macs["dpt"][f"{local}.{name}.skip_unit"] + macs["dpt"][f"{local}.{name}.unit"] for name in ("refine2", "refine1")}
+    assert units["refine2"] / M == pytest.approx(521, rel=0.005)
+    assert units["refine1"] / M == pytest.approx(2_085, rel=0.005)
+    ours = macs["dpt"]["SPD.decoder.global_path"] + sum(macs["dpt"][f"{local}.{name}"] for name in ("project1", "project2", "refine2", "refine1"))
+    saved = 3 / 4 * (3.6 + 14.5 + 57.9 + 231) * M
+    assert (ours + saved) / M == pytest.approx(3_219, rel=0.005)
+
+
+def test_dpt_and_refinenet_are_the_same_function_split_elsewhere(macs):
+    whole, split = macs["dpt"]["SPD.decoder"], macs["v15_refinenet"]
+    assert whole == pytest.approx(split["SPD.decoder"] + split["SPD.global_path"], rel=1e-6)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_parameter_gets_a_gradient(preset):
+    torch.manual_seed(0)
+    model = SPD.from_preset(preset)
+    model(torch.randn(2, 3, 64, 96)).log().square().mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_untrained_network_answers_about_the_prior(preset):
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        depth = SPD.from_preset(preset).eval()(torch.zeros(1, 3, 64, 64))
+    assert (depth > 0).all()
+    assert 1.0 < depth.median() < 6.0  # the head's bias is 2.5 m
+
+
+def test_channels_last_throughout():
+    model = SPD.from_preset("atto").eval()
+    with torch.inference_mode():
+        features = model.encode(torch.randn(2, 3, 64, 96))
+    assert all(x.is_contiguous() for x in features.maps.values())  # [B, H, W, C]
+    convolutions = [p for p in model.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
+
+
+def test_encoder_weights_from_a_local_file(tmp_path):
+    torch.manual_seed(1)
+    donor = timm.create_model("convnextv2_atto")
+    torch.save(donor.state_dict(), tmp_path / "atto.pth")
+    model = SPD.from_preset("atto", pretrained=str(tmp_path / "atto.pth"))
+    ours = dict(model.encoder.backbone.named_parameters())
+    torch.testing.assert_close(ours["stem_0.weight"], donor.stem[0].weight)
+    torch.testing.assert_close(ours["stages_3.blocks.1.mlp.fc2.weight"], donor.stages[3].blocks[1].mlp.fc2.weight)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"unknown preset 'v14'; there are v15, v15_refinenet, dpt, atto"):
+        SPD.from_preset("v14")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        SPD.from_preset("atto", pretrained="nowhere.pth")
+    with pytest.raises(ValueError, match="exp"):
+        SPD.from_preset("atto", activation="relu")
+    with pytest.raises(ValueError, match=r"H and W >= 64, got \[1, 3, 63, 64\]"):
+        SPD.from_preset("atto").encode(torch.zeros(1, 3, 63, 64))

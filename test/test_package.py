@@ -1,0 +1,97 @@
+"""The package as ROS, pip and a reader see it."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spd_ros.parameters import PARAMETERS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_core_imports_no_ros():
+    code = (
+        "import pkgutil, importlib, sys, spd_core\n"
+        "for m in pkgutil.walk_packages(spd_core.__path__, 'spd_core.'):\n"
+        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
+        "ros = sorted({n.split('.')[0] for n in sys.modules} & {'rclpy', 'sensor_msgs', 'std_msgs', 'spd_ros', 'cv_bridge', 'launch'})\n"
+        "assert not ros, ros"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_parameter_file_is_the_table():
+    given = yaml.safe_load((ROOT / "config" / "spd.yaml").read_text())["/**"]["ros__parameters"]
+    assert given == {name: parameter.default for name, parameter in PARAMETERS.items()}
+    assert {name: type(value) for name, value in given.items()} == {name: type(p.default) for name, p in PARAMETERS.items()}
+
+
+def test_every_parameter_is_described_and_its_default_allowed():
+    for name, parameter in PARAMETERS.items():
+        assert parameter.description, name
+        assert parameter.check(parameter.default), name
+
+
+def test_package_xml():
+    root = ET.parse(ROOT / "package.xml").getroot()
+    assert root.tag == "package"
+    assert root.get("format") == "3"
+    assert root.findtext("name") == "spd_ros"
+    assert root.findtext("export/build_type") == "ament_python"
+    assert "@" in root.find("maintainer").get("email")
+    depends = {d.text for d in root if d.tag.endswith("depend")}
+    assert {"rclpy", "sensor_msgs", "diagnostic_msgs", "cv_bridge", "sensor_msgs_py"} <= depends
+
+
+def colcon(*arguments, cwd):
+    executable = Path(sys.executable).parent / "colcon"
+    if not executable.exists():
+        pytest.skip("colcon is not installed in this environment")
+    environment = {**os.environ, "PATH": f"{executable.parent}:{os.environ['PATH']}"}
+    return subprocess.run([executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def test_colcon_builds_an_ament_python_package(tmp_path):
+    workspace = tmp_path / "ws"
+    (workspace / "src").mkdir(parents=True)
+    (workspace / "src" / "spd_ros").symlink_to(ROOT)
+    assert "(ros.ament_python)" in colcon("list", cwd=workspace)
+    colcon("--log-base", str(tmp_path / "log"), "build", cwd=workspace)
+    installed = workspace / "install" / "spd_ros"
+    for executable in ("spd_node", "spd"):
+        assert os.access(installed / "lib" / "spd_ros" / executable, os.X_OK)
+    share = installed / "share" / "spd_ros"
+    for file in ("package.xml", "launch/spd.launch.py", "config/spd.yaml", "config/fastdds.xml"):
+        assert (share / file).exists(), file
+    assert (installed / "share" / "ament_index" / "resource_index" / "packages" / "spd_ros").exists()
+    assert list(installed.glob("lib/python*/site-packages/spd_core/weights/*.safetensors"))
+
+
+def test_requirements_are_pinned_and_name_no_host():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.lstrip().startswith("#")]
+    assert all("==" in line for line in lines)
+    assert "://" not in "".join(lines)
+
+
+def test_launch_file_offers_its_arguments():
+    pytest.importorskip("launch_ros", reason="the ROS 2 launch stack is not installed (it is not on PyPI)")
+    from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    from launch import LaunchContext
+
+    description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / "spd.launch.py"))
+    names = {entity.name for entity in description.entities if isinstance(entity, DeclareLaunchArgument)}
+    assert {"params_file", "weights", "device", "image", "camera_info", "namespace", "image_transport", "use_sim_time", "log_level"} == names
+    profile = next(entity for entity in description.entities if isinstance(entity, SetEnvironmentVariable))
+    assert "".join(part.perform(LaunchContext()) for part in profile.value).endswith("fastdds.xml")
+
+
+def test_make_lists_its_targets():
+    out = subprocess.run(["make", "-s", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[1] for line in out.splitlines()] == ["setup", "demo", "test", "lint", "bench"]

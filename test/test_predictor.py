@@ -1,0 +1,136 @@
+"""Numpy in, numpy out: pixels of the camera image, metres, NaN where there is no answer."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import lively
+
+from spd_core import SPD, Camera, Predictor
+from spd_core.checkpoint import CheckpointError
+
+CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    torch.manual_seed(0)
+    return Predictor(lively(SPD.from_preset("atto")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+
+
+def test_depth_at_every_pixel_is_the_dense_map(predictor, rgb):
+    frame = predictor.encode(rgb, CAMERA)
+    dense = frame.dense_depth()
+    assert dense.shape == (480, 640)
+    y, x = np.mgrid[:480:7, :640:7]
+    uv = np.stack([x, y], axis=-1).reshape(-1, 2)
+    depth = frame.depth_at(uv)
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(depth, dense[uv[:, 1], uv[:, 0]], rtol=1e-4)
+    assert dense.std() > 0.02
+
+
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (100, 90), (192, 256), (300, 64)])
+def test_any_image_size_is_answered_in_its_own_pixels(predictor, size):
+    rgb = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    frame = predictor.encode(rgb, CAMERA)
+    corners = np.array([[0, 0], [size[1] - 1, size[0] - 1], [-0.5, -0.5], [size[1] - 0.5, size[0] - 0.5]])
+    assert np.isfinite(frame.depth_at(corners)).all()
+    outside = np.array([[-0.6, 0], [size[1] - 0.4, 0], [0, size[0]], [np.nan, 3], [3, -np.inf], [1e30, 1e30]])
+    assert np.isnan(frame.depth_at(outside)).all()
+
+
+def test_order_is_kept_among_points_inside_and_outside(predictor, rgb):
+    frame = predictor.encode(rgb, CAMERA)
+    uv = np.array([[10, 10], [-5, 0], [600, 400], [np.nan, 0], [10, 10]])
+    depth = frame.depth_at(uv)
+    assert np.isnan(depth[[1, 3]]).all()
+    assert depth[0] == depth[4] == pytest.approx(frame.depth_at(uv[:1])[0], rel=1e-6)
+    assert frame.depth_at(np.zeros((0, 2))).shape == (0,)
+
+
+def test_depth_grows_with_the_focal_length(predictor, rgb):
+    uv = np.array([[100.5, 200.25]])
+    near, far = (predictor.encode(rgb, Camera(f, f, 319.5, 239.5)).depth_at(uv) for f in (400, 800))
+    assert far == pytest.approx(2 * near, rel=1e-6)
+
+
+def test_training_focal_length_needs_no_correction(predictor, rgb):
+    focal = predictor.model.config.training_focal_px / 0.4  # 640 px are scaled to 256
+    with pytest.warns(UserWarning, match="no camera intrinsics: depth assumes a focal length of 519 px at 640x480"):
+        blind = Predictor(predictor.model, "cpu").encode(rgb)
+    uv = np.array([[100.5, 200.25]])
+    assert blind.depth_at(uv) == pytest.approx(predictor.encode(rgb, Camera(focal, focal, 319.5, 239.5)).depth_at(uv), rel=1e-5)
+    with pytest.raises(ValueError, match="needs the camera's intrinsics"):
+        blind.points_at(uv)
+
+
+def test_points_project_back_to_their_pixels(predictor, rgb):
+    uv = np.array([[0.0, 0.0], [639.0, 479.0], [319.5, 239.5], [12.25, 400.75]])
+    frame = predictor.encode(rgb, CAMERA)
+    xyz = frame.points_at(uv)
+    assert xyz.shape == (4, 3)
+    np.testing.assert_allclose(xyz[:, 2], frame.depth_at(uv))
+    np.testing.assert_allclose(CAMERA.project(xyz), uv, atol=1e-3)
+
+
+def test_same_points_are_planned_once(predictor, rgb, monkeypatch):
+    calls = []
+    plan_points = predictor.model.plan_points
+    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: calls.append(1) or plan_points(*a))
+    uv = np.random.default_rng(5).uniform(0, 400, (30, 2))
+    first = predictor.encode(rgb, CAMERA).depth_at(uv)
+    again = predictor.encode(rgb[::-1].copy(), CAMERA).depth_at(uv.copy())
+    assert len(calls) == 1
+    assert not np.allclose(first, again)
+    predictor.encode(rgb, CAMERA).depth_at(uv[:-1])
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 5)), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8), "image.png"])
+def test_bad_images_are_named(predictor, bad):
+    with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\] in RGB order, got"):
+        predictor.encode(bad)
+
+
+def test_bad_points_are_named(predictor, rgb):
+    with pytest.raises(ValueError, match=r"array \[K, 2\].*got shape \[3\]"):
+        predictor.encode(rgb, CAMERA).depth_at([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "/nowhere/w.safetensors"}, "does not exist"),
+        ({"device": "abacus"}, "device must be auto, cpu, cuda"),
+        ({"precision": "fp7"}, "precision must be one of"),
+        ({"input_size": (32, 640)}, "at least 64"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises((ValueError, CheckpointError), match=message):
+        Predictor.load(**{"device": "cpu", **arguments})
+
+
+def test_cuda_is_refused_with_the_reason_where_there_is_none():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="finds no CUDA device"):
+        Predictor.load(device="cuda")
+
+
+def test_preset_name_warns_that_weights_are_random():
+    with pytest.warns(UserWarning, match="random weights"):
+        assert Predictor.load("atto", device="cpu").model.config == SPD.from_preset("atto").config
+
+
+def test_bf16_is_close_to_fp32(predictor, rgb):
+    torch.manual_seed(0)
+    rounded = Predictor(lively(SPD.from_preset("atto")), device="cpu", precision="bf16").encode(rgb, CAMERA)
+    uv = np.random.default_rng(2).uniform(0, 470, (64, 2))
+    exact = predictor.encode(rgb, CAMERA).depth_at(uv)
+    assert np.abs(rounded.depth_at(uv) / exact - 1).mean() < 0.03
