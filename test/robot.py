@@ -1,0 +1,118 @@
+"""A robot's side of the node's topics, for tests over real DDS."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from spd_core import Camera
+from spd_core.data.synthetic import random_frame
+from spd_ros.conversions import Status, cloud_to_array, query_cloud, rgb_to_image
+from spd_ros.demo import FASTDDS_PROFILE
+
+os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(FASTDDS_PROFILE)
+CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
+TOPICS = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info"}
+
+
+class Client(Node):
+    """A robot's side of the topics."""
+
+    def __init__(self):
+        super().__init__("spd_test_client")
+        self.images = self.create_publisher(Image, TOPICS["image"], qos_profile_sensor_data)
+        self.infos = self.create_publisher(CameraInfo, TOPICS["camera_info"], 5)
+        self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 50)
+        self.answers: list[PointCloud2] = []
+        self.overlays: list[Image] = []
+        self.diagnostics = None
+        self.create_subscription(PointCloud2, "/spd/depths", self.answers.append, 500)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
+        self.next_stamp = 1
+
+    def _diagnose(self, msg):
+        if msg.status[0].name == "/spd":
+            self.diagnostics = msg.status[0]
+
+    def spin(self, until, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < deadline, "nothing came in time"
+            rclpy.spin_once(self, timeout_sec=0.01)
+
+    def connect(self, process) -> None:
+        self.spin(lambda: process.poll() is not None or all(p.get_subscription_count() for p in (self.images, self.infos, self.queries)), 60)
+        assert process.poll() is None, "the node died"
+        self.spin(lambda: self.count_publishers("/spd/depths") == 1)
+        for _ in range(20):  # the answer channel may be matched on one side only: warm it up
+            self.send(np.zeros((1, 2)), Header())
+            end = time.monotonic() + 2
+            while not self.answers and time.monotonic() < end:
+                rclpy.spin_once(self, timeout_sec=0.01)
+            if self.answers:
+                break
+        self.idle(1.5)
+        self.answers.clear()
+
+    def idle(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            rclpy.spin_once(self, timeout_sec=0.01)
+
+    def header(self) -> Header:
+        """A header with a new stamp."""
+        self.next_stamp += 1
+        header = Header(frame_id="camera_optical_frame")
+        header.stamp.sec = self.next_stamp
+        return header
+
+    def show(self, rgb: np.ndarray, camera: Camera | None = CAMERA) -> Header:
+        header = self.header()
+        if camera is not None:
+            k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+            self.infos.publish(CameraInfo(header=header, height=rgb.shape[0], width=rgb.shape[1], k=k))
+            self.idle(0.05)
+        self.images.publish(rgb_to_image(rgb, header))
+        return header
+
+    def send(self, uv, header: Header) -> None:
+        self.queries.publish(query_cloud(np.asarray(uv, dtype=float), header))
+
+    def answer(self) -> tuple[Header, np.ndarray]:
+        """The one new answer."""
+        self.spin(lambda: self.answers)
+        self.idle(0.1)
+        assert len(self.answers) == 1
+        msg = self.answers.pop()
+        return msg.header, cloud_to_array(msg)
+
+    def ask(self, uv, header: Header) -> tuple[Header, np.ndarray]:
+        self.send(uv, header)
+        return self.answer()
+
+    def statuses(self, uv, header: Header) -> list[int]:
+        points = self.ask(uv, header)[1]
+        assert len(points) == len(uv)
+        assert (np.isnan(points["depth"]) == (points["status"] > Status.NO_CAMERA_INFO)).all()
+        return points["status"].tolist()
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    return random_frame(42, (480, 640)).rgb
+
+
+@pytest.fixture(scope="module")
+def client():
+    rclpy.init()
+    node = Client()
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()

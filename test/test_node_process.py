@@ -1,0 +1,129 @@
+"""The life of the node's process: under load, at its end, with bad weights, and through its lifecycle."""
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from robot import TOPICS, client, rgb  # noqa: F401
+from std_msgs.msg import Header
+
+from spd_ros.conversions import Status, cloud_to_array, rgb_to_image
+from spd_ros.demo import start_node, stop_node
+
+
+def test_encoder_slower_than_the_camera(client, rgb):
+    """300 images at 30 Hz with 128 points each; convnextv2_tiny takes a CPU several periods."""
+    client.answers.clear()
+    client.diagnostics = None
+    process = start_node(TOPICS, {"weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2})
+
+    def resident_mb() -> float:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    try:
+        client.connect(process)
+        rng, sent, memory, start = np.random.default_rng(0), [], [], time.monotonic()
+        client.show(rgb)
+        for i in range(300):
+            header = client.header()
+            client.images.publish(rgb_to_image(rgb, header))
+            client.send(rng.uniform([0, 0], [639, 479], (128, 2)), header)
+            sent.append(header.stamp.sec)
+            while time.monotonic() < start + (i + 1) / 30:
+                rclpy.spin_once(client, timeout_sec=0.002)
+            memory.append(resident_mb())
+        client.spin(lambda: len(client.answers) >= 300, 30)
+        client.idle(1.0)
+        answered = [msg.header.stamp.sec for msg in client.answers]
+        assert sorted(answered) == sorted(sent), "each query is answered exactly once"
+        points = [cloud_to_array(msg) for msg in client.answers]
+        assert all(len(p) == 128 for p in points)
+        reasons = Counter(int(p["status"][0]) for p in points)
+        assert reasons[Status.OK] >= 3
+        assert reasons[Status.TIMED_OUT] + reasons[Status.FRAME_SKIPPED] + reasons[Status.NO_IMAGE] + reasons[Status.OK] == 300
+        assert np.mean(memory[-50:]) < np.mean(memory[100:150]) + 60, "memory grows"
+        values = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
+        assert values["images skipped"] + values["images encoded"] == pytest.approx(values["images received"], abs=2)
+        assert values["images skipped"] > 100
+        assert values["queries answered"] >= 300
+    finally:
+        assert stop_node(process) == 0
+        client.answers.clear()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_clean_exit(client, rgb, signum):
+    """Waiting queries are answered, the exit code is 0 and there is no traceback."""
+    process = start_node(TOPICS, {"query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True)
+    client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
+    client.idle(1.0)
+    client.answers.clear()
+    future = Header()
+    future.stamp.sec = 3_000_000
+    client.send([[1, 1]], future)
+    client.idle(0.5)
+    process.send_signal(signum)
+    _, points = client.answer()
+    assert points["status"].tolist() == [Status.SHUTTING_DOWN]
+    assert process.wait(timeout=20) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+def transition(client, transition_id: int) -> bool:
+    service = client.create_client(ChangeState, "/spd/change_state")
+    assert service.wait_for_service(timeout_sec=60)
+    future = service.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
+    rclpy.spin_until_future_complete(client, future, timeout_sec=30)
+    client.destroy_client(service)
+    return future.result().success
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ("/nowhere/weights.safetensors", "weights file /nowhere/weights.safetensors does not exist; give an existing .safetensors file"),
+        (__file__, "is not a readable safetensors file"),
+    ],
+    ids=["missing", "corrupt"],
+)
+def test_bad_weights_fail_to_configure(client, weights, complaint):
+    process = start_node(TOPICS, {"weights": weights, "autostart": False}, stderr=-1, text=True)
+    try:
+        assert transition(client, Transition.TRANSITION_CONFIGURE) is False
+        state = client.create_client(GetState, "/spd/get_state")
+        future = state.call_async(GetState.Request())
+        rclpy.spin_until_future_complete(client, future, timeout_sec=30)
+        assert future.result().current_state.label == "unconfigured"
+    finally:
+        assert stop_node(process) == 0
+    text = process.stderr.read()
+    assert complaint in text
+    assert "Traceback" not in text
+
+
+def test_lifecycle_by_hand_and_grid(client, rgb):
+    process = start_node(TOPICS, {"autostart": False, "grid": "[4,3]"})
+    try:
+        for _ in range(3):
+            assert transition(client, Transition.TRANSITION_CONFIGURE)
+            assert transition(client, Transition.TRANSITION_ACTIVATE)
+            client.spin(lambda: client.images.get_subscription_count() and client.count_publishers("/spd/depths"))
+            client.idle(1.0)
+            client.answers.clear()
+            header = client.show(rgb)
+            answered, points = client.answer()
+            assert answered == header
+            assert len(points) == 12
+            np.testing.assert_allclose(points["u"][:4], [79.5, 239.5, 399.5, 559.5])
+            assert (points["status"] == Status.OK).all()
+            assert transition(client, Transition.TRANSITION_DEACTIVATE)
+            assert transition(client, Transition.TRANSITION_CLEANUP)
+    finally:
+        assert stop_node(process) == 0
