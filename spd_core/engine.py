@@ -7,9 +7,10 @@ The law it keeps, for every decoder, image, size, point and number of points:
 1. `SparseDecoder` traces the decoder's `forward` once (torch.fx) into a list of layers.
 2. `plan` walks that list backwards from the points: each layer says which input sites its output sites need, one site set per value.
    Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper per site.
-3. `run` walks it forwards on rows [S, C], every value at each of its sites exactly once.
+3. `run` walks it forwards on rows, every value at each of its sites exactly once.
 
-Shapes: B batch, K points, S sites, T taps.
+Shapes: B batch, K points, S sites, T taps. A sparse value is rows [1 + S, C]: a row of zeros, which is what a convolution reads
+outside the map, then its sites. A dense value is a map [B, H, W, C].
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .layers import POINTWISE, TapLayer, weighted_sum
-from .sites import OUTSIDE, Grid, Sites, point_taps
+from .sites import ZERO_ROW, Grid, Sites, point_taps
 
-# A value needed at more than this share of its map is computed dense: gather + GEMM costs 1.7 - 2.1 x a dense convolution per site
-# (2 CPU cores, 64 channels, bench/decoder.py).
-DENSE_ABOVE = 0.5
+# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.4 x a dense convolution
+# (2 AVX2 cores, 64 channels).
+DENSE_ABOVE = 0.65
 
 
 class _Tracer(fx.Tracer):
@@ -36,11 +38,12 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class Read:
-    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in order)."""
+    """How a layer reads one input: `taps` [1 + S, T] row numbers of the input value (None: the very same rows, in order)."""
 
     value: int
     taps: Tensor | None = None
     weights: Tensor | None = None
+    pad: bool = False  # the input is a dense map, and its zero row is read
 
 
 @dataclass
@@ -136,7 +139,8 @@ class SparseDecoder:
             last_use = tuple(unused & set(arguments))
             unused -= set(arguments)
             steps.append(Step(value, sites[value].is_full, reads, len(sites[value]), last_use))
-        sample = Read(len(grids) - 1, _row_numbers(sites[-1], sample_numbers), torch.from_numpy(sample_weights))
+        sample_rows = sites[-1].rows(sample_numbers)[1:] - (1 if sites[-1].is_full else 0)
+        sample = Read(len(grids) - 1, torch.from_numpy(sample_rows), torch.from_numpy(sample_weights))
         return Plan(grids, steps[::-1], sample, points_px.shape[:2])
 
     def run(self, plan: Plan, inputs: list[Tensor]) -> Tensor:
@@ -150,20 +154,25 @@ class SparseDecoder:
             layer = self.layers[step.value - first]
             if step.dense:
                 maps[step.value] = layer(*(maps[read.value] for read in step.reads))
-            elif isinstance(layer, TapLayer):
-                read = step.reads[0]
-                maps[step.value] = layer.on_rows(_rows(maps[read.value]), read.taps, read.weights)
             else:
-                rows = [_rows(maps[read.value]) for read in step.reads]
-                maps[step.value] = layer(*(x if read.taps is None else x[read.taps] for x, read in zip(rows, step.reads)))
+                rows = [_rows(maps[read.value], read) for read in step.reads]
+                if isinstance(layer, TapLayer):
+                    rows = layer.on_rows(rows[0], step.reads[0].taps, step.reads[0].weights)
+                else:
+                    rows = layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads)))
+                rows[0].zero_()
+                maps[step.value] = rows
             for value in step.last_use:
                 maps[value] = None
-        return weighted_sum(_rows(maps[-1]), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
+        return weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy."""
-    return x.flatten(0, 2) if x.dim() == 4 else x
+def _rows(x: Tensor, read: Read) -> Tensor:
+    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy unless a zero row is needed."""
+    if x.dim() == 2:
+        return x
+    x = x.flatten(0, 2)
+    return F.pad(x, (0, 0, 1, 0)) if read.pad else x
 
 
 def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites:
@@ -176,15 +185,16 @@ def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites:
 
 
 def _read(argument: int, source: Sites, out: Sites, taps: tuple[np.ndarray, np.ndarray | None] | None) -> Read:
-    if taps is not None:
-        numbers, weights = taps
-        return Read(argument, _row_numbers(source, numbers), None if weights is None else torch.from_numpy(weights))
-    if len(source) == len(out):  # a pointwise layer reads a subset of its input's sites: of equal size means the same
+    if taps is None and len(source) == len(out):  # a pointwise layer reads a subset of its input's sites: of equal size means the same
         return Read(argument)
-    return Read(argument, _row_numbers(source, out.numbers))
-
-
-def _row_numbers(source: Sites, numbers: np.ndarray) -> Tensor:
+    numbers, weights = (out.numbers, None) if taps is None else taps
     rows = source.rows(numbers)
-    rows[rows == OUTSIDE] = len(source)  # the zero row
-    return torch.from_numpy(rows)
+    pad = False
+    if source.is_full:  # a dense map: no zero row in front, unless one is needed
+        pad = bool((rows[1:] == ZERO_ROW).any())
+        if not pad:
+            rows -= 1
+            rows[0] = 0  # any row will do: the zero row of the result is set to zero
+    if weights is not None:
+        weights = torch.from_numpy(np.concatenate([np.zeros((1, weights.shape[1]), weights.dtype), weights]))
+    return Read(argument, torch.from_numpy(rows), weights, pad)

@@ -56,7 +56,7 @@ class TapLayer(nn.Module):
         raise TypeError(f"{type(self).__name__} must say which sites it reads")
 
     def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor | None) -> Tensor:
-        """Rows [N, C] of the input -> rows [S, C'] of the output; `taps` [S, T] are row numbers, N the zero row."""
+        """Rows [N, C] of the input -> rows [S, C'] of the output; `taps` [S, T] are row numbers of the input."""
         raise TypeError(f"{type(self).__name__} must say how it runs on rows")
 
 
@@ -80,10 +80,15 @@ class Conv3x3(TapLayer):
 
     def on_rows(self, rows: Tensor, taps: Tensor, weights: None) -> Tensor:
         kernel = self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1)  # [C', 9C]; a view: the weight is channels-last
-        rows = F.pad(rows, (0, 0, 0, 1))
         chunk = self.CPU_CHUNK if rows.device.type == "cpu" else len(taps)
-        out = [F.linear(rows[part.reshape(-1)].view(len(part), kernel.shape[1]), kernel, self.bias) for part in taps.split(max(chunk, 1))]
-        return out[0] if len(out) == 1 else torch.cat(out)
+        parts = taps.split(chunk)
+        if torch.is_grad_enabled():
+            return torch.cat([F.linear(rows.index_select(0, part.reshape(-1)).view(len(part), -1), kernel, self.bias) for part in parts])
+        out, gathered = rows.new_empty(len(taps), len(kernel)), rows.new_empty(min(chunk, len(taps)) * 9, rows.shape[1])
+        for part, out_part in zip(parts, out.split(chunk)):
+            block = torch.index_select(rows, 0, part.reshape(-1), out=gathered[: 9 * len(part)])
+            torch.addmm(self.bias, block.view(len(part), -1), kernel.T, out=out_part)
+        return out
 
 
 class Resize(TapLayer):
@@ -110,6 +115,8 @@ class Resize(TapLayer):
 
 def weighted_sum(rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
     """Rows [N, C], row numbers [S, T], weights [S, T] -> [S, C], in one fused kernel."""
+    if len(taps) == 0:  # embedding_bag insists on at least one
+        return rows.new_zeros(0, rows.shape[1])
     return F.embedding_bag(taps, rows, per_sample_weights=weights.to(rows.dtype), mode="sum")
 
 

@@ -11,12 +11,13 @@ fixed offsets, and a neighbour outside the map is a border number, which no site
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+import threading
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-OUTSIDE = -1
+ZERO_ROW = 0  # rows of a sparse map start with a row of zeros, which stands for everything outside the map
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,25 @@ class Grid:
 
 
 class Sites:
-    """A set of sites of one grid, ascending; the rows of a sparse feature map [S, C] stand in this order."""
+    """A set of sites of one grid, ascending. Rows of a sparse map [1 + S, C] stand in this order, after the zero row."""
 
     def __init__(self, grid: Grid, numbers: np.ndarray):
         self.grid = grid
         self.numbers = numbers
+        self.is_full = len(numbers) == grid.count
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self) == self.grid.count
-
-    @cached_property
-    def _row_of_number(self) -> np.ndarray:
-        rows = np.full(self.grid.bordered_count, OUTSIDE, dtype=np.int64)
-        rows[self.numbers] = np.arange(len(self.numbers))
-        return rows
-
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Row of each site number, `OUTSIDE` where the set does not hold it."""
-        return self._row_of_number[numbers]
+        """Row numbers [1 + N, ...] of the site numbers [N, ...], `ZERO_ROW` where the set does not hold one and in the first row."""
+        rows = np.empty((1 + len(numbers), *numbers.shape[1:]), dtype=np.int64)
+        rows[0] = ZERO_ROW
+        row_of_number = _scratch(self.grid, np.int64)
+        row_of_number[self.numbers] = np.arange(1, 1 + len(self.numbers))
+        row_of_number.take(numbers, out=rows[1:], mode="clip")
+        row_of_number[self.numbers] = ZERO_ROW
+        return rows
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -78,13 +76,29 @@ class Sites:
     @staticmethod
     def union(grid: Grid, wanted: list[np.ndarray]) -> Sites:
         """The sites named by any of the arrays of site numbers (border numbers are ignored)."""
-        mask = np.zeros(grid.bordered_count, dtype=bool)
+        is_wanted = _scratch(grid, np.bool_)
         for numbers in wanted:
-            mask[numbers.reshape(-1)] = True
-        bordered = mask.reshape(grid.batch, grid.height + 2, grid.width + 2)
+            is_wanted[numbers] = True
+        bordered = is_wanted.reshape(grid.batch, grid.height + 2, grid.width + 2)
         bordered[:, [0, -1]] = False
         bordered[:, :, [0, -1]] = False
-        return Sites(grid, np.flatnonzero(mask))
+        numbers = is_wanted.nonzero()[0]
+        is_wanted[numbers] = False
+        return Sites(grid, numbers)
+
+
+_thread = threading.local()
+
+
+def _scratch(grid: Grid, dtype: type) -> np.ndarray:
+    """An array with an entry for each site number, all zero; the caller leaves it so. Kept per thread: touching fresh pages costs more."""
+    kept = _thread.__dict__.setdefault("kept", {})
+    key = (grid.bordered_count, dtype)
+    if key not in kept:
+        if len(kept) > 64:
+            kept.clear()
+        kept[key] = np.zeros(grid.bordered_count, dtype=dtype)
+    return kept[key]
 
 
 def neighbours_3x3(out: Sites) -> np.ndarray:
@@ -95,18 +109,34 @@ def neighbours_3x3(out: Sites) -> np.ndarray:
 
 
 def resize_taps(out: Sites, source: Grid, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Site numbers [S, 4] in `source` and weights [S, 4] (float32) of a bilinear resize from `source` to `out.grid`.
+    """Site numbers [S, 4] in `source` and weights [S, 4] (float32) of a bilinear resize to `out.grid`.
 
     The arithmetic is `torch.nn.functional.interpolate(mode="bilinear", antialias=False)` in float32, step by step.
     """
-    b, y, x = out.grid.position(out.numbers)
-    y0, y1, wy = (table[y] for table in _axis_taps(out.grid.height, source.height, align_corners))
-    x0, x1, wx = (table[x] for table in _axis_taps(out.grid.width, source.width, align_corners))
-    return _bilinear(source, b, y0, y1, wy, x0, x1, wx)
+    one_out, one_source = replace(out.grid, batch=1), replace(source, batch=1)
+    table_numbers, table_weights = _resize_table(one_out, one_source, align_corners)
+    if out.grid.batch == 1:
+        return table_numbers.take(out.numbers, axis=0), table_weights.take(out.numbers, axis=0)
+    b, within = np.divmod(out.numbers, one_out.bordered_count)
+    return table_numbers.take(within, axis=0) + b[:, None] * one_source.bordered_count, table_weights.take(within, axis=0)
+
+
+@lru_cache(maxsize=16)
+def _resize_table(out: Grid, source: Grid, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`resize_taps` for every site number of one image."""
+    numbers = Sites.full(out).numbers
+    b, y, x = out.position(numbers)
+    table_y = _axis_taps(out.height, source.height, align_corners)
+    table_x = _axis_taps(out.width, source.width, align_corners)
+    taps = _bilinear(source, b, *(table[y] for table in table_y), *(table[x] for table in table_x))
+    tables = tuple(np.zeros((out.bordered_count, 4), dtype=array.dtype) for array in taps)
+    for table, array in zip(tables, taps):
+        table[numbers] = array
+    return tables
 
 
 def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Site numbers [B * K, 4] and weights [B * K, 4] of bilinear samples at `points_px` [B, K, 2] (x, y), centres at integers.
+    """Site numbers [B * K, 4] and weights [B * K, 4] (float32) of bilinear samples at `points_px` [B, K, 2] (x, y), centres at integers.
 
     Points beyond the outer pixel centres take the value at the border. Non-finite points get NaN weights.
     """
@@ -125,7 +155,6 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
     return numbers, weights
 
 
-@lru_cache(maxsize=64)
 def _axis_taps(out_size: int, in_size: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower tap, upper tap and weight of the upper tap for every output position of one axis."""
     position = np.arange(out_size, dtype=np.float32)
@@ -140,7 +169,8 @@ def _axis_taps(out_size: int, in_size: int, align_corners: bool) -> tuple[np.nda
     return low, high, weight
 
 
-def _bilinear(grid, b, y0, y1, wy, x0, x1, wx) -> tuple[np.ndarray, np.ndarray]:
+def _bilinear(grid: Grid, b, y0, y1, wy, x0, x1, wx) -> tuple[np.ndarray, np.ndarray]:
+    """Site numbers [N, 4] and weights [N, 4] of the four corners."""
     top, bottom = grid.number(b, y0, 0), grid.number(b, y1, 0)
     numbers = np.stack([top + x0, top + x1, bottom + x0, bottom + x1], axis=1)
     weights = np.stack([(1 - wy) * (1 - wx), (1 - wy) * wx, wy * (1 - wx), wy * wx], axis=1)

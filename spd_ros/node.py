@@ -5,6 +5,7 @@ Callbacks only decode small messages and hand them to the `FrameScheduler`; its 
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import time
@@ -51,6 +52,20 @@ class CameraFrame:
     encoded: EncodedFrame
 
 
+def transition(callback):
+    """A lifecycle callback whose unexpected exceptions reach the log; rclpy turns them into ERROR without a word."""
+
+    @functools.wraps(callback)
+    def logged(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(self, state)
+        except Exception as error:
+            self.get_logger().error(f"{callback.__name__} failed: {type(error).__name__}: {error}")
+            raise
+
+    return logged
+
+
 class SPDNode(LifecycleNode):
     def __init__(self, **kwargs):
         super().__init__("spd", **kwargs)
@@ -64,10 +79,11 @@ class SPDNode(LifecycleNode):
 
     # --- lifecycle
 
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self._parameters = parameters.read(self)
-            p = self._parameters
+            self._settings = parameters.read(self)
+            p = self._settings
             if p.threads:
                 torch.set_num_threads(p.threads)
             input_size = tuple(p.input_size) if any(p.input_size) else None
@@ -85,8 +101,9 @@ class SPDNode(LifecycleNode):
         self.get_logger().info(f"weights {p.weights} ({self._predictor.model.config.encoder}) on {self._predictor.device}, {p.precision}, input {width}x{height}")
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        p = self._parameters
+        p = self._settings
         self._scheduler = FrameScheduler(
             self._encode, self._answer, self._on_frame, self._on_skip, self._on_error, p.frame_buffer, p.query_timeout_s, round(p.stamp_tolerance_s * 1e9)
         )
@@ -105,14 +122,17 @@ class SPDNode(LifecycleNode):
         self.get_logger().info(f"listening to {self._inputs[0].topic_name}, {self._inputs[1].topic_name} and {self._inputs[2].topic_name}")
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()
         return super().on_deactivate(state)
 
+    @transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()
         self._release()
@@ -136,8 +156,8 @@ class SPDNode(LifecycleNode):
 
     def _release(self) -> None:
         if self._predictor is not None:
-            self.destroy_publisher(self._depths)
-            self.destroy_publisher(self._overlay)
+            self.destroy_lifecycle_publisher(self._depths)
+            self.destroy_lifecycle_publisher(self._overlay)
             self._predictor = None
 
     def close(self) -> None:
@@ -192,7 +212,7 @@ class SPDNode(LifecycleNode):
         return camera
 
     def _on_frame(self, frame: CameraFrame) -> None:
-        columns, rows = self._parameters.grid
+        columns, rows = self._settings.grid
         if columns and rows:
             uv = self._grid_points(frame.encoded.size, columns, rows)
             stamp_ns = Time.from_msg(frame.header.stamp).nanoseconds
@@ -231,7 +251,7 @@ class SPDNode(LifecycleNode):
 
     def _publish_overlay(self, frame: CameraFrame, uv: np.ndarray, depth_m: np.ndarray) -> None:
         now = time.monotonic()
-        if now - self._last_overlay_s >= 1 / self._parameters.overlay_rate_hz:
+        if now - self._last_overlay_s >= 1 / self._settings.overlay_rate_hz:
             self._last_overlay_s = now
             self._overlay.publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
 
@@ -250,7 +270,7 @@ class SPDNode(LifecycleNode):
         self.get_logger().error(text, throttle_duration_sec=2.0)
 
     def _publish_diagnostics(self) -> None:
-        p = self._parameters
+        p = self._settings
         facts = {"weights": p.weights, "device": str(self._predictor.device), "precision": p.precision}
         is_active = self._scheduler is not None
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), self.get_fully_qualified_name(), self._statistics, is_active, facts))
