@@ -26,9 +26,9 @@ from .predictor import pick_device
 
 @dataclass
 class TrainConfig:
-    """One training run.
+    """Train a model; the same command goes on with an interrupted run.
 
-    Attributes:
+    Args:
         out: folder for checkpoints, `run.json` and the resumable state.
         train, val: folders of `spd data rooms`.
         preset: model preset.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from jsonargparse import auto_cli
 
 from ..data.shards import draw_rooms
-from .commands import demo, evaluate_rooms, info, train
+from ..training import TrainConfig, train
+from .commands import demo, evaluate_rooms, info
 
 
 def main() -> None:
     """Entry point of `spd`."""
-    auto_cli({"demo": demo, "train": train, "eval": evaluate_rooms, "info": info, "data": {"rooms": draw_rooms}}, as_positional=True)
+    result = auto_cli({"demo": demo, "train": TrainConfig, "eval": evaluate_rooms, "info": info, "data": {"rooms": draw_rooms}})
+    if isinstance(result, TrainConfig):  # its fields are the arguments of `spd train`, and the keys of training/*.yaml
+        train(result)

@@ -14,8 +14,6 @@ from .. import checkpoint
 from ..data.shards import RoomShards
 from ..evaluation import evaluate
 from ..model import PRESETS, SPD
-from ..training import TrainConfig
-from ..training import train as run_training
 
 METRICS = ("abs_rel", "d1", "d2", "d3", "rmse", "log10", "silog", "s_star", "scaled_abs_rel")
 
@@ -31,11 +29,6 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
     from spd_ros.demo import run_demo  # the one command that needs ROS
 
     sys.exit(run_demo(image_dir, camera, out))
-
-
-def train(config: TrainConfig) -> None:
-    """Train a model; the same command goes on with an interrupted run."""
-    run_training(config)
 
 
 def evaluate_rooms(data: Path, weights: str = "embedded", train_data: Path | None = None, out: Path | None = None) -> None:
