@@ -153,18 +153,26 @@ class SparseDecoder:
         for step in plan.steps:
             layer = self.layers[step.value - first]
             if step.dense:
-                maps[step.value] = layer(*(maps[read.value] for read in step.reads))
+                values = [maps[read.value] for read in step.reads]
+                grid = plan.grids[step.value]
+                maps[step.value] = layer.on_map(*values, (grid.height, grid.width)) if isinstance(layer, TapLayer) else layer(*values)
             else:
                 rows = [_rows(maps[read.value], read) for read in step.reads]
                 if isinstance(layer, TapLayer):
                     rows = layer.on_rows(rows[0], step.reads[0].taps, step.reads[0].weights)
                 else:
                     rows = layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads)))
-                rows[0].zero_()
-                maps[step.value] = rows
+                maps[step.value] = _clear_zero_row(rows)
             for value in step.last_use:
                 maps[value] = None
         return weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
+
+
+def _clear_zero_row(rows: Tensor) -> Tensor:
+    if rows.requires_grad:  # autograd may need the values as they were
+        return F.pad(rows[1:], (0, 0, 1, 0))
+    rows[0].zero_()
+    return rows
 
 
 def _rows(x: Tensor, read: Read) -> Tensor:

@@ -45,11 +45,18 @@ POINTWISE = (nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU)
 
 
 class TapLayer(nn.Module):
-    """A layer that reads more than one site of its input for a site of its output."""
+    """A layer that reads more than one site of its input for a site of its output. A second input only lends its size."""
+
+    def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C] -> [B, H', W', C']
+        return self.on_map(x, self.output_size(tuple(x.shape[1:3]), *(tuple(other.shape[1:3]) for other in like)))
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the output for an input of `size`."""
+        """(H', W') of the output for an input of `size`."""
         return size
+
+    def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Dense map [B, H, W, C] -> [B, *size, C']."""
+        raise TypeError(f"{type(self).__name__} must say how it runs on a map")
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray | None]:
         """Input site numbers [S, T] that the sites `out` read, and their weights [S, T] if they are fixed."""
@@ -72,7 +79,7 @@ class Conv3x3(TapLayer):
         self.bias = nn.Parameter(torch.zeros(out_features))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, H, W, C]
+    def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, None]:
@@ -102,8 +109,7 @@ class Resize(TapLayer):
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
         return like[0] if like else (size[0] * self.scale, size[1] * self.scale)
 
-    def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C]
-        size = self.output_size(tuple(x.shape[1:3]), *(tuple(other.shape[1:3]) for other in like))
+    def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=self.align_corners).permute(0, 2, 3, 1)
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray]:
