@@ -31,7 +31,7 @@ def queries(size: tuple[int, int]) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     cases = {f"{k} pixels": rng.integers(0, [width, height], (1, k, 2)).astype(float) for k in COUNTS}
     cases["128 sub-pixel points"] = rng.uniform(0, [width - 1, height - 1], (1, 128, 2))
-    cases["128 pixels in one object"] = rng.integers(0, 64, (1, 128, 2)) + [width / 2, height / 2]
+    cases["128 pixels in one object"] = rng.integers(0, 64, (1, 128, 2)) + np.array([width / 2, height / 2])
     y, x = np.mgrid[:height, :width]
     cases["every pixel"] = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float)
     return cases

@@ -33,7 +33,6 @@ class SPDConfig:
         features: D, channels of the decoder.
         input_size: (height, width) px that camera images are scaled to fit; the network itself takes any size >= 64.
         training_focal_px: focal length, at `input_size`, at which network depth is metres.
-        max_depth_m: largest depth of the training data, m.
     """
 
     encoder: str
@@ -42,7 +41,6 @@ class SPDConfig:
     features: int = 64
     input_size: tuple[int, int] = (416, 544)
     training_focal_px: float = 518.8579
-    max_depth_m: float = 10.0
 
     def __post_init__(self):
         object.__setattr__(self, "input_size", tuple(self.input_size))

@@ -22,6 +22,7 @@ from .encoders import normalise
 from .engine import Plan
 from .model import MIN_SIZE, PRESETS, SPD, Features
 
+MAX_ASPECT = 16
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -89,8 +90,10 @@ class Predictor:
             found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
             raise ValueError(f"image must be a uint8 array [H, W, 3] in RGB order, got {found}")
         height, width = rgb.shape[:2]
-        scale = min(self.input_size[0] / height, self.input_size[1] / width)
-        size = tuple(max(round(extent * scale), MIN_SIZE) for extent in (height, width))
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise ValueError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
+        scale = max(min(self.input_size[0] / height, self.input_size[1] / width), MIN_SIZE / min(height, width))
+        size = (round(height * scale), round(width * scale))
         image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
         if size != (height, width):
             if self.device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import rclpy
 import torch
+from ament_index_python.packages import get_package_share_directory
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rich.console import Console
@@ -44,7 +45,12 @@ SIZE = (480, 640)
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 # Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
 PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
-FASTDDS_PROFILE = Path(__file__).parent.parent / "config" / "fastdds.xml"
+
+
+def fastdds_profile() -> Path:
+    """config/fastdds.xml, of the source tree or of the installed package."""
+    source = Path(__file__).parent.parent / "config" / "fastdds.xml"
+    return source if source.exists() else Path(get_package_share_directory("spd_ros")) / "config" / "fastdds.xml"
 
 
 def run_demo(image_dir: Path | None, camera: list[float] | None, out: Path) -> int:
@@ -65,7 +71,7 @@ def run_demo(image_dir: Path | None, camera: list[float] | None, out: Path) -> i
 
 def isolate() -> None:
     """Settings that child processes inherit: the Fast DDS profile, and a DDS domain of our own on this machine."""
-    os.environ.setdefault(PROFILE_VARIABLE, str(FASTDDS_PROFILE))
+    os.environ.setdefault(PROFILE_VARIABLE, str(fastdds_profile()))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
 

@@ -27,6 +27,7 @@ class Statistics:
         self.last_image_s: float | None = None
         self.has_camera_info = False
         self.last_error = ""
+        self._rates_since: tuple[float, Counter[str]] = (self.started_s, Counter())
 
     def count(self, name: str, amount: int = 1) -> None:
         with self._lock:
@@ -50,8 +51,13 @@ class Statistics:
             self._latency_ms.append(1000 * latency_s)
 
     def snapshot(self) -> dict[str, str]:
+        """All values as text; rates are those since the last snapshot."""
         with self._lock:
             values = {name: str(amount) for name, amount in sorted(self.counts.items())}
+            (then, before), now = self._rates_since, time.monotonic()
+            self._rates_since = (now, self.counts.copy())
+            for name in ("images received", "images encoded", "queries answered"):
+                values[f"{name} [Hz]"] = f"{(self.counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
             for name, series in (("encode", self._encode_ms), ("query latency", self._latency_ms)):
                 if series:
                     p50, p99 = np.percentile(series, [50, 99])

@@ -1,4 +1,4 @@
-"""Which image is encoded next, and when each query is answered. Threads and time, no ROS.
+"""Which image is encoded next, and when each query is answered: threads and time, no topics.
 
 One worker thread does all the network's work, so that message callbacks only put things down here and return. Its rules:
 

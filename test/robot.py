@@ -15,9 +15,9 @@ from std_msgs.msg import Header
 from spd_core import Camera
 from spd_core.data.synthetic import random_frame
 from spd_ros.conversions import Status, cloud_to_array, query_cloud, rgb_to_image
-from spd_ros.demo import FASTDDS_PROFILE
+from spd_ros.demo import fastdds_profile
 
-os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(FASTDDS_PROFILE)
+os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 TOPICS = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info"}
 

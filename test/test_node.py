@@ -91,6 +91,7 @@ BROKEN_IMAGES = {
     "wrong length": ({"data": b"123"}, "data has 3 bytes"),
     "unknown encoding": ({"encoding": "purple8"}, "'purple8' is not supported"),
     "depth encoding": ({"encoding": "32FC1"}, "depth image"),
+    "a sliver": ({"height": 1, "width": 5000, "step": 15000, "data": bytes(15000)}, "5000x1 px"),
     "no pixels": ({"height": 0, "width": 0, "step": 0, "data": b""}, "0x0 px"),
 }
 

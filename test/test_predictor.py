@@ -34,7 +34,7 @@ def test_depth_at_every_pixel_is_the_dense_map(predictor, rgb):
     assert dense.std() > 0.02
 
 
-@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (100, 90), (192, 256), (300, 64)])
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (100, 90), (192, 256), (300, 64), (40, 500)])
 def test_any_image_size_is_answered_in_its_own_pixels(predictor, size):
     rgb = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     frame = predictor.encode(rgb, CAMERA)
@@ -95,6 +95,12 @@ def test_same_points_are_planned_once(predictor, rgb, monkeypatch):
 def test_bad_images_are_named(predictor, bad):
     with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\] in RGB order, got"):
         predictor.encode(bad)
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 100)])
+def test_slivers_are_refused(predictor, size):
+    with pytest.raises(ValueError, match="ratio up to 16"):
+        predictor.encode(np.zeros((*size, 3), np.uint8))
 
 
 def test_bad_points_are_named(predictor, rgb):
