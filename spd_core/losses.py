@@ -20,12 +20,3 @@ def silog_loss(pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85) -> Tensor
     mean, mean_square = g.sum(1) / count, g.square().sum(1) / count
     per_image = (mean_square - lambda_var * mean.square()).clamp(min=1e-8).sqrt()
     return (per_image * has_pixels).sum() / has_pixels.sum().clamp(min=1)
-
-
-def abs_rel_loss(pred_m: Tensor, gt_m: Tensor) -> Tensor:
-    """Mean of |pred - gt| / gt over the valid pixels of each image, averaged over images. Images without a valid pixel do not count."""
-    valid = torch.isfinite(gt_m) & (gt_m > 0)
-    gt = torch.where(valid, gt_m, 1.0)
-    error = torch.where(valid, (pred_m - gt).abs() / gt, 0.0).flatten(1)
-    count = valid.flatten(1).sum(1)
-    return (error.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)

@@ -19,7 +19,7 @@ from . import checkpoint
 from .data.shards import RoomShards
 from .encoders import normalise
 from .evaluation import evaluate
-from .losses import abs_rel_loss, silog_loss
+from .losses import silog_loss
 from .model import SPD
 from .predictor import pick_device
 
@@ -35,7 +35,6 @@ class TrainConfig:
         init: checkpoint to start from, instead of random weights.
         steps, batch_size, learning_rate, weight_decay, warmup: AdamW with linear warm-up and cosine to 1 % of the rate.
         lambda_var: of the SILog loss.
-        abs_rel_weight: of an added mean relative error, which SILog with a free scale does not see.
         downscale: train on images smaller by this factor, with the focal length of the full size: a cheap first stage.
         ema: decay of the weight average that is validated and saved; 0 turns it off.
         validate_every: steps between validations, after each of which the run can be resumed.
@@ -54,7 +53,6 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup: int = 200
     lambda_var: float = 0.5
-    abs_rel_weight: float = 0.0
     downscale: int = 1
     ema: float = 0.995
     validate_every: int = 250
@@ -99,10 +97,7 @@ def train(config: TrainConfig) -> dict:
             images, target_m = _batch(rooms, config, model, step)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 prediction_m = model(images.to(device))
-            target_m = target_m.to(device)
-            loss = silog_loss(prediction_m, target_m, config.lambda_var)
-            if config.abs_rel_weight:
-                loss = loss + config.abs_rel_weight * abs_rel_loss(prediction_m, target_m)
+            loss = silog_loss(prediction_m, target_m.to(device), config.lambda_var)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss.item()} at step {step} of {out}")
             optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ def test_encoder_slower_than_the_camera(client, rgb):
     """300 images at 30 Hz with 128 points each; convnextv2_tiny takes a CPU several periods."""
     client.answers.clear()
     client.diagnostics = None
-    process = start_node(TOPICS, {"weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2})
+    process = start_node(TOPICS, {"weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2})
 
     def resident_mb() -> float:
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -62,18 +62,21 @@ def test_encoder_slower_than_the_camera(client, rgb):
 def test_clean_exit(client, rgb, signum):
     """Waiting queries are answered, the exit code is 0 and there is no traceback."""
     process = start_node(TOPICS, {"query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True)
-    client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
-    client.idle(1.0)
-    client.answers.clear()
-    future = Header()
-    future.stamp.sec = 3_000_000
-    client.send([[1, 1]], future)
-    client.idle(0.5)
-    process.send_signal(signum)
-    _, points = client.answer()
-    assert points["status"].tolist() == [Status.SHUTTING_DOWN]
-    assert process.wait(timeout=20) == 0
-    assert "Traceback" not in process.stderr.read()
+    try:
+        client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
+        client.idle(1.0)
+        client.answers.clear()
+        future = Header()
+        future.stamp.sec = 3_000_000
+        client.send([[1, 1]], future)
+        client.idle(0.5)
+        process.send_signal(signum)
+        _, points = client.answer()
+        assert points["status"].tolist() == [Status.SHUTTING_DOWN]
+        assert process.wait(timeout=20) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
 
 
 def transition(client, transition_id: int) -> bool:
