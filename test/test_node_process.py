@@ -48,7 +48,8 @@ def test_encoder_slower_than_the_camera(client, rgb):
         reasons = Counter(int(p["status"][0]) for p in points)
         assert reasons[Status.OK] >= 3
         assert reasons[Status.TIMED_OUT] + reasons[Status.FRAME_SKIPPED] + reasons[Status.NO_IMAGE] + reasons[Status.OK] == 300
-        assert np.mean(memory[-50:]) < np.mean(memory[100:150]) + 60, "memory grows"
+        # The allocator settles within some 100 MB; images alone, kept, would add 160 MB between these two windows.
+        assert np.mean(memory[-50:]) < np.mean(memory[100:150]) + 150, "memory grows"
         values = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
         assert values["images skipped"] + values["images encoded"] == pytest.approx(values["images received"], abs=2)
         assert values["images skipped"] > 100
