@@ -24,14 +24,21 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
     """Write the weights, their configuration and `provenance` (JSON-serialisable: data, recipe, metrics) in one atomic step.
 
     `dtype` torch.float16 halves the file; weights are always loaded as float32.
+
+    Raises:
+        CheckpointError: it cannot be written; a file that was there before is intact.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "provenance": json.dumps(provenance)}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} could not be written ({error}); what was there before is intact. Is the disk full?") from error
 
 
 def load(path: str | Path) -> SPD:

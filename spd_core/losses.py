@@ -2,21 +2,104 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+MIN_DEPTH_M = 1e-4  # predictions are clamped to this before a logarithm or a division
 
-def silog_loss(pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85) -> Tensor:
-    """Scale-invariant logarithmic loss of each image over all its valid pixels, averaged over images (Eigen et al. 2014; BTS 2019).
 
-    sqrt(E[g^2] - lambda_var * E[g]^2) with g = log pred - log gt. lambda_var = 1 forgives any scale, 0 is the RMSE of log depth.
-    An image without a valid pixel does not count.
+@dataclass
+class Loss:
+    """Weighted sum of dense losses.
+
+    Args:
+        silog: weight of the scale-invariant logarithmic loss.
+        lambda_var: how much of a common scale error SILog forgives: 1 all of it, 0 none (RMSE of log depth). BTS uses 0.85.
+        per_image: SILog of each image, then the mean; otherwise over all pixels of the batch.
+        square_root: of the SILog; BTS takes it, Eigen et al. do not.
+        inverse_huber: weight of the Huber loss on inverse depth.
+        huber_delta: of that loss, 1/m.
+        gradient: weight of the gradient matching loss.
     """
-    valid = torch.isfinite(gt_m) & (gt_m > 0)
-    g = torch.where(valid, pred_m.clamp(min=1e-4).log() - torch.where(valid, gt_m, 1.0).log(), 0.0).flatten(1)
-    count = valid.flatten(1).sum(1)
-    has_pixels = count > 0
-    count = count.clamp(min=1)
-    mean, mean_square = g.sum(1) / count, g.square().sum(1) / count
-    per_image = (mean_square - lambda_var * mean.square()).clamp(min=1e-8).sqrt()
+
+    silog: float = 1.0
+    lambda_var: float = 0.85
+    per_image: bool = True
+    square_root: bool = True
+    inverse_huber: float = 0.0
+    huber_delta: float = 0.1
+    gradient: float = 0.0
+
+    def __post_init__(self):
+        if min(self.silog, self.inverse_huber, self.gradient) < 0 or self.silog + self.inverse_huber + self.gradient == 0:
+            raise ValueError(f"loss weights must not be negative, and one must be positive, got {self}")
+        if not 0 <= self.lambda_var <= 1:
+            raise ValueError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
+
+    def __call__(self, pred_m: Tensor, gt_m: Tensor) -> Tensor:
+        loss = pred_m.new_zeros(())
+        if self.silog:
+            loss = loss + self.silog * silog_loss(pred_m, gt_m, self.lambda_var, self.per_image, self.square_root)
+        if self.inverse_huber:
+            loss = loss + self.inverse_huber * inverse_huber_loss(pred_m, gt_m, self.huber_delta)
+        if self.gradient:
+            loss = loss + self.gradient * gradient_loss(pred_m, gt_m)
+        return loss
+
+
+def valid_pixels(gt_m: Tensor) -> Tensor:
+    """Where there is ground truth, bool, shape of `gt_m`."""
+    return torch.isfinite(gt_m) & (gt_m > 0)
+
+
+def _log_difference(pred_m: Tensor, gt_m: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid, pred_m.clamp(min=MIN_DEPTH_M).log() - torch.where(valid, gt_m, 1.0).log(), 0.0)
+
+
+def _mean_of_images(per_image: Tensor, valid: Tensor) -> Tensor:
+    """Mean of [B] over the images that have a valid pixel; 0 (with zero gradients) if none has."""
+    has_pixels = valid.flatten(1).any(1)
     return (per_image * has_pixels).sum() / has_pixels.sum().clamp(min=1)
+
+
+def silog_loss(pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85, per_image: bool = True, square_root: bool = True) -> Tensor:
+    """Scale-invariant logarithmic loss: E[g^2] - lambda_var * E[g]^2 with g = log pred - log gt (Eigen et al. 2014), or its root (BTS 2019).
+
+    The expectations are over the valid pixels of each image, the result averaged over images; `per_image` False takes all pixels of the batch.
+    """
+    valid = valid_pixels(gt_m)
+    g = _log_difference(pred_m, gt_m, valid)
+    g, valid = (g.flatten(1), valid.flatten(1)) if per_image else (g.reshape(1, -1), valid.reshape(1, -1))
+    count = valid.sum(1).clamp(min=1)
+    mean, mean_square = g.sum(1) / count, g.square().sum(1) / count
+    loss = (mean_square - lambda_var * mean.square()).clamp(min=1e-8)
+    return _mean_of_images(loss.sqrt() if square_root else loss, valid)
+
+
+def inverse_huber_loss(pred_m: Tensor, gt_m: Tensor, delta: float = 0.1) -> Tensor:
+    """Huber loss on inverse depth, 1/m, mean over the valid pixels of each image, then over images."""
+    valid = valid_pixels(gt_m)
+    inverse_pred = torch.where(valid, pred_m.clamp(min=MIN_DEPTH_M), 1.0).reciprocal()
+    inverse_gt = torch.where(valid, gt_m, 1.0).reciprocal()
+    loss = torch.nn.functional.huber_loss(inverse_pred, inverse_gt, reduction="none", delta=delta) * valid
+    return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
+
+
+def gradient_loss(pred_m: Tensor, gt_m: Tensor, scales: int = 4) -> Tensor:
+    """Multi-scale gradient matching of log depth (MegaDepth, Li & Snavely 2018): |grad g| at every 1st, 2nd, 4th, 8th pixel, summed over scales.
+
+    A difference counts where both of its pixels are valid; mean over those of an image, then over images.
+    """
+    valid = valid_pixels(gt_m)
+    g = _log_difference(pred_m, gt_m, valid)
+    total = pred_m.new_zeros(())
+    for step in (2**scale for scale in range(scales)):
+        g_s, valid_s = g[..., ::step, ::step], valid[..., ::step, ::step]
+        both_x, both_y = valid_s[..., 1:] & valid_s[..., :-1], valid_s[..., 1:, :] & valid_s[..., :-1, :]
+        difference_x = ((g_s[..., 1:] - g_s[..., :-1]).abs() * both_x).flatten(1).sum(1)
+        difference_y = ((g_s[..., 1:, :] - g_s[..., :-1, :]).abs() * both_y).flatten(1).sum(1)
+        count = (both_x.flatten(1).sum(1) + both_y.flatten(1).sum(1)).clamp(min=1)
+        total = total + _mean_of_images((difference_x + difference_y) / count, valid)
+    return total

@@ -6,6 +6,7 @@ import numpy as np
 
 # [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
 EIGEN_CROP = (45, 471, 41, 601)
+RANGES_M = ((0, 2), (2, 5), (5, 10))
 
 
 def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None) -> dict[str, float]:
@@ -22,16 +23,7 @@ def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e
     Returns:
         Floats; NaN for all but `n_valid` where no pixel is valid.
     """
-    pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
-    if pred_m.shape != gt_m.shape:
-        raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
-    if crop == "eigen":
-        if gt_m.shape != (480, 640):
-            raise ValueError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
-        top, bottom, left, right = EIGEN_CROP
-        pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
-    elif crop is not None:
-        raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
+    pred_m, gt_m = _evaluated(pred_m, gt_m, crop)
     valid = (gt_m > min_depth) & (gt_m < max_depth)
     gt = gt_m[valid]
     if gt.size == 0:
@@ -60,10 +52,54 @@ def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e
     }
 
 
+def _evaluated(pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps as float64, cut to the part that is evaluated."""
+    pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
+    if pred_m.shape != gt_m.shape:
+        raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
+    if crop == "eigen":
+        if gt_m.shape != (480, 640):
+            raise ValueError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
+        top, bottom, left, right = EIGEN_CROP
+        pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
+    elif crop is not None:
+        raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
+    return pred_m, gt_m
+
+
+def range_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None) -> dict[str, float]:
+    """What shows how a model fails: AbsRel of the ranges 0-2, 2-5 and 5-10 m (NaN where a range is empty), the smallest and largest
+    prediction and truth, m, and the coefficient of variation (std / mean) of both. Arguments as in `depth_metrics`; predictions are not clamped."""
+    pred_m, gt_m = _evaluated(pred_m, gt_m, crop)
+    valid = (gt_m > min_depth) & (gt_m < max_depth)
+    pred, gt = pred_m[valid], gt_m[valid]
+    if gt.size == 0:
+        return {}
+    error = np.abs(np.clip(pred, min_depth, max_depth) - gt) / gt
+    result = {}
+    for near, far in RANGES_M:
+        inside = (gt >= near) & (gt < far)
+        result[f"abs_rel_{near}_{far}m"] = float(error[inside].mean()) if inside.any() else float("nan")
+    for name, depth in (("pred", pred), ("gt", gt)):
+        result |= {f"{name}_min": float(depth.min()), f"{name}_max": float(depth.max()), f"{name}_cv": float(depth.std() / max(abs(depth.mean()), 1e-9))}
+    return result
+
+
+def collapsed(mean: dict[str, float]) -> bool:
+    """Whether a model's output is (nearly) the same everywhere while the truth is not, from the mean of `range_metrics`."""
+    return mean["pred_cv"] < 0.1 * mean["gt_cv"]
+
+
 def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over images, each with the same weight; images without a valid pixel do not count. `n_valid` is summed."""
+    """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an image has none.
+    `n_valid` is summed."""
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
         raise ValueError(f"none of {len(per_image)} images has a valid depth pixel")
-    mean = {key: float(np.mean([m[key] for m in counted])) for key in counted[0]}
+    mean = {key: _nanmean([m[key] for m in counted]) for key in counted[0]}
     return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted)}
+
+
+def _nanmean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -30,7 +30,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from spd_core.camera import Camera
 from spd_core.data.bag import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC, BagFrame, BagMessage, read_messages, write_bag
-from spd_core.data.rgbd import read_camera, read_folder
+from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.rooms import random_room
 from spd_core.data.synthetic import Pose, draw, random_pose
 from spd_core.metrics import depth_metrics
@@ -109,10 +109,10 @@ def _photographs(folder: Path, camera: list[float] | None) -> Iterator[BagFrame]
     """The images of a folder."""
     if camera is not None and len(camera) != 4:
         raise ValueError(f"camera must be fx,fy,cx,cy in px, got {camera}")
-    intrinsics = Camera(*camera) if camera else read_camera(folder)
-    for i, image in enumerate(read_folder(folder)):
+    images = RGBDFolder(folder, Camera(*camera) if camera else None)
+    for i, image in enumerate(images[i] for i in range(len(images))):
         candidates = image.depth_m if image.depth_m is not None else np.ones(image.rgb.shape[:2])
-        yield BagFrame(_stamp(i), image.rgb, image.depth_m, intrinsics, _random_queries(i, candidates))
+        yield BagFrame(_stamp(i), image.rgb, image.depth_m, image.camera, _random_queries(i, candidates))
 
 
 def _stamp(frame: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from spd_core.pictures import colour_depth, depth_range
+
 
 def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: int = 12) -> np.ndarray:
     """RGB uint8 [H, W, 3] with points [K, 2] px in the colour of their depth [K] m; points without depth are grey rings."""
@@ -12,10 +14,8 @@ def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: i
     height, width = picture.shape[:2]
     unit = max(height, width) / 640
     known = np.isfinite(depth_m)
-    low, high = np.percentile(depth_m[known], [1, 99]) if known.any() else (0.0, 1.0)
-    high = max(high, low + 0.1)
-    shade = np.clip(255 * (np.where(known, depth_m, low) - low) / (high - low), 0, 255).astype(np.uint8)
-    colours = cv2.applyColorMap(255 - shade[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]  # near is red
+    low, high = depth_range(depth_m)
+    colours = colour_depth(depth_m, low, high)
     radius = max(2, round((4 if len(uv) <= 400 else 2) * unit))
     visible = np.isfinite(uv).all(axis=1) & (np.abs(uv) < 1e5).all(axis=1)
     for (x, y), colour, ok in zip(uv[visible].round().astype(int), colours[visible], known[visible]):
@@ -39,7 +39,7 @@ def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) ->
     bar_width, bar_height, margin = round(12 * unit), round(min(160 * unit, height - 40 * unit)), round(12 * unit)
     if bar_height < 20 or width < 120:
         return
-    bar = cv2.applyColorMap(np.linspace(0, 255, bar_height).astype(np.uint8)[:, None].repeat(bar_width, 1), cv2.COLORMAP_TURBO)[..., ::-1]
+    bar = colour_depth(np.linspace(high_m, low_m, bar_height)[:, None].repeat(bar_width, 1), low_m, high_m)
     left, top = width - margin - bar_width, margin + round(8 * unit)
     picture[top : top + bar_height, left : left + bar_width] = bar
     cv2.rectangle(picture, (left - 1, top - 1), (left + bar_width, top + bar_height), (255, 255, 255), 1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from spd_core.losses import silog_loss
-from spd_core.metrics import depth_metrics, mean_metrics
+from spd_core.losses import Loss, gradient_loss, inverse_huber_loss, silog_loss
+from spd_core.metrics import collapsed, depth_metrics, mean_metrics, range_metrics
 
 
 def test_metrics_by_hand():
@@ -88,3 +88,112 @@ def test_silog_ignores_images_and_pixels_without_truth():
     assert (pred.grad[1:] == 0).all()
     empty = silog_loss(pred, torch.zeros_like(gt))
     assert empty.item() == 0
+
+
+def published(pred, gt, min_depth=1e-3, max_depth=10.0):
+    """As the BTS evaluation writes them, pixel by pixel."""
+    pairs = [(min(max(float(p), min_depth), max_depth), float(g)) for p, g in zip(pred.ravel(), gt.ravel()) if min_depth < g < max_depth]
+    n = len(pairs)
+    logs = [math.log(p) - math.log(g) for p, g in pairs]
+    thresholds = [max(g / p, p / g) for p, g in pairs]
+    ratios = sorted(g / p for p, g in pairs)
+    s_star = ratios[n // 2] if n % 2 else (ratios[n // 2 - 1] + ratios[n // 2]) / 2
+    abs_rel = sum(abs(g - p) / g for p, g in pairs) / n
+    scaled = sum(abs(g - s_star * p) / g for p, g in pairs) / n
+    return {
+        "abs_rel": abs_rel,
+        "sq_rel": sum((g - p) ** 2 / g for p, g in pairs) / n,
+        "rmse": math.sqrt(sum((g - p) ** 2 for p, g in pairs) / n),
+        "rmse_log": math.sqrt(sum(d**2 for d in logs) / n),
+        "log10": sum(abs(math.log10(p) - math.log10(g)) for p, g in pairs) / n,
+        "silog": 100 * math.sqrt(sum(d**2 for d in logs) / n - (sum(logs) / n) ** 2),
+        "d1": sum(t < 1.25 for t in thresholds) / n,
+        "d2": sum(t < 1.25**2 for t in thresholds) / n,
+        "d3": sum(t < 1.25**3 for t in thresholds) / n,
+        "s_star": s_star,
+        "scaled_abs_rel": scaled,
+        "scale_gap": 1 - scaled / abs_rel,
+        "n_valid": n,
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_metrics_are_the_published_formulas_on_maps_with_holes(seed):
+    rng = np.random.default_rng(seed)
+    gt = rng.uniform(0.2, 12, (30, 41))
+    pred = gt * np.exp(rng.normal(0.1, 0.4, gt.shape))
+    gt[rng.random(gt.shape) < 0.2] = 0
+    gt[rng.random(gt.shape) < 0.05] = np.nan
+    gt[rng.random(gt.shape) < 0.05] = np.inf
+    gt[rng.random(gt.shape) < 0.05] = 10.0  # the end of the range does not count
+    pred[rng.random(gt.shape) < 0.05] = 0
+    pred[rng.random(gt.shape) < 0.05] = np.inf
+    ties = rng.random(gt.shape) < 0.1
+    pred[ties] = np.where(np.isfinite(gt), gt, 1)[ties]
+    got, expected = depth_metrics(pred, gt), published(pred, gt)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_ranges_and_collapse_by_hand():
+    gt, pred = np.array([1.0, 1.5, 4.0, 8.0, 0.0]), np.array([2.0, 1.5, 3.0, 9.0, 5.0])
+    m = range_metrics(pred, gt)
+    assert (m["abs_rel_0_2m"], m["abs_rel_2_5m"], m["abs_rel_5_10m"]) == (0.5, 0.25, 0.125)
+    assert (m["pred_min"], m["pred_max"], m["gt_min"], m["gt_max"]) == (1.5, 9.0, 1.0, 8.0)
+    assert m["gt_cv"] == pytest.approx(gt[:4].std() / gt[:4].mean())
+    assert math.isnan(range_metrics(pred[:2], gt[:2])["abs_rel_5_10m"])
+    assert mean_metrics([{**m, "n_valid": 4}, {**range_metrics(pred[:2], gt[:2]), "n_valid": 2}])["abs_rel_5_10m"] == 0.125
+    assert not collapsed(m)
+    assert collapsed(range_metrics(np.full(5, 1e-6), gt))
+
+
+def test_silog_variants_by_hand():
+    gt = torch.tensor([1.0, 2.0, 0.0, 4.0, 1.0, 1.0, 1.0, 1.0]).reshape(2, 1, 2, 2)
+    pred = torch.tensor([2.0, 2.0, 9.0, 2.0, 3.0, 3.0, 3.0, 1.0]).reshape(2, 1, 2, 2)
+    g = [np.log([2, 1, 0.5]), np.log([3, 3, 3, 1])]
+    value = [(x**2).mean() - 0.85 * x.mean() ** 2 for x in (*g, np.concatenate(g))]
+    assert silog_loss(pred, gt, square_root=False).item() == pytest.approx((value[0] + value[1]) / 2, rel=1e-5)
+    assert silog_loss(pred, gt, per_image=False).item() == pytest.approx(math.sqrt(value[2]), rel=1e-5)
+
+
+def test_inverse_huber_and_gradient_loss_by_hand():
+    gt = torch.tensor([1.0, 2.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
+    pred = torch.tensor([2.0, 2.0, 9.0, 3.0]).reshape(1, 1, 2, 2)
+    difference = np.array([0.5, 0.0, 1 / 3 - 1 / 4])
+    huber = [0.1 * (d - 0.05) if d > 0.1 else 0.5 * d**2 for d in difference]
+    assert inverse_huber_loss(pred, gt).item() == pytest.approx(np.mean(huber), rel=1e-5)
+    g = np.log([[2.0, 1.0], [1.0, 0.75]])  # the lower left one is unknown: two differences remain
+    assert gradient_loss(pred, gt, scales=1).item() == pytest.approx((abs(g[0, 1] - g[0, 0]) + abs(g[1, 1] - g[0, 1])) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", [Loss(), Loss(per_image=False), Loss(square_root=False), Loss(silog=0, inverse_huber=1), Loss(silog=0, gradient=1), Loss(gradient=0.5, inverse_huber=2)]
+)
+def test_losses_ignore_what_is_not_valid(loss):
+    torch.manual_seed(0)
+    gt = torch.rand(3, 1, 16, 16) + 1
+    gt[0, :, :4] = 0
+    gt[0, :, 4:6] = float("nan")
+    gt[0, :, 6] = float("inf")
+    gt[1] = 0
+    pred = (torch.rand(3, 1, 16, 16) + 1).requires_grad_()
+    value = loss(pred, gt)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(pred.grad).all()
+    assert (pred.grad[1] == 0).all()
+    assert (pred.grad[0, :, :7] == 0).all()
+    assert pred.grad[0, :, 7:].abs().sum() > 0
+    changed = pred.detach().clone()
+    changed[0, :, :7], changed[1] = 77.0, 0.0
+    assert loss(changed, gt).item() == pytest.approx(value.item(), rel=1e-6)
+    assert loss(pred.detach()[[0, 2]], gt[[0, 2]]).item() == pytest.approx(value.item(), rel=1e-5)  # an empty image does not count
+    assert loss(pred, torch.zeros_like(gt)).item() == 0
+
+
+def test_loss_weights_are_checked():
+    with pytest.raises(ValueError, match="one must be positive"):
+        Loss(silog=0)
+    with pytest.raises(ValueError, match=r"lambda_var must be in 0 \.\.\. 1, got 2"):
+        Loss(lambda_var=2)

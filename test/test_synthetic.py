@@ -6,6 +6,7 @@ import torch
 
 from spd_core.camera import Camera
 from spd_core.data.rooms import BOX, CYLINDER, ELLIPSOID, random_room
+from spd_core.data.samples import DataError
 from spd_core.data.shards import SHARD, RoomShards, draw_rooms
 from spd_core.data.synthetic import Pose, Scene, camera_rays, draw, random_frame, random_pose
 
@@ -96,10 +97,10 @@ def test_shards_resume_and_agree_with_the_frames(tmp_path):
     assert [f.stat().st_mtime_ns for f in tmp_path.iterdir()] == before
     rooms = RoomShards(tmp_path)
     assert len(rooms) == SHARD
-    rgb, depth_m, camera = rooms[3]
+    sample = rooms[3]
     frame = random_frame(503, (64, 64))
-    assert camera == frame.camera
-    np.testing.assert_allclose(depth_m, frame.depth_m, atol=5.1e-4)
-    assert np.mean(np.abs(rgb.astype(int) - frame.rgb)) < 0.5
-    with pytest.raises(FileNotFoundError, match="draw some with: spd data rooms"):
+    assert sample.camera == frame.camera
+    np.testing.assert_allclose(sample.depth_m, frame.depth_m, atol=5.1e-4)
+    assert np.mean(np.abs(sample.rgb.astype(int) - frame.rgb)) < 0.5
+    with pytest.raises(DataError, match="draw some with: spd data rooms"):
         RoomShards(tmp_path / "nothing")

@@ -1,55 +1,246 @@
-"""A short real training run: it learns, and an interrupted one ends with the same weights."""
+"""Real short training runs: they learn, survive a kill, agree with their distributed twin, and say what is wrong."""
 
+import itertools
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from spd_core import checkpoint
-from spd_core.data.shards import RoomShards, draw_rooms
-from spd_core.evaluation import evaluate
-from spd_core.training import TrainConfig, train
+from spd_core.checkpoint import CheckpointError
+from spd_core.data.augment import Augmentation
+from spd_core.data.shards import draw_rooms
+from spd_core.evaluation import Protocol
+from spd_core.losses import Loss
+from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
+
+SIZE = (64, 96)
 
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rooms")
-    draw_rooms(folder, count=250, first_seed=900, size=(64, 96))
+    draw_rooms(folder, count=250, first_seed=900, size=SIZE)
     return folder
 
 
 def config(rooms, out, **changes) -> TrainConfig:
-    return TrainConfig(**{"out": out, "train": rooms, "val": rooms, "batch_size": 4, "val_images": 8, "validate_every": 4, "warmup": 2, **changes})
+    settings = {
+        "data": rooms,
+        "val": rooms,
+        "preset": "atto",
+        "batch_size": 4,
+        "steps": 8,
+        "warmup": 2,
+        "ema": 0.9,
+        "validate_every": 4,
+        "workers": 0,
+        "pictures": 1,
+        "device": "cpu",
+        "augment": Augmentation(crop=(64, 64), rotate_deg=1),
+        "validation": Protocol(limit=4),
+    }
+    return TrainConfig(**{"out": out, **settings, **changes})
 
 
-def test_interrupted_run_ends_with_the_same_weights(rooms, tmp_path):
-    class Stop(Exception):
-        pass
-
-    train(config(rooms, tmp_path / "whole", steps=8))
-    original = torch.optim.AdamW.step
-    calls = []
-
-    def dying_step(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 7:  # between two checkpoints
-            raise Stop
-        return original(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", dying_step)
-        with pytest.raises(Stop):
-            train(config(rooms, tmp_path / "cut", steps=8))
-    train(config(rooms, tmp_path / "cut", steps=8))
-    whole, cut = (checkpoint.load(tmp_path / name / "last.safetensors").state_dict() for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+def command(settings: TrainConfig, folder) -> list[str]:
+    """`spd train` on these settings, written to YAML by hand."""
+    file = folder / "train.yaml"
+    keys = ("out", "data", "val", "preset", "batch_size", "steps", "warmup", "ema", "validate_every", "save_every", "workers", "pictures", "device", "threads")
+    lines = [f"{key}: {getattr(settings, key)}" for key in keys]
+    file.write_text("\n".join([*lines, "augment: {crop: [64, 64], rotate_deg: 1}", "validation: {limit: 4}"]) + "\n")
+    return [sys.executable, "-m", "spd_core.cli", "train", "--config", str(file)]
 
 
-def test_training_learns(rooms, tmp_path):
-    first = train(config(rooms, tmp_path / "a", steps=1))
-    last = train(config(rooms, tmp_path / "b", steps=60, validate_every=60, ema=0.9, learning_rate=2e-3))
-    assert last["abs_rel"] < first["abs_rel"]
-    assert last["silog"] < 0.9 * first["silog"]
-    provenance = checkpoint.provenance(tmp_path / "b" / "last.safetensors")
-    assert provenance["config"]["steps"] == 60
-    model = checkpoint.load(tmp_path / "b" / "last.safetensors")
-    again = evaluate(model, RoomShards(rooms), limit=8)["mean"]
-    assert again["abs_rel"] == pytest.approx(last["abs_rel"], rel=1e-4)
+def weights(out, name="last") -> dict:
+    return checkpoint.load(out / f"{name}.safetensors").state_dict()
+
+
+def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
+    threads = torch.get_num_threads()  # sums depend on it, to the last bit
+    whole = config(rooms, tmp_path / "whole", steps=30, save_every=3, validate_every=10, threads=threads)
+    train(whole)
+    cut = config(rooms, tmp_path / "cut", steps=30, save_every=3, validate_every=10, threads=threads)
+    with subprocess.Popen(command(cut, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "cut" / "state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(0.5 * np.random.default_rng().random())
+        finally:
+            process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()[-2000:]
+    killed_at = torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"]
+    assert 0 < killed_at < 30
+    train(cut)
+    for name in ("last", "best"):
+        expected, got = weights(tmp_path / "whole", name), weights(tmp_path / "cut", name)
+        assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_training_learns_and_writes_its_record(rooms, tmp_path):
+    report = train(config(rooms, tmp_path, steps=60, validate_every=5, encoder_lr=2e-3, decoder_lr=2e-3))
+    first, *_, last = report["history"]
+    assert last["abs_rel"] < 0.7 * first["abs_rel"]
+    on_disk = json.loads((tmp_path / "run.json").read_text())
+    assert on_disk == report
+    assert (report["ended"], report["step"], report["environment"]["torch"]) == ("complete", 60, torch.__version__)
+    assert report["best"]["abs_rel"] == min(v["abs_rel"] for v in report["history"])
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert checkpoint.provenance(tmp_path / "last.safetensors")["config"]["steps"] == 60
+    for name in ("pred_min", "pred_max", "gt_max", "s_star", "scale_gap", "pred_cv", "abs_rel_2_5m"):
+        assert np.isfinite(last[name])
+
+
+@pytest.mark.parametrize("how", ["two processes", "accumulation"])
+def test_same_curve_as_twice_the_batch(how, rooms, tmp_path):
+    reference = train(config(rooms, tmp_path / "one", validate_every=1, ema=0.0))
+    if how == "accumulation":
+        other = train(config(rooms, tmp_path / "two", batch_size=2, accumulate=2, validate_every=1, ema=0.0))
+    else:
+        settings = config(rooms, tmp_path / "two", batch_size=2, validate_every=1, ema=0.0, threads=1)
+        subprocess.run([*command(settings, tmp_path), "--devices", "2"], check=True, timeout=200, stdout=subprocess.DEVNULL)
+        other = json.loads((tmp_path / "two" / "run.json").read_text())
+        assert other["environment"]["processes"] == 2
+    assert len(other["history"]) == 8
+    for a, b in zip(reference["history"], other["history"]):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
+        assert b["abs_rel"] == pytest.approx(a["abs_rel"], abs=1e-3)
+
+
+def test_schedule_ends_at_the_last_step():
+    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+
+
+def test_epochs_count_actual_steps(rooms, tmp_path):
+    report = train(config(rooms, tmp_path, steps=None, epochs=0.05, batch_size=2, accumulate=2))
+    assert report["steps"] == 4  # 0.05 * 250 / 4, rounded up
+
+
+def test_stops_early(rooms, tmp_path):
+    report = train(config(rooms, tmp_path, steps=20, validate_every=2, patience=2, ema=0.0, encoder_lr=0.0, decoder_lr=0.0, final_lr=0.0))
+    assert report["step"] == 6
+    assert "2 validations without a smaller AbsRel" in report["ended"]
+
+
+def test_other_settings_do_not_continue_a_run(rooms, tmp_path):
+    train(config(rooms, tmp_path, steps=2))
+    with pytest.raises(TrainingError, match="steps: 2 -> 3"):
+        train(config(rooms, tmp_path, steps=3))
+
+
+def test_nan_loss_names_the_samples(rooms, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of the batch rooms_00000900\[\d+\], rooms_"):
+        train(config(rooms, tmp_path, encoder_lr=1e30, decoder_lr=1e30, clip=0.0, warmup=1, loss=Loss(square_root=False)))
+
+
+def test_collapsed_output_is_said(rooms, tmp_path, capsys):
+    dead = checkpoint.load(checkpoint.EMBEDDED)
+    with torch.no_grad():
+        for parameter in dead.decoder.parameters():
+            parameter.zero_()
+    checkpoint.save(dead, tmp_path / "dead.safetensors")
+    train(config(rooms, tmp_path / "run", steps=1, init=tmp_path / "dead.safetensors", encoder_lr=0.0, decoder_lr=0.0))
+    assert "the output has collapsed" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_preset(rooms, tmp_path):
+    with pytest.raises(TrainingError, match=r"is not a checkpoint of preset 'v15'.*encoder 'convnextv2_atto', not 'convnextv2_tiny'"):
+        train(config(rooms, tmp_path, preset="v15", init=checkpoint.EMBEDDED))
+
+
+def test_rooms_need_a_validation_set(rooms, tmp_path):
+    with pytest.raises(TrainingError, match="no test split of its own; set `val`"):
+        train(config(rooms, tmp_path, val=None))
+
+
+def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
+        cv2.imwrite(str(folder / f"{i}.depth.png"), rng.integers(1000, 5000, SIZE).astype(np.uint16))
+    (folder / "camera.txt").write_text("80 80 48 32")
+    (folder / "3.png").write_bytes(b"\x89PNG half")
+    train(config(rooms, tmp_path / "a", data=folder, steps=3))
+    assert "skipped a broken sample (1): " in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["broken_samples"] == 2  # 12 samples are the folder twice
+    with pytest.raises(TrainingError, match="1 broken samples, more than max_broken=0; `spd data check"):
+        train(config(rooms, tmp_path / "b", data=folder, steps=3, max_broken=0))
+
+
+def test_full_disk_leaves_the_previous_checkpoint(rooms, tmp_path):
+    """A limit on the size of files stands for a full disk: both fail in the middle of a write."""
+    train(config(rooms, tmp_path, steps=2))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    model = checkpoint.load(tmp_path / "last.safetensors")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["step"] = 1
+    torch.save(state, tmp_path / "state.pt")  # as if killed after step 1
+    before["state.pt"] = (tmp_path / "state.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.safetensors could not be written.*Is the disk full"):
+            checkpoint.save(model, tmp_path / "last.safetensors")
+        with pytest.raises((CheckpointError, TrainingError), match="could not be written"):
+            train(config(rooms, tmp_path, steps=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for name, content in before.items():
+        if not name.startswith("run"):
+            assert (tmp_path / name).read_bytes() == content, name
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.0}, "either steps or epochs"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"precision": "16"}, "precision must be 32-true or bf16-mixed, got '16'"),
+    ],
+)
+def test_bad_settings(rooms, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(rooms, tmp_path, **changes)
+
+
+def test_bad_settings_end_the_command_without_a_traceback(monkeypatch, capsys):
+    from spd_core.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["spd", "train"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "give either steps or epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["--stpes", "3"], "Did you mean steps"),
+        (["--loss.lamda_var", "0.5"], "Did you mean loss.lambda_var"),
+        (["--config", "CONFIG"], "Did you mean loss.lambda_var"),
+    ],
+)
+def test_typo_in_the_configuration_suggests_the_near_name(tmp_path, monkeypatch, capsys, arguments, suggestion):
+    from spd_core.cli import main
+
+    (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
+    monkeypatch.setattr(sys, "argv", ["spd", "train", *(str(tmp_path / "c.yaml") if a == "CONFIG" else a for a in arguments)])
+    with pytest.raises(SystemExit):
+        main()
+    assert suggestion in capsys.readouterr().err

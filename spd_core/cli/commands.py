@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from .. import checkpoint
-from ..data.shards import RoomShards
-from ..evaluation import evaluate
+from ..data.augment import Augmentation
+from ..data.loader import mean_depth, summarise
+from ..data.samples import DataError, open_dataset
+from ..evaluation import Protocol, evaluate, write_report
 from ..model import PRESETS, SPD
-
-METRICS = ("abs_rel", "d1", "d2", "d3", "rmse", "log10", "silog", "s_star", "scaled_abs_rel")
+from ..pictures import colour_depth, depth_range, side_by_side
+from ..predictor import Predictor
 
 
 def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
@@ -31,25 +34,106 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
     sys.exit(run_demo(image_dir, camera, out))
 
 
-def evaluate_rooms(data: Path, weights: str = "embedded", train_data: Path | None = None, out: Path | None = None) -> None:
-    """Evaluate a checkpoint on synthetic rooms.
+def evaluate_checkpoint(
+    data: Path,
+    weights: str = "embedded",
+    split: str = "test",
+    train_data: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    **protocol,
+) -> None:
+    """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png.
 
     Args:
-        data: folder of `spd data rooms`.
+        data: folder in any layout of `spd data check`.
         weights: "embedded" or a checkpoint file.
-        train_data: training rooms; their mean depth, predicted everywhere, is scored beside the model.
-        out: JSON file for the results.
+        split: "train" or "test" of the NYU layouts.
+        train_data: the mean depth of (100 images of) this data set, predicted everywhere, is scored beside the model.
+        out: folder for the files; without it nothing is written.
+        device: auto, cpu, cuda or cuda:<n>.
+        workers: processes that read samples.
     """
-    model = checkpoint.load(checkpoint.EMBEDDED if weights == "embedded" else weights)
-    constant_m = float(np.mean([shard.mean() for shard in RoomShards(train_data).depth_mm])) / 1000 if train_data else None
-    result = evaluate(model, RoomShards(data), constant_m=constant_m, progress=True)
-    table = Table("", *METRICS, title=f"{weights} on {result['mean']['n_images']} images of {data}")
-    table.add_row("model", *(f"{result['mean'][name]:.4f}" for name in METRICS))
-    if constant_m is not None:
-        table.add_row(f"always {constant_m:.2f} m", *(f"{result['constant'][name]:.4f}" for name in METRICS))
-    Console().print(table)
+    console = Console()
+    protocol = Protocol(**protocol)
+    predictor = Predictor.load(weights, device)
+    dataset = open_dataset(data, split)
+    constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
+    first = dataset[0]
+    own_size, size = predictor.input_size, protocol.resize_eval or first.rgb.shape[:2]
+    if max(s / o for s, o in zip(size, own_size)) > 1.5:
+        console.print(
+            f"[yellow]note:[/] images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval [{own_size[0]},{own_size[1]}] scales them"
+        )
+    if first.camera is None:
+        console.print("[yellow]note:[/] no intrinsics (camera.txt): depth assumes the training focal length")
+    result = evaluate(predictor, dataset, protocol, constant_m=constant_m, workers=workers, progress=True)
+    result = {"weights": weights, "data": str(data), "split": split, "model": predictor.model.config_dict(), **result}
+    scored = {weights: result["mean"], **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {})}
+    table = Table("", *scored, title=f"{result['mean']['n_images']} images of {data} ({result['layout']})")
+    for name in result["mean"]:
+        table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
+    console.print(table)
+    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()), highlight=False)
     if out is not None:
-        out.write_text(json.dumps({"weights": weights, "data": str(data), "constant_m": constant_m, **result}, indent=1))
+        write_report(result, predictor, dataset, out)
+        console.print(f"wrote {out}/result.json, per_image.csv, report.png")
+
+
+def check(path: Path, workers: int = 2) -> None:
+    """Open every file of a data set: counts, ranges, invalid pixels, and broken files by name.
+
+    Args:
+        path: folder, or nyu_depth_v2_labeled.mat.
+        workers: processes that read.
+    """
+    console, failed = Console(), False
+    table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px", title=str(path))
+    for split in ("train", "test"):
+        try:
+            dataset = open_dataset(path, split)
+        except DataError as error:
+            console.print(f"{split}: {error}", highlight=False, soft_wrap=True)
+            failed = True
+            continue
+        summary = summarise(dataset, workers)
+        for error in summary.broken[:50]:
+            console.print(f"[red]broken:[/] {error}", highlight=False, soft_wrap=True)
+        if len(summary.broken) > 50:
+            console.print(f"... and {len(summary.broken) - 50} more broken samples")
+        failed |= bool(summary.broken)
+        has_splits = dataset.layout.startswith("NYU")
+        table.add_row(split if has_splits else "all", *summary.row())
+        table.caption = dataset.layout
+        if not has_splits:
+            break
+    console.print(table)
+    sys.exit(1 if failed else 0)
+
+
+def preview(path: Path, augment: Augmentation = Augmentation(), out: Path = Path("preview.png"), split: str = "train", count: int = 6, seed: int = 0) -> None:  # noqa: B008
+    """Write a PNG grid: each row one sample, then augmented as in training, each with its depth.
+
+    Args:
+        path: folder in any layout of `spd data check`.
+        augment: as in `spd train`; its crop is 416x544, or what fits.
+        out: the picture.
+        split: "train" or "test".
+        count: number of samples.
+        seed: of the choice and of the augmentation.
+    """
+    dataset = open_dataset(path, split)
+    rows = []
+    for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
+        sample = dataset[int(index)]
+        crop = augment.crop or tuple(min(wanted, int(0.87 * extent)) for wanted, extent in zip((416, 544), sample.rgb.shape[:2]))
+        changed = [replace(augment, crop=crop)(sample, np.random.default_rng([seed, index, i])) for i in range(2)]
+        near, far = depth_range(sample.depth_m)
+        rows.append([picture for s in (sample, *changed) for picture in (s.rgb, colour_depth(s.depth_m, near, far))])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), side_by_side(rows)[..., ::-1])
+    Console().print(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
 
 
 def info(weights: str | None = None) -> None:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..camera import Camera
+from .samples import DataError, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-@dataclass(frozen=True)
-class RGBDImage:
-    """One image of a folder: `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or None."""
-
-    name: str
-    rgb: np.ndarray
-    depth_m: np.ndarray | None
+LAYOUT = "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy in px)"
 
 
 def read_camera(folder: str | Path) -> Camera | None:
@@ -31,33 +22,48 @@ def read_camera(folder: str | Path) -> Camera | None:
     try:
         return Camera(*map(float, file.read_text().split()))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds {file.read_text()[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
+        raise DataError(f"{file} holds {file.read_text()[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
 
 
-def read_folder(folder: str | Path) -> Iterator[RGBDImage]:
-    """The images of a folder in order of name.
+class RGBDFolder:
+    """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
 
-    Raises:
-        FileNotFoundError: no folder, or no images in it.
-        ValueError: a file that cannot be decoded, or a depth image of another size or type.
-    """
-    folder = Path(folder)
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.stem.endswith(".depth")) if folder.is_dir() else []
-    if not files:
-        raise FileNotFoundError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}")
-    for file in files:
+    layout = "RGB-D folder"
+
+    def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
+        folder = Path(folder)
+        self.files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.stem.endswith(".depth")) if folder.is_dir() else []
+        if with_depth:
+            self.files = [f for f in self.files if _depth_file(f).exists()]
+        if not self.files:
+            raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''} in {folder}")
+        self.camera = camera or read_camera(folder)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index].stem.removesuffix(".rgb")
+
+    def __getitem__(self, index: int) -> Sample:
+        file = self.files[index]
         bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if bgr is None:
-            raise ValueError(f"{file} cannot be decoded as an image")
-        name = file.stem.removesuffix(".rgb")
-        yield RGBDImage(name, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), _read_depth(folder / f"{name}.depth.png", bgr.shape[:2]))
+            raise DataError(f"{file} cannot be decoded as an image")
+        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        depth_file = _depth_file(file)
+        if not depth_file.exists():
+            return Sample(self.name(index), rgb, None, self.camera)
+        depth_mm = cv2.imread(str(depth_file), cv2.IMREAD_UNCHANGED)
+        if depth_mm is None or depth_mm.dtype != np.uint16:
+            raise DataError(f"{depth_file} holds {'nothing readable' if depth_mm is None else depth_mm.dtype}; expected uint16 millimetres")
+        return checked(self.name(index), rgb, depth_mm.astype(np.float32) / 1000, self.camera)
 
 
-def _read_depth(file: Path, size: tuple[int, int]) -> np.ndarray | None:
-    if not file.exists():
-        return None
-    depth_mm = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    if depth_mm is None or depth_mm.dtype != np.uint16 or depth_mm.shape != size:
-        found = "nothing readable" if depth_mm is None else f"{depth_mm.dtype} {list(depth_mm.shape)}"
-        raise ValueError(f"{file} holds {found}; expected uint16 millimetres {list(size)}")
-    return depth_mm.astype(np.float32) / 1000
+def _depth_file(image_file: Path) -> Path:
+    return image_file.with_name(f"{image_file.stem.removesuffix('.rgb')}.depth.png")
+
+
+def open_folder(path: Path, split: str) -> RGBDFolder | None:
+    """The folder as a data set, or None where it has no `*.depth.png`; it has one split."""
+    return RGBDFolder(path, with_depth=True) if path.is_dir() and next(path.glob("*.depth.png"), None) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from rich.progress import track
 
 from ..camera import Camera
+from .samples import DataError, Sample
 from .synthetic import random_frame
 
 SHARD = 250  # frames
+LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
 def _draw_shard(first_seed: int, folder: Path, size: tuple[int, int]) -> None:
@@ -47,19 +50,33 @@ def draw_rooms(folder: str | Path, count: int = 8000, first_seed: int = 1_000_00
             pass
 
 
-class RoomShards(torch.utils.data.Dataset):
-    """The rooms of a folder as (rgb uint8 [H, W, 3], depth_m float32 [H, W], Camera), in order of seed."""
+class RoomShards:
+    """The rooms of a folder, in order of seed."""
+
+    layout = "synthetic rooms"
 
     def __init__(self, folder: str | Path):
         self.files = sorted(Path(folder).glob("rooms_????????.npz"))
         if not self.files:
-            raise FileNotFoundError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
-        shards = [np.load(file) for file in self.files]
-        self.rgb, self.depth_mm, self.cameras = ([shard[name] for shard in shards] for name in ("rgb", "depth_mm", "camera"))
+            raise DataError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
+        try:
+            shards = [np.load(file) for file in self.files]
+            self.rgb, self.depth_mm, self.cameras = ([shard[name] for shard in shards] for name in ("rgb", "depth_mm", "camera"))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"the rooms in {folder} cannot be read ({error}); draw them again") from error
 
     def __len__(self) -> int:
         return len(self.files) * SHARD
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, Camera]:
+    def name(self, index: int) -> str:
         shard, i = divmod(index, SHARD)
-        return self.rgb[shard][i], self.depth_mm[shard][i].astype(np.float32) / 1000, Camera(*self.cameras[shard][i])
+        return f"{self.files[shard].stem}[{i}]"
+
+    def __getitem__(self, index: int) -> Sample:
+        shard, i = divmod(index, SHARD)
+        return Sample(self.name(index), self.rgb[shard][i], self.depth_mm[shard][i].astype(np.float32) / 1000, Camera(*self.cameras[shard][i]))
+
+
+def open_rooms(path: Path, split: str) -> RoomShards | None:
+    """The rooms of a folder, or None where it has none; a folder is one split."""
+    return RoomShards(path) if path.is_dir() and next(path.glob("rooms_????????.npz"), None) else None

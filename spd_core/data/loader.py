@@ -1,0 +1,138 @@
+"""Batches for training and parallel reading for checks. Sample number n of a run is the same whatever the workers, processes or interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader, Sampler
+
+from .augment import Augmentation
+from .samples import DataError, Dataset, Sample
+
+
+class AugmentedSamples(torch.utils.data.Dataset):
+    """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random generator.
+
+    A broken sample is replaced by the one after it in the data set and named in "broken".
+    """
+
+    def __init__(self, dataset: Dataset, augment: Augmentation, training_focal_px: float, seed: int):
+        self.dataset, self.augment, self.training_focal_px, self.seed = dataset, augment, training_focal_px, seed
+        self._order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(dataset)))
+
+    def __getitem__(self, position: int) -> dict:
+        epoch, i = divmod(position, len(self.dataset))
+        start, broken = int(self._order(epoch)[i]), []
+        for offset in range(len(self.dataset)):
+            rng = np.random.default_rng([self.seed, 1, position])
+            try:
+                sample = self.augment(self.dataset[(start + offset) % len(self.dataset)], rng)
+            except DataError as error:
+                broken.append(str(error))
+                if len(broken) < 20:
+                    continue
+                raise DataError("20 broken samples in a row, the first: " + broken[0]) from error
+            # The depth that a camera of the training focal length would have to see for this picture (`camera.focal_correction`).
+            target_m = sample.depth_m * np.float32(self.training_focal_px / sample.camera.focal_px)
+            return {"rgb": sample.rgb, "depth_m": target_m[None], "name": sample.name, "broken": broken}
+        raise DataError("the data set is empty" if not broken else f"no sample of the data set can be read, the first: {broken[0]}")
+
+
+class _Positions(Sampler):
+    """Positions of one process: micro-batch m of the run is `batch_size` positions for each of `world` processes."""
+
+    def __init__(self, first: int, last: int, batch_size: int, rank: int, world: int):
+        self.first, self.last, self.batch_size, self.rank, self.world = first, last, batch_size, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for micro in range(self.first, self.last):
+            start = (micro * self.world + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+
+
+def _collate(samples: list[dict]) -> dict:
+    batch = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in ("rgb", "depth_m")}
+    return {**batch, "names": [s["name"] for s in samples], "broken": [name for s in samples for name in s["broken"]]}
+
+
+def training_batches(samples: AugmentedSamples, first: int, last: int, batch_size: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False) -> DataLoader:
+    """Micro-batches `first` ... `last` of this process: rgb uint8 [B, H, W, 3], depth_m [B, 1, H, W] at the training focal length, names, broken."""
+    positions = _Positions(first, last, batch_size, rank, world)
+    return DataLoader(samples, batch_sampler=positions, num_workers=workers, collate_fn=_collate, pin_memory=pin, prefetch_factor=4 if workers else None)
+
+
+class _Attempts(torch.utils.data.Dataset):
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample | DataError:
+        try:
+            return self.dataset[index]
+        except DataError as error:
+            return error
+
+
+def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
+    """Every sample in order, or the error that opening it raised, read by `workers` processes."""
+    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=lambda sample: sample)
+
+
+@dataclass
+class Summary:
+    """What opening every sample of a data set showed."""
+
+    count: int = 0
+    broken: list[str] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    focals_px: list[float] = field(default_factory=list)
+    nearest_m: float = np.inf
+    farthest_m: float = 0.0
+    medians_m: list[float] = field(default_factory=list)
+    invalid: list[float] = field(default_factory=list)
+
+    def add(self, sample: Sample | DataError) -> None:
+        """Count one sample, or the error that opening it raised."""
+        self.count += 1
+        if isinstance(sample, DataError):
+            self.broken.append(str(sample))
+            return
+        self.sizes.add(sample.rgb.shape[:2])
+        if sample.camera is not None:
+            self.focals_px.append(sample.camera.focal_px)
+        known = sample.depth_m[sample.depth_m > 0] if sample.depth_m is not None else np.empty(0)
+        self.invalid.append(1 - known.size / (sample.rgb.shape[0] * sample.rgb.shape[1]))
+        if known.size:
+            self.nearest_m, self.farthest_m = min(self.nearest_m, float(known.min())), max(self.farthest_m, float(known.max()))
+            self.medians_m.append(float(np.median(known)))
+
+    def row(self) -> list[str]:
+        """The cells of `spd data check`: images, broken, sizes, depth, median, without depth, focal."""
+        sizes = ", ".join(f"{width}x{height}" for height, width in sorted(self.sizes)[:3])
+        depth = f"{self.nearest_m:.2f} ... {self.farthest_m:.2f}" if self.medians_m else "-"
+        median = f"{np.median(self.medians_m):.2f}" if self.medians_m else "-"
+        invalid = f"{np.mean(self.invalid):.1%}" if self.invalid else "-"
+        focal = f"{min(self.focals_px):.0f} ... {max(self.focals_px):.0f}" if self.focals_px else "unknown"
+        return [f"{self.count:,}", f"{len(self.broken):,}", sizes, depth, median, invalid, focal]
+
+
+def summarise(dataset: Dataset, workers: int = 0) -> Summary:
+    """Open every sample, with a progress bar."""
+    summary = Summary()
+    for sample in track(read_all(dataset, workers), "opening", total=len(dataset)):
+        summary.add(sample)
+    return summary
+
+
+def mean_depth(dataset: Dataset, limit: int = 100) -> float:
+    """Mean depth, m, over the known pixels of (at most) `limit` samples spread over the data set."""
+    chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int)
+    known = [depth_m[depth_m > 0] for depth_m in (dataset[int(i)].depth_m for i in chosen)]
+    return float(np.mean(np.concatenate(known)))

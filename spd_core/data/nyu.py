@@ -1,0 +1,168 @@
+"""NYU Depth V2 (Silberman et al. 2012) in the three layouts that people have on disk. Images 480x640, depth in metres, 0 where unknown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+from scipy.io import loadmat
+
+from ..camera import Camera
+from .samples import DataError, Sample, checked
+
+# Colour camera of the NYU toolbox (camera_params.m).
+CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
+
+LAYOUTS = """\
+  FastDepth / sparse-to-dense h5   train/<scene>/*.h5 and val/official/*.h5 with rgb uint8 [3, 480, 640] and depth float32 [480, 640] m
+                                   (47,584 / 654 files; "nyudepthv2.tar.gz" of the sparse-to-dense and FastDepth projects)
+  BTS folders                      nyudepthv2_{train,test}_files_with_gt.txt (also in train_test_inputs/), lines "<rgb> <depth> <focal>", under
+                                   sync/ and official_splits/test/ (24,231 / 654 images; file lists and "sync.zip" of the BTS project)
+  labelled .mat                    nyu_depth_v2_labeled.mat (v7.3) and splits.mat beside it (795 / 654 images; the NYU Depth V2 page)"""
+
+
+class H5Files:
+    """FastDepth / sparse-to-dense: one h5 file per frame."""
+
+    layout = "NYU h5 (FastDepth, sparse-to-dense)"
+
+    def __init__(self, root: Path, files: list[Path]):
+        self.root, self.files = root, files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return str(self.files[index].relative_to(self.root))
+
+    def __getitem__(self, index: int) -> Sample:
+        file = self.files[index]
+        try:
+            with h5py.File(file, "r") as content:
+                rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
+        except (OSError, KeyError, RuntimeError) as error:
+            raise DataError(f"{file}: not a readable h5 file with 'rgb' and 'depth' ({error}); half downloaded?") from error
+        if rgb.ndim != 3 or rgb.shape[0] != 3:
+            raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
+        return checked(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
+
+
+def open_h5(path: Path, split: str) -> H5Files | None:
+    """The h5 layout, or None where `path` has neither train/ nor val/ with h5 files in folders."""
+    patterns = {"train": "train/*/*.h5", "test": "val/official/*.h5"}
+    if not any(next(path.glob(pattern), None) for pattern in patterns.values()):
+        return None
+    files = sorted(path.glob(patterns[split]))
+    if not files:
+        raise DataError(f"{path} is {H5Files.layout}, but has no {patterns[split]} for the split {split!r}")
+    return H5Files(path, files)
+
+
+class BTSList:
+    """BTS: a list of `<rgb> <depth> <focal>` lines; colour JPEG or PNG, 16-bit PNG millimetres."""
+
+    layout = "NYU file lists (BTS)"
+
+    def __init__(self, base: Path, list_file: Path):
+        self.base, self.list_file = base, list_file
+        self.lines = [line.split() for line in list_file.read_text().splitlines() if line.strip()]
+        if not self.lines:
+            raise DataError(f"{list_file} is empty")
+        for number, fields in enumerate(self.lines, start=1):
+            if len(fields) != 3 or not _is_number(fields[2]):
+                raise DataError(f"{list_file}, line {number}: {' '.join(fields)!r}; expected '<rgb> <depth> <focal>'")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def name(self, index: int) -> str:
+        return self.lines[index][0]
+
+    def __getitem__(self, index: int) -> Sample:
+        rgb_name, depth_name, focal = self.lines[index]
+        files = [self.base / name.lstrip("/") for name in (rgb_name, depth_name)]
+        bgr, depth_mm = (cv2.imread(str(file), flag) for file, flag in zip(files, (cv2.IMREAD_COLOR, cv2.IMREAD_UNCHANGED)))
+        for file, image in zip(files, (bgr, depth_mm)):
+            if image is None:
+                problem = "cannot be decoded as an image" if file.exists() else "does not exist"
+                raise DataError(f"{file} {problem} ({self.list_file.name}, line {index + 1})")
+        if depth_mm.dtype != np.uint16:
+            raise DataError(f"{files[1]}: depth is {depth_mm.dtype}, expected 16-bit PNG millimetres")
+        camera = Camera(float(focal), float(focal) * CAMERA.fy / CAMERA.fx, CAMERA.cx, CAMERA.cy)
+        return checked(str(files[0]), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), depth_mm.astype(np.float32) / 1000, camera)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
+
+
+def open_bts(path: Path, split: str) -> BTSList | None:
+    """The BTS layout, or None where `path` has no file list."""
+    lists = {s: [f for folder in ("", "train_test_inputs") if (f := path / folder / f"nyudepthv2_{s}_files_with_gt.txt").exists()] for s in ("train", "test")}
+    if not any(lists.values()):
+        return None
+    if not lists[split]:
+        raise DataError(f"{path} is {BTSList.layout}, but has no nyudepthv2_{split}_files_with_gt.txt")
+    list_file = lists[split][0]
+    first = list_file.read_text().split(maxsplit=1)
+    folders = {"train": ("sync", "nyu_depth_v2/sync", "."), "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", ".")}[split]
+    bases = [base for folder in folders if (base := path / folder).is_dir() and first and (base / first[0].lstrip("/")).exists()]
+    return BTSList(bases[0] if bases else path / folders[0], list_file)
+
+
+class LabeledMat:
+    """The labelled subset: one MATLAB v7.3 file, its axes reversed. Depth is `rawDepths` (unfilled), as published evaluations use it."""
+
+    layout = "NYU labelled .mat"
+
+    def __init__(self, file: Path, indices: np.ndarray):
+        self.file, self.indices = file, indices
+        self._opened: tuple[int, h5py.File] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return f"{self.file.name}[{self.indices[index] + 1}]"  # MATLAB counts from 1
+
+    def _content(self) -> h5py.File:
+        """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), h5py.File(self.file, "r"))
+        return self._opened[1]
+
+    def __getitem__(self, index: int) -> Sample:
+        at = self.indices[index]
+        try:
+            content = self._content()
+            depths = content["rawDepths" if "rawDepths" in content else "depths"]
+            rgb, depth_m = content["images"][at].transpose(2, 1, 0), depths[at].T
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            raise DataError(f"{self.file}, image {at + 1}: cannot be read ({error})") from error
+        return checked(f"{self.file}[{at + 1}]", np.ascontiguousarray(rgb), depth_m, CAMERA)
+
+
+def open_labeled(path: Path, split: str) -> LabeledMat | None:
+    """The labelled subset, `path` the .mat file or its folder; None where there is no such file."""
+    file = path if path.suffix == ".mat" else path / "nyu_depth_v2_labeled.mat"
+    if not file.exists():
+        return None
+    splits = file.parent / "splits.mat"
+    if not splits.exists():
+        raise DataError(f"{file} needs splits.mat beside it (the NYU Depth V2 page has it under 'train/test split')")
+    key = {"train": "trainNdxs", "test": "testNdxs"}[split]
+    try:
+        indices = loadmat(splits)[key].ravel().astype(int) - 1
+        with h5py.File(file, "r") as content:
+            count = len(content["images"])
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{file} or {splits} cannot be read ({error}); expected v7.3 'images' and 'rawDepths', and {key!r} in the splits") from error
+    if len(indices) and indices.max() >= count:
+        raise DataError(f"{splits} names image {indices.max() + 1}, but {file} has {count}")
+    return LabeledMat(file, indices)

@@ -1,0 +1,197 @@
+"""The layouts of NYU Depth V2 from files in exactly their formats, RGB-D folders, and what a broken one says."""
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from spd_core.camera import Camera
+from spd_core.cli.commands import check, preview
+from spd_core.data import nyu
+from spd_core.data.loader import mean_depth, read_all, summarise
+from spd_core.data.samples import DataError, open_dataset
+
+SIZE = (480, 640)
+
+
+def frame(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random rgb uint8 and depth on whole millimetres, with a hole."""
+    rng = np.random.default_rng(seed)
+    depth_m = rng.integers(700, 9900, SIZE).astype(np.float32) / 1000
+    depth_m[:40, :50] = 0
+    return rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), depth_m
+
+
+def write_h5(root, count=3):
+    for i, name in enumerate(["train/kitchen_0001/00001.h5", "train/office_0002/00021.h5", "val/official/00001.h5"][:count]):
+        rgb, depth_m = frame(i)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(root / name, "w") as file:
+            file["rgb"], file["depth"] = rgb.transpose(2, 0, 1), depth_m
+
+
+def write_bts(root, inputs="train_test_inputs"):
+    for split, folder, count in (("train", "sync", 2), ("test", "official_splits/test", 1)):
+        lines = []
+        for i in range(count):
+            rgb, depth_m = frame(i)
+            slash = "/" if split == "train" else ""  # the published train list has it, the test list has not
+            names = [f"{slash}kitchen_0001/rgb_{i:05d}.png", f"{slash}kitchen_0001/sync_depth_{i:05d}.png"]
+            (root / folder / "kitchen_0001").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / folder / names[0].lstrip("/")), rgb[..., ::-1])
+            cv2.imwrite(str(root / folder / names[1].lstrip("/")), (depth_m * 1000).round().astype(np.uint16))
+            lines.append(" ".join([*names, "518.8579"]))
+        (root / inputs).mkdir(exist_ok=True)
+        (root / inputs / f"nyudepthv2_{split}_files_with_gt.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_mat(root):
+    frames = [frame(i) for i in range(3)]
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:  # MATLAB's [480, 640, 3, N] appears reversed
+        file["images"] = np.stack([rgb.transpose(2, 1, 0) for rgb, _ in frames])
+        file["rawDepths"] = np.stack([depth.T for _, depth in frames])
+        file["depths"] = np.stack([np.where(depth > 0, depth, 1.5).T for _, depth in frames])
+    savemat(root / "splits.mat", {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])})
+
+
+@pytest.mark.parametrize(("write", "layout"), [(write_h5, "NYU h5"), (write_bts, "NYU file lists"), (write_mat, "NYU labelled")])
+def test_nyu_layouts(tmp_path, write, layout):
+    write(tmp_path)
+    train, test = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "test")
+    assert train.layout.startswith(layout)
+    assert (len(train), len(test)) == (2, 1)
+    for i in range(2):
+        rgb, depth_m = frame(i)
+        sample = train[i]
+        np.testing.assert_array_equal(sample.rgb, rgb)
+        np.testing.assert_allclose(sample.depth_m, depth_m, atol=1e-6)
+        assert sample.depth_m.dtype == np.float32
+        assert sample.camera.fx == pytest.approx(nyu.CAMERA.fx, abs=1e-4)
+    expected = frame(2 if layout != "NYU file lists" else 0)
+    np.testing.assert_array_equal(test[0].rgb, expected[0])
+
+
+def test_mat_can_be_opened_by_name_and_read_by_workers(tmp_path):
+    write_mat(tmp_path)
+    dataset = open_dataset(tmp_path / "nyu_depth_v2_labeled.mat")
+    dataset[0]  # the parent's open file must not reach the workers
+    samples = list(read_all(dataset, workers=2))
+    for i, sample in enumerate(samples):
+        np.testing.assert_array_equal(sample.rgb, frame(i)[0])
+    assert dataset.name(1) == "nyu_depth_v2_labeled.mat[2]"
+
+
+def test_rgbd_folder(tmp_path):
+    rgb, depth_m = frame(0)
+    cv2.imwrite(str(tmp_path / "a.rgb.png"), rgb[..., ::-1])
+    cv2.imwrite(str(tmp_path / "b.png"), rgb[..., ::-1])
+    cv2.imwrite(str(tmp_path / "a.depth.png"), (depth_m * 1000).round().astype(np.uint16))
+    (tmp_path / "camera.txt").write_text("500 501 320 240\n")
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset), dataset.name(0), dataset[0].camera) == (1, "a", Camera(500, 501, 320, 240))
+    np.testing.assert_allclose(dataset[0].depth_m, depth_m, atol=1e-6)
+    (tmp_path / "camera.txt").write_text("500 501 320")
+    with pytest.raises(DataError, match=r"camera\.txt holds '500 501 320'; expected four numbers"):
+        open_dataset(tmp_path)
+
+
+# --- bad input
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"nothing in it(.|\n)*FastDepth(.|\n)*BTS(.|\n)*labelled(.|\n)*spd data rooms"):
+        open_dataset(tmp_path)
+    with pytest.raises(DataError, match="'val'"):
+        open_dataset(tmp_path, "val")
+
+
+def test_missing_part_is_named(tmp_path):
+    write_h5(tmp_path, count=2)
+    with pytest.raises(DataError, match=r"val/official/\*\.h5"):
+        open_dataset(tmp_path, "test")
+    other = tmp_path / "mat"
+    other.mkdir()
+    write_mat(other)
+    (other / "splits.mat").unlink()
+    with pytest.raises(DataError, match=r"needs splits\.mat"):
+        open_dataset(other)
+
+
+def half_downloaded(root):
+    file = root / "train/kitchen_0001/00001.h5"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_depth(root):
+    with h5py.File(root / "train/kitchen_0001/00001.h5", "a") as file:
+        del file["depth"]
+
+
+def in_millimetres(root):
+    with h5py.File(root / "train/kitchen_0001/00001.h5", "a") as file:
+        file["depth"][...] *= 1000
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(half_downloaded, r"00001\.h5.*half downloaded"), (without_depth, r"00001\.h5.*'depth'"), (in_millimetres, r"00001\.h5: the median depth is \d+ m; is it in millimetres")],
+)
+def test_broken_h5(tmp_path, damage, message, capsys):
+    write_h5(tmp_path)
+    damage(tmp_path)
+    dataset = open_dataset(tmp_path)
+    with pytest.raises(DataError, match=message):
+        dataset[0]
+    summary = summarise(dataset, workers=2)
+    assert (summary.count, len(summary.broken)) == (2, 1)
+    with pytest.raises(SystemExit) as stop:
+        check(tmp_path, workers=0)
+    assert stop.value.code == 1
+    assert "kitchen_0001/00001.h5" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_bts_list_line_pointing_nowhere(tmp_path):
+    write_bts(tmp_path, inputs=".")
+    (tmp_path / "sync/kitchen_0001/rgb_00001.png").unlink()
+    dataset = open_dataset(tmp_path)
+    dataset[0]
+    with pytest.raises(DataError, match=r"rgb_00001\.png does not exist \(nyudepthv2_train_files_with_gt\.txt, line 2\)"):
+        dataset[1]
+    (tmp_path / "nyudepthv2_train_files_with_gt.txt").write_text("a.png b.png\n")
+    with pytest.raises(DataError, match=r"line 1: 'a\.png b\.png'; expected"):
+        open_dataset(tmp_path)
+
+
+def test_depth_of_another_size_or_type(tmp_path):
+    rgb, depth_m = frame(0)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb)
+    cv2.imwrite(str(tmp_path / "a.depth.png"), (depth_m[::2] * 1000).astype(np.uint16))
+    with pytest.raises(DataError, match=r"depth is \[240, 640\] and the image \[480, 640\]"):
+        open_dataset(tmp_path)[0]
+    cv2.imwrite(str(tmp_path / "a.depth.png"), depth_m.astype(np.uint8))
+    with pytest.raises(DataError, match="uint8; expected uint16"):
+        open_dataset(tmp_path)[0]
+
+
+# --- the commands
+
+
+def test_check_and_preview(tmp_path, capsys):
+    write_bts(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        check(tmp_path)
+    assert stop.value.code == 0
+    assert "NYU file lists" in capsys.readouterr().out
+    preview(tmp_path, out=tmp_path / "p" / "preview.png", count=2)
+    picture = cv2.imread(str(tmp_path / "p" / "preview.png"))
+    assert picture.shape[0] > 480 * 2
+    assert picture.std() > 20
+
+
+def test_mean_depth(tmp_path):
+    write_h5(tmp_path)
+    known = np.concatenate([d[d > 0] for d in (frame(0)[1], frame(1)[1])])
+    assert mean_depth(open_dataset(tmp_path)) == pytest.approx(known.mean(), rel=1e-5)

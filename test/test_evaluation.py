@@ -1,0 +1,151 @@
+"""Evaluation against what its protocol says, on synthetic rooms and the embedded weights."""
+
+import csv
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from spd_core import Camera, Predictor
+from spd_core.cli import main
+from spd_core.data.samples import DataError, Sample
+from spd_core.data.synthetic import random_frame
+from spd_core.evaluation import Protocol, evaluate, predict, write_report
+from spd_core.metrics import depth_metrics
+
+
+class Rooms:
+    layout = "synthetic rooms"
+
+    def __init__(self, count=4, size=(192, 256)):
+        frames = [random_frame(4_000_000 + i, size) for i in range(count)]
+        self.samples = [Sample(f"room {i}", f.rgb, f.depth_m.astype(np.float32), f.camera) for i, f in enumerate(frames)]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+    def name(self, index):
+        return self.samples[index].name
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return Rooms()
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.load("embedded", device="cpu")
+
+
+def test_is_the_mean_of_the_predictors_own_errors(predictor, rooms):
+    result = evaluate(predictor, rooms, constant_m=3.0)
+    expected = [depth_metrics(predictor.encode(s.rgb, s.camera).dense_depth(), s.depth_m) for s in rooms.samples]
+    assert [image["abs_rel"] for image in result["per_image"]] == pytest.approx([m["abs_rel"] for m in expected])
+    assert result["mean"]["abs_rel"] == pytest.approx(np.mean([m["abs_rel"] for m in expected]))
+    assert result["constant"]["abs_rel"] == pytest.approx(np.mean([np.mean(np.abs(3 - s.depth_m) / s.depth_m) for s in rooms.samples]), rel=1e-5)
+    assert result["protocol"]["crop"] == "none"
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_sparse_evaluation_is_dense_evaluation_at_those_pixels(predictor, rooms, flip):
+    height, width = rooms[0].depth_m.shape
+    grid = evaluate(predictor, rooms, Protocol(grid=(16, 12), flip_average=flip))
+    x, y = np.meshgrid((np.arange(16) + 0.5) * width / 16, (np.arange(12) + 0.5) * height / 12)
+    at = (y.astype(int).ravel(), x.astype(int).ravel())
+    for sample, image in zip(rooms.samples, grid["per_image"]):
+        dense = predict(predictor, sample, Protocol(flip_average=flip))
+        assert image["n_valid"] <= 192
+        assert image["abs_rel"] == pytest.approx(depth_metrics(dense[at], sample.depth_m[at])["abs_rel"], rel=1e-4)
+    every = evaluate(predictor, rooms, Protocol(flip_average=flip))["mean"]["abs_rel"]
+    many = evaluate(predictor, rooms, Protocol(points=4000, flip_average=flip))["mean"]["abs_rel"]
+    assert many == pytest.approx(every, rel=0.05)
+
+
+def test_intrinsics_scale_depth_and_can_be_ignored(predictor, rooms):
+    sample = rooms[0]
+    ratio = sample.camera.focal_px / predictor.model.config.training_focal_px
+    with_them, without = (predict(predictor, sample, Protocol(ignore_intrinsics=ignore)) for ignore in (False, True))
+    np.testing.assert_allclose(with_them, without * ratio, rtol=1e-5)
+
+
+def test_resized_evaluation_scores_the_native_truth(predictor):
+    sample = Rooms(1, (96, 128))[0]
+    native, resized = (predict(predictor, sample, Protocol(resize_eval=size)) for size in (None, (192, 256)))
+    assert native.shape == resized.shape == (96, 128)
+    np.testing.assert_allclose(resized, predictor.encode(sample.rgb, sample.camera).dense_depth(), rtol=1e-5)
+    assert not np.allclose(native, resized, rtol=0.01)
+    assert predictor.input_size == (192, 256)
+
+
+def test_eigen_crop_is_for_nyu(predictor, rooms, monkeypatch):
+    with pytest.raises(ValueError, match=r"480x640 images, got \(192, 256\)"):
+        evaluate(predictor, rooms, Protocol(crop="eigen"))
+    large = Rooms(1, (480, 640))
+    large.layout = "NYU h5"
+    result = evaluate(predictor, large, Protocol(resize_eval=(192, 256)))
+    assert result["protocol"]["crop"] == "eigen"
+    assert result["mean"]["n_valid"] == 426 * 560
+    sparse = evaluate(predictor, large, Protocol(resize_eval=(192, 256), points=10**6))
+    assert sparse["mean"]["n_valid"] == 426 * 560
+    assert sparse["mean"]["abs_rel"] == pytest.approx(result["mean"]["abs_rel"], rel=1e-4)
+
+
+def test_report_files(predictor, rooms, tmp_path):
+    result = evaluate(predictor, rooms, Protocol(limit=3, points=200))
+    write_report(result, predictor, rooms, tmp_path)
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["protocol"]["points"] == 200
+    assert written["mean"]["n_images"] == 3
+    rows = list(csv.DictReader((tmp_path / "per_image.csv").open()))
+    assert [row["name"] for row in rows] == ["room 0", "room 2", "room 3"]
+    assert float(rows[1]["abs_rel"]) == pytest.approx(result["per_image"][1]["abs_rel"])
+    picture = cv2.imread(str(tmp_path / "report.png"))
+    assert picture.shape[1] >= 1000
+    assert picture.std() > 20
+
+
+def test_a_sample_that_cannot_be_read_stops_it(predictor, rooms):
+    class Broken(Rooms):
+        def __init__(self):
+            self.samples = rooms.samples
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise DataError("room 2 is broken")
+            return self.samples[index]
+
+    with pytest.raises(DataError, match="room 2 is broken"):
+        evaluate(predictor, Broken())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"points": 1, "grid": (2, 2)}, "exclude each other"), ({"crop": "garg"}, "got 'garg'"), ({"points": 0}, "points must be positive, got 0")]
+)
+def test_bad_protocol(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**changes)
+
+
+def test_command(tmp_path, rooms, monkeypatch, capsys):
+    sample = rooms[0]
+    cv2.imwrite(str(tmp_path / "a.png"), sample.rgb[..., ::-1])
+    cv2.imwrite(str(tmp_path / "a.depth.png"), (sample.depth_m * 1000).round().astype(np.uint16))
+    camera: Camera = sample.camera
+    (tmp_path / "camera.txt").write_text(f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}")
+    monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path), "--flip-average", "--out", str(tmp_path / "out")])
+    main()
+    written = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert written["protocol"]["flip_average"] is True
+    expected = depth_metrics(predict(Predictor.load("embedded"), sample, Protocol(flip_average=True)), sample.depth_m)
+    assert written["mean"]["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-2)  # depth rounded to millimetres
+    monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "does not exist" in capsys.readouterr().err
