@@ -35,7 +35,7 @@ from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
-FREE_TO_CHANGE = ("out", "device", "devices", "num_nodes", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
+FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
 
 
 class TrainingError(RuntimeError):
@@ -188,6 +188,8 @@ class _Run:
         ended = "complete"
         with Progress(*columns, disable=not fabric.is_global_zero) as progress:
             task = progress.add_task("train", total=self.steps, completed=self.step)
+            if self.step == 0:  # where the run starts from, and whether a validation works, before hours of training
+                self._validate(loss=None)
             for step in range(self.step, self.steps):
                 started = time.monotonic()
                 loss = self._optimise(step, batches)
@@ -258,7 +260,7 @@ class _Run:
             self.average.update_parameters(self.raw_model)
         return float(fabric.all_reduce(total, reduce_op="mean"))
 
-    def _validate(self, loss: float) -> None:
+    def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
         config, fabric = self.config, self.fabric
         share = Subset(self.validation, range(fabric.global_rank, len(self.validation), fabric.world_size))
@@ -275,11 +277,12 @@ class _Run:
         if is_best:
             self.best = {"validation": len(self.history) - 1, "step": self.step, "abs_rel": mean["abs_rel"]}
         self._log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
+        shown_loss = "" if loss is None else f"  loss {loss:.4f}"
         fabric.print(
-            f"step {self.step}: loss {loss:.4f}  abs_rel {mean['abs_rel']:.4f}  d1 {mean['d1']:.4f}  rmse {mean['rmse']:.3f} m  s* {mean['s_star']:.3f}  "
+            f"step {self.step}{shown_loss}  abs_rel {mean['abs_rel']:.4f}  d1 {mean['d1']:.4f}  rmse {mean['rmse']:.3f} m  s* {mean['s_star']:.3f}  "
             f"prediction {mean['pred_min']:.2f} ... {mean['pred_max']:.2f} m (truth {mean['gt_min']:.2f} ... {mean['gt_max']:.2f})"
         )
-        if collapsed(mean):
+        if self.step and collapsed(mean):  # untrained, it is nearly constant
             fabric.print(f"WARNING: the output has collapsed: it varies by {mean['pred_cv']:.1%} of its mean where the truth varies by {mean['gt_cv']:.1%}")
         if self.writer and config.pictures:
             self.writer.add_image("val/rgb_truth_prediction", self._picture(predictor), self.step, dataformats="HWC")

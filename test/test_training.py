@@ -59,6 +59,11 @@ def command(settings: TrainConfig, folder) -> list[str]:
     return [sys.executable, "-m", "spd_core.cli", "train", "--config", str(file)]
 
 
+def step_of(out) -> int:
+    """Of the last save."""
+    return json.loads((out / "run.json").read_text())["step"] if (out / "run.json").exists() else 0
+
+
 def weights(out, name="last") -> dict:
     return checkpoint.load(out / f"{name}.safetensors").state_dict()
 
@@ -71,8 +76,8 @@ def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
     with subprocess.Popen(command(cut, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             deadline = time.monotonic() + 120
-            while not (tmp_path / "cut" / "state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-                time.sleep(0.01)
+            while step_of(tmp_path / "cut") == 0 and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.02)
             time.sleep(0.5 * np.random.default_rng().random())
         finally:
             process.send_signal(signal.SIGKILL)
@@ -86,9 +91,9 @@ def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
 
 
 def test_training_learns_and_writes_its_record(rooms, tmp_path):
-    report = train(config(rooms, tmp_path, steps=60, validate_every=5, encoder_lr=2e-3, decoder_lr=2e-3))
+    report = train(config(rooms, tmp_path, steps=60, validate_every=20, encoder_lr=2e-3, decoder_lr=2e-3))
     first, *_, last = report["history"]
-    assert last["abs_rel"] < 0.7 * first["abs_rel"]
+    assert last["abs_rel"] < 0.5 * first["abs_rel"]
     on_disk = json.loads((tmp_path / "run.json").read_text())
     assert on_disk == report
     assert (report["ended"], report["step"], report["environment"]["torch"]) == ("complete", 60, torch.__version__)
@@ -109,8 +114,8 @@ def test_same_curve_as_twice_the_batch(how, rooms, tmp_path):
         subprocess.run([*command(settings, tmp_path), "--devices", "2"], check=True, timeout=200, stdout=subprocess.DEVNULL)
         other = json.loads((tmp_path / "two" / "run.json").read_text())
         assert other["environment"]["processes"] == 2
-    assert len(other["history"]) == 8
-    for a, b in zip(reference["history"], other["history"]):
+    assert len(other["history"]) == 9
+    for a, b in zip(reference["history"][1:], other["history"][1:]):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
         assert b["abs_rel"] == pytest.approx(a["abs_rel"], abs=1e-3)
 
@@ -130,7 +135,7 @@ def test_epochs_count_actual_steps(rooms, tmp_path):
 
 def test_stops_early(rooms, tmp_path):
     report = train(config(rooms, tmp_path, steps=20, validate_every=2, patience=2, ema=0.0, encoder_lr=0.0, decoder_lr=0.0, final_lr=0.0))
-    assert report["step"] == 6
+    assert report["step"] == 4
     assert "2 validations without a smaller AbsRel" in report["ended"]
 
 
