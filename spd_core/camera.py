@@ -8,9 +8,13 @@ moves a point to `(x + 0.5) * s - 0.5`. Everything that scales, crops or asks wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
+
+# distortion models of sensor_msgs/CameraInfo, as OpenCV defines them, with the numbers of coefficients they may have
+DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
 def scale_points(points_px: np.ndarray, scale: float) -> np.ndarray:
@@ -27,12 +31,17 @@ def inside_image(points_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole intrinsics in pixels, without distortion: `fx, fy` focal lengths, `cx, cy` principal point (pixel-centre rule above)."""
+    """Pinhole intrinsics in pixels: `fx, fy` focal lengths, `cx, cy` principal point (pixel-centre rule above).
+
+    `distortion` are the coefficients of `distortion_model` (a key of DISTORTION_MODELS); empty for a rectified image.
+    """
 
     fx: float
     fy: float
     cx: float
     cy: float
+    distortion: tuple[float, ...] = ()
+    distortion_model: str = "plumb_bob"
 
     def __post_init__(self):
         if not all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy))) or self.fx <= 0 or self.fy <= 0:
@@ -46,27 +55,46 @@ class Camera:
     def scaled(self, scale_x: float, scale_y: float | None = None) -> Camera:
         """Intrinsics after the image was resized by `scale_x` (and `scale_y`, the same where it is not given)."""
         scale_y = scale_x if scale_y is None else scale_y
-        return Camera(
-            self.fx * scale_x,
-            self.fy * scale_y,
-            (self.cx + 0.5) * scale_x - 0.5,
-            (self.cy + 0.5) * scale_y - 0.5,
-        )
+        return replace(self, fx=self.fx * scale_x, fy=self.fy * scale_y, cx=(self.cx + 0.5) * scale_x - 0.5, cy=(self.cy + 0.5) * scale_y - 0.5)
 
     def cropped(self, left: float, top: float) -> Camera:
         """Intrinsics after `left` columns and `top` rows were cut off."""
-        return Camera(self.fx, self.fy, self.cx - left, self.cy - top)
+        return replace(self, cx=self.cx - left, cy=self.cy - top)
 
     def project(self, xyz_m: np.ndarray) -> np.ndarray:
         """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0."""
         z = np.where(xyz_m[..., 2] > 0, xyz_m[..., 2], np.nan)
-        return np.stack([self.fx * xyz_m[..., 0] / z + self.cx, self.fy * xyz_m[..., 1] / z + self.cy], axis=-1)
+        x, y = xyz_m[..., 0] / z, xyz_m[..., 1] / z
+        if self.distortion:
+            x, y = np.moveaxis(self._distort(np.stack([x, y], axis=-1)), -1, 0)
+        return np.stack([self.fx * x + self.cx, self.fy * y + self.cy], axis=-1)
 
     def unproject(self, points_px: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame."""
-        x = (points_px[..., 0] - self.cx) / self.fx * depth_m
-        y = (points_px[..., 1] - self.cy) / self.fy * depth_m
-        return np.stack([x, y, depth_m], axis=-1)
+        """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame; distorted pixels are undistorted first."""
+        rays = (points_px - [self.cx, self.cy]) / [self.fx, self.fy]
+        if self.distortion:
+            rays = self._undistort(rays)
+        return np.concatenate([rays * np.asarray(depth_m)[..., None], np.asarray(depth_m)[..., None]], axis=-1)
+
+    def _distort(self, rays: np.ndarray) -> np.ndarray:
+        """Ideal (x / z, y / z) [..., 2] to distorted ones."""
+        flat = np.ascontiguousarray(rays.reshape(-1, 1, 2), dtype=np.float64)
+        if flat.size == 0:
+            return rays
+        if self.distortion_model == "equidistant":
+            return cv2.fisheye.distortPoints(flat, np.eye(3), np.array(self.distortion)).reshape(rays.shape)
+        xyz = np.concatenate([flat, np.ones_like(flat[..., :1])], axis=-1)
+        return cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), np.eye(3), np.array(self.distortion))[0].reshape(rays.shape)
+
+    def _undistort(self, rays: np.ndarray) -> np.ndarray:
+        """The inverse of `_distort`, found by iteration; NaN stays NaN."""
+        flat = np.ascontiguousarray(rays.reshape(-1, 1, 2), dtype=np.float64)
+        if flat.size == 0:
+            return rays
+        until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+        if self.distortion_model == "equidistant":
+            return cv2.fisheye.undistortPoints(flat, np.eye(3), np.array(self.distortion), criteria=until).reshape(rays.shape)
+        return cv2.undistortPointsIter(flat, np.eye(3), np.array(self.distortion), np.eye(3), np.eye(3), until).reshape(rays.shape)
 
 
 def focal_correction(camera: Camera, training_focal_px: float) -> float:

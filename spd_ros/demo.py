@@ -33,9 +33,10 @@ from spd_core.data.bag import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QU
 from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.rooms import random_room
 from spd_core.data.synthetic import Pose, draw, random_pose
+from spd_core.messages import cloud_to_array
 from spd_core.metrics import depth_metrics
 
-from .conversions import Status, cloud_to_array, query_cloud
+from .conversions import Status, query_cloud
 from .overlay import draw_overlay
 
 FRAMES, QUERIES_PER_FRAME, POINTS_PER_QUERY = 20, 4, 32

@@ -27,6 +27,7 @@ class Statistics:
         self.last_image_s: float | None = None
         self.has_camera_info = False
         self.last_error = ""
+        self.qos_problems: dict[str, str] = {}  # by topic
         self._rates_since: tuple[float, Counter[str]] = (self.started_s, Counter())
 
     def count(self, name: str, amount: int = 1) -> None:
@@ -64,14 +65,20 @@ class Statistics:
                     values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = f"{p50:.2f}", f"{p99:.2f}"
         return values
 
-    def problem(self, is_active: bool) -> tuple[int, str]:
-        """Level and message for /diagnostics."""
+    def is_silent(self) -> bool:
+        """Whether images have stopped, or never came."""
+        return time.monotonic() - (self.last_image_s or self.started_s) > SILENCE_S
+
+    def problem(self, is_active: bool, where: str = "") -> tuple[int, str]:
+        """Level and message for /diagnostics; `where` says on which topic images are missing."""
         if not is_active:
             return DiagnosticStatus.OK, "not active"
-        now = time.monotonic()
-        silent_s = now - (self.last_image_s or self.started_s)
-        if silent_s > SILENCE_S:
-            return DiagnosticStatus.ERROR, f"no image for {silent_s:.0f} s"
+        qos_problem = "; ".join(self.qos_problems.values())
+        if self.is_silent():
+            silent_s = time.monotonic() - (self.last_image_s or self.started_s)
+            return DiagnosticStatus.ERROR, f"no image for {silent_s:.0f} s{where}" + (f"; {qos_problem}" if qos_problem else "")
+        if qos_problem:
+            return DiagnosticStatus.WARN, qos_problem
         if self.last_error:
             return DiagnosticStatus.WARN, self.last_error
         if self.last_image_s and not self.has_camera_info:
@@ -79,9 +86,9 @@ class Statistics:
         return DiagnosticStatus.OK, "answering" if self.last_image_s else "waiting for the first image"
 
 
-def diagnostic_array(stamp: Time, name: str, statistics: Statistics, is_active: bool, facts: dict[str, str]) -> DiagnosticArray:
-    """The message: one status called `name`, with all counters and `facts`."""
-    level, message = statistics.problem(is_active)
+def diagnostic_array(stamp: Time, name: str, statistics: Statistics, is_active: bool, facts: dict[str, str], where: str = "") -> DiagnosticArray:
+    """The message: one status called `name`, with all counters and `facts`; `where` as in `Statistics.problem`."""
+    level, message = statistics.problem(is_active, where)
     values = [KeyValue(key=key, value=value) for key, value in {**facts, **statistics.snapshot()}.items()]
     status = DiagnosticStatus(level=level, name=name, message=message, hardware_id="spd", values=values)
     array = DiagnosticArray(status=[status])

@@ -23,17 +23,22 @@ from .conversions import Status
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000
+JUMP_NS = 1_000_000_000
 
 
 @dataclass
 class Query:
-    """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot be read."""
+    """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot be read.
+
+    Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image.
+    """
 
     stamp_ns: int
     uv: np.ndarray
     ids: np.ndarray
     header: Any
     failure: Status | None = None
+    waypoints_m: np.ndarray | None = None
     received_s: float = field(default_factory=time.monotonic)
 
 
@@ -60,7 +65,7 @@ class FrameScheduler:
 
     def __init__(self, encode: Callable, answer: Callable, on_frame: Callable, on_skip: Callable, on_error: Callable, capacity: int, timeout_s: float, tolerance_ns: int = 0):
         self._encode, self._answer, self._on_frame, self._on_skip, self._on_error = encode, answer, on_frame, on_skip, on_error
-        self._capacity, self._timeout_s, self._tolerance_ns = capacity, timeout_s, tolerance_ns
+        self._capacity, self.timeout_s, self.tolerance_ns = capacity, timeout_s, tolerance_ns
         self._ring: OrderedDict[int, Any] = OrderedDict()
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
@@ -82,12 +87,20 @@ class FrameScheduler:
         while self._waiting:
             self._run_guarded(partial(self._answer, self._waiting.popleft(), None, Status.SHUTTING_DOWN))
 
-    def add_image(self, stamp_ns: int, message: Any) -> None:
+    def add_image(self, stamp_ns: int, message: Any) -> bool:
+        """Take an image. True if its stamp is more than a second older than the last one's: a bag has started again, and what came
+        before it, under stamps that will come again, is forgotten."""
         with self._condition:
+            jumped = stamp_ns + JUMP_NS < self._newest_ns
+            if jumped:
+                self._ring.clear()
+                self._lost.clear()
+            self._lost.pop(stamp_ns, None)
             self._newest_ns = stamp_ns
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
             self._condition.notify()
+        return jumped
 
     def add_query(self, query: Query) -> None:
         with self._condition:
@@ -99,7 +112,7 @@ class FrameScheduler:
     def _near(self, stamps, stamp_ns: int) -> int | None:
         if stamp_ns in stamps:
             return stamp_ns
-        near = [s for s in stamps if abs(s - stamp_ns) <= self._tolerance_ns] if self._tolerance_ns else []
+        near = [s for s in stamps if abs(s - stamp_ns) <= self.tolerance_ns] if self.tolerance_ns else []
         return min(near, key=lambda s: abs(s - stamp_ns), default=None)
 
     def _wanted(self) -> set[int]:
@@ -133,9 +146,9 @@ class FrameScheduler:
             lost = self._near(self._lost, stamp)
             if lost is not None:
                 return None, self._lost[lost]
-            if stamp + self._tolerance_ns < self._newest_ns:
+            if stamp + self.tolerance_ns < self._newest_ns:
                 return None, Status.NO_IMAGE
-        if time.monotonic() - query.received_s > self._timeout_s or len(self._waiting) > MAX_WAITING_QUERIES:
+        if time.monotonic() - query.received_s > self.timeout_s or len(self._waiting) > MAX_WAITING_QUERIES:
             return None, Status.TIMED_OUT if is_pending else Status.NO_IMAGE
         return None
 
@@ -157,7 +170,7 @@ class FrameScheduler:
             with self._condition:
                 while not self._stopping and (job := self._next_job()) is None:
                     oldest = min((query.received_s for query in self._waiting), default=None)
-                    self._condition.wait(None if oldest is None else max(oldest + self._timeout_s - time.monotonic(), 0) + 0.001)
+                    self._condition.wait(None if oldest is None else max(oldest + self.timeout_s - time.monotonic(), 0) + 0.001)
                 if self._stopping:
                     return
             self._run_guarded(job)

@@ -16,31 +16,29 @@ import numpy as np
 import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Path
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_policy_name_from_kind
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera, inside_image
+from spd_core.messages import MessageError, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
 from spd_core.predictor import EncodedFrame, Predictor
 
 from . import parameters
-from .conversions import (
-    MessageError,
-    Status,
-    answer_cloud,
-    camera_from_info,
-    compressed_to_rgb,
-    image_to_rgb,
-    point_count,
-    query_points,
-    rgb_to_image,
-)
-from .diagnostics import Statistics, diagnostic_array
+from .conversions import Status, answer_cloud, depth_to_image, rgb_to_image
+from .diagnostics import SILENCE_S, Statistics, diagnostic_array
 from .frames import FrameScheduler, PendingImage, Query
 from .overlay import draw_overlay
+from .waypoints import FrameTransforms, NoTransformError, path_points
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class SPDNode(LifecycleNode):
     def __init__(self, **kwargs):
         super().__init__("spd", **kwargs)
         parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._scheduler: FrameScheduler | None = None
         self._predictor: Predictor | None = None
         self._inputs = []
@@ -92,9 +91,12 @@ class SPDNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         self._statistics = Statistics()
-        self._depths = self.create_lifecycle_publisher(PointCloud2, "~/depths", parameters.qos(p.depths_reliability, p.depths_depth))
-        self._overlay = self.create_lifecycle_publisher(Image, "~/overlay", parameters.qos("reliable", 1))
-        self._last_overlay_s = 0.0
+        outputs = (("depths", PointCloud2), ("waypoint_depths", PointCloud2), ("overlay", Image), ("dense", Image))
+        self._outputs = {
+            name: self.create_lifecycle_publisher(type_, f"~/{name}", parameters.qos(p, name), event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_qos(f"~/{name}")))
+            for name, type_ in outputs
+        }
+        self._last_s = {"overlay": 0.0, "dense": 0.0}
         self._camera_info: CameraInfo | None = None
         self._grid: tuple[tuple[int, int], np.ndarray] | None = None
         height, width = self._predictor.input_size
@@ -110,16 +112,23 @@ class SPDNode(LifecycleNode):
         super().on_activate(state)
         self._scheduler.start()
         self._statistics.started_s = time.monotonic()
-        image_qos = parameters.qos(p.image_reliability, p.image_depth)
-        raw = p.image_transport == "raw"
-        image = (Image, "image") if raw else (CompressedImage, "image/compressed")
+        self._transforms = FrameTransforms(self, p.waypoint_frame, p.waypoint_transform)
+        image = (Image, "image") if p.image_transport == "raw" else (CompressedImage, "image/compressed")
+        inputs = (
+            (*image, self._on_image, "image"),
+            (CameraInfo, "camera_info", self._on_camera_info, "camera_info"),
+            (PointCloud2, "~/query_points", self._on_query, "query"),
+            (Path, "~/waypoints", self._on_waypoints, "waypoints"),
+        )
         self._inputs = [
-            self.create_subscription(*image, self._on_image, image_qos),
-            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, parameters.qos("best_effort", 5)),
-            self.create_subscription(PointCloud2, "~/query_points", self._on_query, parameters.qos(p.query_reliability, p.query_depth)),
+            self.create_subscription(
+                type_, topic, callback, parameters.qos(p, name), event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_qos(self.resolve_topic_name(topic)))
+            )
+            for type_, topic, callback, name in inputs
         ]
-        self._diagnostics_timer = self.create_timer(p.diagnostics_period_s, self._publish_diagnostics)
-        self.get_logger().info(f"listening to {self._inputs[0].topic_name}, {self._inputs[1].topic_name} and {self._inputs[2].topic_name}")
+        # The steady clock: under use_sim_time, diagnostics must come also while no clock does.
+        self._diagnostics_timer = self.create_timer(p.diagnostics_period_s, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in self._inputs)}")
         return TransitionCallbackReturn.SUCCESS
 
     @transition
@@ -149,6 +158,7 @@ class SPDNode(LifecycleNode):
         if self._scheduler is not None:
             self._scheduler.stop()
             self._scheduler = None
+            self._transforms.close()
             self._publish_diagnostics()
         if self._diagnostics_timer is not None:
             self.destroy_timer(self._diagnostics_timer)
@@ -156,8 +166,8 @@ class SPDNode(LifecycleNode):
 
     def _release(self) -> None:
         if self._predictor is not None:
-            self.destroy_lifecycle_publisher(self._depths)
-            self.destroy_lifecycle_publisher(self._overlay)
+            for publisher in self._outputs.values():
+                self.destroy_lifecycle_publisher(publisher)
             self._predictor = None
 
     def close(self) -> None:
@@ -169,7 +179,9 @@ class SPDNode(LifecycleNode):
 
     def _on_image(self, msg: Image | CompressedImage) -> None:
         self._statistics.image_received()
-        self._scheduler.add_image(Time.from_msg(msg.header.stamp).nanoseconds, msg)
+        if self._scheduler.add_image(Time.from_msg(msg.header.stamp).nanoseconds, msg):
+            self._statistics.count("time jumps")
+            self.get_logger().warning("image stamps jumped back: a bag that loops? Frames from before the jump are forgotten")
 
     def _on_camera_info(self, msg: CameraInfo) -> None:
         self._camera_info = msg
@@ -184,6 +196,32 @@ class SPDNode(LifecycleNode):
             count = point_count(msg)
             query = Query(stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY)
         self._scheduler.add_query(query)
+
+    def _on_waypoints(self, msg: Path) -> None:
+        self._statistics.count("waypoint paths received")
+        points_m = path_points(msg)
+        unknown = np.full((len(points_m), 2), np.nan)
+        stamp_ns = Time.from_msg(msg.header.stamp).nanoseconds
+        self._scheduler.add_query(Query(stamp_ns, unknown, np.arange(len(points_m), dtype=np.uint32), msg.header, waypoints_m=points_m))
+
+    # --- parameters while running
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        known = [change for change in changes if change.name in parameters.PARAMETERS]
+        for change in known:
+            if self._predictor is not None and not parameters.PARAMETERS[change.name].at_run_time:
+                return SetParametersResult(successful=False, reason=f"{change.name} is fixed while the node is configured: deactivate and clean up first")
+            try:
+                parameters.checked(change.name, change.value)
+            except parameters.ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        if self._predictor is not None:
+            for change in known:
+                setattr(self._settings, change.name, parameters.checked(change.name, change.value))
+            self._grid = None
+            if self._scheduler is not None:
+                self._scheduler.timeout_s, self._scheduler.tolerance_ns = self._settings.query_timeout_s, round(self._settings.stamp_tolerance_s * 1e9)
+        return SetParametersResult(successful=True)
 
     # --- the worker thread
 
@@ -217,43 +255,74 @@ class SPDNode(LifecycleNode):
             uv = self._grid_points(frame.encoded.size, columns, rows)
             stamp_ns = Time.from_msg(frame.header.stamp).nanoseconds
             self._answer(Query(stamp_ns, uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame, None)
+        if self._is_due("dense"):
+            self._outputs["dense"].publish(depth_to_image(frame.encoded.dense_depth(), frame.header))
 
     def _grid_points(self, size: tuple[int, int], columns: int, rows: int) -> np.ndarray:
         """Centres [columns * rows, 2] px of a grid of cells that covers the image."""
-        if self._grid is None or self._grid[0] != size:
+        key = (size, columns, rows)
+        grid = self._grid
+        if grid is None or grid[0] != key:
             u, v = ((np.arange(n) + 0.5) * extent / n - 0.5 for n, extent in ((columns, size[1]), (rows, size[0])))
-            self._grid = (size, np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2))
-        return self._grid[1]
+            self._grid = grid = (key, np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2))
+        return grid[1]
 
     def _answer(self, query: Query, frame: CameraFrame | None, failure: Status | None) -> None:
         """Publish the one answer to a query: from `frame`, or NaN with `failure` as the status of every point."""
-        count = len(query.uv)
+        count, uv, waypoint_depth_m = len(query.uv), query.uv, None
         depth_m, xyz_m = np.full(count, np.nan, np.float32), np.full((count, 3), np.nan, np.float32)
         header, status = query.header, np.full(count, Status.OK if failure is None else failure, np.uint8)
+        if query.waypoints_m is not None:
+            waypoint_depth_m = np.full(count, np.nan, np.float32)
         if frame is not None:
-            header = frame.header
+            header, camera = frame.header, frame.encoded.camera
+            if query.waypoints_m is not None:
+                uv, waypoint_depth_m, status = self._project(query, frame)
+            status[(status == Status.OK) & ~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
+            status[(status == Status.OK) & ~inside_image(uv, frame.encoded.size)] = Status.OUTSIDE_IMAGE
             try:
-                depth_m = frame.encoded.depth_at(query.uv)
+                depth_m = frame.encoded.depth_at(uv)
             except RuntimeError as error:  # out of device memory, say
                 self._complain(f"cannot answer {count} points: {error}")
                 status[:] = Status.BAD_IMAGE
             else:
-                if frame.encoded.camera is not None:
-                    xyz_m = frame.encoded.camera.unproject(query.uv, depth_m).astype(np.float32)
+                if camera is not None:
+                    xyz_m = camera.unproject(uv, depth_m).astype(np.float32)
                 else:
-                    status[:] = Status.NO_CAMERA_INFO
-                status[~inside_image(query.uv, frame.encoded.size)] = Status.OUTSIDE_IMAGE
-                status[~np.isfinite(query.uv).all(axis=1)] = Status.NOT_FINITE
-        self._depths.publish(answer_cloud(header, query.uv, query.ids, depth_m, xyz_m, status))
+                    status[status == Status.OK] = Status.NO_CAMERA_INFO
+        topic = "depths" if query.waypoints_m is None else "waypoint_depths"
+        self._outputs[topic].publish(answer_cloud(header, uv, query.ids, depth_m, xyz_m, status, waypoint_depth_m))
         self._statistics.answered(status, time.monotonic() - query.received_s)
-        if frame is not None and self._overlay.get_subscription_count() > 0:
-            self._publish_overlay(frame, query.uv, depth_m)
+        if frame is not None and self._is_due("overlay"):
+            self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
 
-    def _publish_overlay(self, frame: CameraFrame, uv: np.ndarray, depth_m: np.ndarray) -> None:
+    def _project(self, query: Query, frame: CameraFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels [K, 2], z-depth [K] m and status [K] of a query's waypoints in a frame; pixels are NaN where they are not in front of it."""
+        points_m, camera = query.waypoints_m, frame.encoded.camera
+        nowhere, status = np.full((len(points_m), 2), np.nan), np.full(len(points_m), Status.OK, np.uint8)
+        try:
+            points_m = self._transforms.to_optical(points_m, query.header.frame_id, frame.header)
+        except NoTransformError as error:
+            self._complain(str(error))
+            status[:] = Status.NO_TRANSFORM
+            return nowhere, np.full(len(points_m), np.nan, np.float32), status
+        z_m = points_m[:, 2].astype(np.float32)
+        status[~(points_m[:, 2] > 0)] = Status.BEHIND_CAMERA
+        status[~np.isfinite(points_m).all(axis=1)] = Status.NOT_FINITE
+        if camera is None:
+            status[status == Status.OK] = Status.NO_CAMERA_INFO
+            return nowhere, z_m, status
+        uv = camera.project(points_m)
+        uv[status != Status.OK] = np.nan
+        return uv, z_m, status
+
+    def _is_due(self, picture: str) -> bool:
+        """Whether someone listens to `overlay` or `dense` and its rate allows another one now."""
         now = time.monotonic()
-        if now - self._last_overlay_s >= 1 / self._settings.overlay_rate_hz:
-            self._last_overlay_s = now
-            self._overlay.publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
+        if self._outputs[picture].get_subscription_count() == 0 or now - self._last_s[picture] < 1 / getattr(self._settings, f"{picture}_rate_hz"):
+            return False
+        self._last_s[picture] = now
+        return True
 
     def _on_skip(self, count: int) -> None:
         self._statistics.count("images skipped", count)
@@ -269,11 +338,30 @@ class SPDNode(LifecycleNode):
         self._statistics.last_error = text
         self.get_logger().error(text, throttle_duration_sec=2.0)
 
+    def _on_qos(self, topic: str):
+        """An event callback that says which topic has a peer that it cannot hear, and why."""
+
+        def complain(event) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            text = f"{topic} has a publisher or subscriber with incompatible QoS ({policy}); set the topic's QoS parameters"
+            self._statistics.qos_problems[topic] = text
+            self.get_logger().error(text)
+
+        return complain
+
     def _publish_diagnostics(self) -> None:
         p = self._settings
         facts = {"weights": p.weights, "device": str(self._predictor.device), "precision": p.precision}
         is_active = self._scheduler is not None
-        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), self.get_fully_qualified_name(), self._statistics, is_active, facts))
+        where = ""
+        if is_active and self._statistics.is_silent():
+            expected = self._inputs[0].topic_name
+            kind = "sensor_msgs/msg/Image" if p.image_transport == "raw" else "sensor_msgs/msg/CompressedImage"
+            own = self.get_fully_qualified_name() + "/"
+            others = [name for name, types in self.get_topic_names_and_types() if kind in types and self.count_publishers(name) and not name.startswith(own)]
+            where = f" on {expected}; image topics with a publisher: {', '.join(others) or 'none'}"
+            self.get_logger().warning(f"no image for {SILENCE_S:.0f} s{where}", throttle_duration_sec=10.0)
+        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), self.get_fully_qualified_name(), self._statistics, is_active, facts, where))
 
 
 def main() -> int:

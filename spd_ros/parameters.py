@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -20,18 +21,23 @@ class Parameter:
     description: str
     check: Callable[[Any], bool] = lambda value: True
     expected: str = ""
+    at_run_time: bool = False  # may change while the node is configured
 
 
 def _one_of(default: str, options, description: str) -> Parameter:
     return Parameter(default, description, lambda value: value in options, "one of " + ", ".join(options))
 
 
-def _at_least(default, low, description: str) -> Parameter:
-    return Parameter(default, description, lambda value: value >= low, f"at least {low}")
+def _at_least(default, low, description: str, at_run_time: bool = False) -> Parameter:
+    return Parameter(default, description, lambda value: value >= low, f"at least {low}", at_run_time)
 
 
-def _pair(default: list[int], description: str) -> Parameter:
-    return Parameter(default, description, lambda value: len(value) == 2 and min(value) >= 0, "two integers >= 0")
+def _pair(default: list[int], description: str, at_run_time: bool = False) -> Parameter:
+    return Parameter(default, description, lambda value: len(value) == 2 and min(value) >= 0, "two integers >= 0", at_run_time)
+
+
+def _is_transform(values) -> bool:
+    return len(values) == 7 and all(map(math.isfinite, values)) and any(values[3:])
 
 
 _RELIABILITY = ("reliable", "best_effort")
@@ -44,19 +50,31 @@ PARAMETERS: dict[str, Parameter] = {
     "input_size": _pair([0, 0], "(height, width) px that images are scaled to fit; [0, 0] takes the checkpoint's own"),
     "threads": _at_least(0, 0, "CPU threads of the network; 0 leaves torch's choice"),
     "image_transport": _one_of("raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"),
-    "grid": _pair([0, 0], "(columns, rows) of a fixed grid answered on every encoded frame; [0, 0] is off"),
+    "grid": _pair([0, 0], "(columns, rows) of a fixed grid answered on every encoded frame; [0, 0] is off", at_run_time=True),
     "frame_buffer": _at_least(8, 1, "encoded frames kept for late queries"),
-    "query_timeout_s": _at_least(1.0, 0.0, "how long a query waits for its image, s"),
-    "stamp_tolerance_s": _at_least(0.0, 0.0, "a query and an image whose stamps differ by at most this belong together, s"),
-    "overlay_rate_hz": _at_least(10.0, 0.1, "at most this many overlay pictures per second, and only while someone listens"),
+    "query_timeout_s": _at_least(1.0, 0.0, "how long a query waits for its image, s", at_run_time=True),
+    "stamp_tolerance_s": _at_least(0.0, 0.0, "a query and an image whose stamps differ by at most this belong together, s", at_run_time=True),
+    "overlay_rate_hz": _at_least(10.0, 0.1, "at most this many overlay pictures per second, and only while someone listens", at_run_time=True),
+    "dense_rate_hz": _at_least(5.0, 0.1, "at most this many dense depth images per second, and only while someone listens", at_run_time=True),
     "diagnostics_period_s": _at_least(1.0, 0.1, "time between diagnostics, s"),
-    "image_reliability": _one_of("best_effort", _RELIABILITY, "QoS of the image subscription; best_effort accepts every publisher"),
-    "image_depth": _at_least(1, 1, "QoS history depth of the image subscription"),
-    "query_reliability": _one_of("reliable", _RELIABILITY, "QoS of the query subscription; best_effort accepts every publisher, but may lose queries"),
-    "query_depth": _at_least(50, 1, "QoS history depth of the query subscription"),
-    "depths_reliability": _one_of("reliable", _RELIABILITY, "QoS of the answers; reliable serves every subscriber"),
-    "depths_depth": _at_least(50, 1, "QoS history depth of the answers"),
+    "waypoint_frame": Parameter("", "frame of waypoints that waypoint_transform is for; other frames need TF"),
+    "waypoint_transform": Parameter([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], "x y z (m) qx qy qz qw of waypoint_frame in the optical frame", _is_transform, "seven finite numbers"),
 }
+
+# topic -> its default reliability and history depth, and what to know about it
+_QOS = {
+    "image": ("best_effort", 1, "best_effort accepts every publisher"),
+    "camera_info": ("best_effort", 5, "best_effort accepts every publisher"),
+    "query": ("reliable", 50, "best_effort accepts every publisher, but may lose queries"),
+    "waypoints": ("reliable", 10, "best_effort accepts every publisher, but may lose paths"),
+    "depths": ("reliable", 50, "reliable serves every subscriber"),
+    "waypoint_depths": ("reliable", 10, "reliable serves every subscriber"),
+    "overlay": ("reliable", 1, "reliable serves every subscriber"),
+    "dense": ("reliable", 1, "reliable serves every subscriber"),
+}
+for _topic, (_reliability, _depth, _note) in _QOS.items():
+    PARAMETERS[f"{_topic}_reliability"] = _one_of(_reliability, _RELIABILITY, f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}")
+    PARAMETERS[f"{_topic}_depth"] = _at_least(_depth, 1, f"QoS history depth of the topic {_topic}")
 
 
 class ParameterError(ValueError):
@@ -75,20 +93,23 @@ def read(node: Node) -> SimpleNamespace:
     Raises:
         ParameterError: a value is out of range; names the parameter, the value and what was expected.
     """
-    values = SimpleNamespace()
-    for name, parameter in PARAMETERS.items():
-        value = node.get_parameter(name).value
-        value = list(value) if isinstance(parameter.default, list) else value
-        if not parameter.check(value):
-            raise ParameterError(f"parameter {name} is {value!r}; expected {parameter.expected} ({parameter.description})")
-        setattr(values, name, value)
-    return values
+    return SimpleNamespace(**{name: checked(name, node.get_parameter(name).value) for name in PARAMETERS})
 
 
-def qos(reliability: str, depth: int) -> QoSProfile:
+def checked(name: str, value: Any) -> Any:
+    """The value of a parameter, or ParameterError if it is out of range."""
+    parameter = PARAMETERS[name]
+    value = list(value) if isinstance(parameter.default, list) else value
+    if not parameter.check(value):
+        raise ParameterError(f"parameter {name} is {value!r}; expected {parameter.expected} ({parameter.description})")
+    return value
+
+
+def qos(values: SimpleNamespace, topic: str) -> QoSProfile:
+    """The QoS that the parameters give a topic."""
     return QoSProfile(
-        reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
+        reliability=ReliabilityPolicy.RELIABLE if getattr(values, f"{topic}_reliability") == "reliable" else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,
         history=HistoryPolicy.KEEP_LAST,
-        depth=depth,
+        depth=getattr(values, f"{topic}_depth"),
     )

@@ -14,7 +14,8 @@ from std_msgs.msg import Header
 
 from spd_core import Camera
 from spd_core.data.synthetic import random_frame
-from spd_ros.conversions import Status, cloud_to_array, query_cloud, rgb_to_image
+from spd_core.messages import cloud_to_array
+from spd_ros.conversions import Status, query_cloud, rgb_to_image
 from spd_ros.demo import fastdds_profile
 
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())

@@ -6,19 +6,19 @@ import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spd_ros.conversions import (
+from spd_core.camera import Camera
+from spd_core.messages import (
     MessageError,
-    Status,
-    answer_cloud,
     camera_from_info,
     cloud_to_array,
+    compressed_depth_to_metres,
     compressed_to_rgb,
+    depth_to_metres,
     image_to_rgb,
     point_count,
-    query_cloud,
     query_points,
-    rgb_to_image,
 )
+from spd_ros.conversions import Status, answer_cloud, depth_to_image, query_cloud, rgb_to_image
 
 
 def picture(height: int = 24, width: int = 32) -> np.ndarray:
@@ -89,9 +89,25 @@ def test_yuv_encodings(encoding, order):
     assert np.abs(out.astype(int) - RGB).max() <= 8
 
 
+@pytest.mark.parametrize("order", ["nv12", "nv21"])
+def test_planar_yuv_encodings(order):
+    luma, chroma = as_yuv422(RGB, "yuyv")[..., 0], as_yuv422(RGB, "yuyv")[..., 1].astype(float)
+    u, v = ((chroma[::2, i::2] + chroma[1::2, i::2]) / 2 for i in (0, 1))
+    pair = np.stack([u, v] if order == "nv12" else [v, u], axis=-1).round().astype(np.uint8)
+    planes = np.concatenate([luma, pair.reshape(12, 32)])
+    msg = message(planes[..., None], order, padding=2)
+    msg.height = 24
+    assert np.abs(image_to_rgb(msg).astype(int) - RGB).max() <= 14  # a step of colour every second row and column
+    msg.height = 36
+    with pytest.raises(MessageError, match=r"data has 1224 bytes; step 34 x 54 rows"):
+        image_to_rgb(msg)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_encodings(pattern):
-    out = image_to_rgb(message(as_bayer(RGB, pattern), f"bayer_{pattern}8"))
+def test_bayer_encodings(pattern, bits):
+    mosaic = as_bayer(RGB, pattern)
+    out = image_to_rgb(message(mosaic if bits == 8 else mosaic.astype(np.uint16) * 256 + 99, f"bayer_{pattern}{bits}"))
     assert np.abs(out.astype(int) - RGB)[2:-2, 2:-2].max() <= 6
 
 
@@ -106,6 +122,49 @@ def test_compressed(suffix):
     assert np.abs(out.astype(int) - RGB).max() <= (0 if suffix == ".png" else 12)
 
 
+def test_compressed_16_bit_and_rotated():
+    deep = cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+    assert np.array_equal(compressed_to_rgb(CompressedImage(format="png", data=deep)), RGB)
+    jpeg = cv2.imencode(".jpg", RGB[..., ::-1])[1].tobytes()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turned by 90 degrees
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (32, 24, 3)  # the file does ask for it
+    assert np.array_equal(compressed_to_rgb(CompressedImage(format="jpeg", data=turned)), compressed_to_rgb(CompressedImage(format="jpeg", data=jpeg)))
+
+
+DEPTH_M = (np.arange(24 * 32).reshape(24, 32) / 100 + 0.4).astype(np.float32).round(3)
+
+
+def test_depth_images():
+    holes = DEPTH_M.copy()
+    holes[0, :3] = [np.nan, np.inf, -1]
+    expected = np.where(np.isfinite(holes) & (holes > 0), holes, 0)
+    assert np.array_equal(depth_to_metres(depth_to_image(holes, Header())), expected)
+    assert np.array_equal(depth_to_metres(message(holes[..., None], "32FC1", padding=4, big_endian=True)), expected)
+    for encoding in ("16UC1", "mono16"):
+        np.testing.assert_allclose(depth_to_metres(message((DEPTH_M * 1000).round().astype(np.uint16)[..., None], encoding)), DEPTH_M, atol=1e-6)
+    with pytest.raises(MessageError, match="depth encoding 'rgb8' is not supported; expected one of 16UC1"):
+        depth_to_metres(message(RGB, "rgb8"))
+
+
+def test_compressed_depth():
+    millimetres = cv2.imencode(".png", (DEPTH_M * 1000).round().astype(np.uint16))[1].tobytes()
+    for form, data in (("16UC1; compressedDepth png", bytes(12) + millimetres), ("png", millimetres)):
+        np.testing.assert_allclose(compressed_depth_to_metres(CompressedImage(format=form, data=data)), DEPTH_M, atol=1e-6)
+    # as compressed_depth_image_transport quantises 32FC1: depth_quantization 100, depth_max 10
+    a = 100.0 * 101.0
+    b = 1.0 - a / 10.0
+    coded = np.where(DEPTH_M < 10, a / DEPTH_M + b, 0).astype(np.uint16)
+    header = np.array([0], "<i4").tobytes() + np.array([a, b], "<f4").tobytes()
+    msg = CompressedImage(format="32FC1; compressedDepth png", data=header + cv2.imencode(".png", coded)[1].tobytes())
+    out = compressed_depth_to_metres(msg)
+    known = DEPTH_M < 9.9
+    np.testing.assert_allclose(out[known], DEPTH_M[known], rtol=2e-3)
+    assert (out[DEPTH_M >= 10] == 0).all()
+    with pytest.raises(MessageError, match="its header alone has 12"):
+        compressed_depth_to_metres(CompressedImage(format="16UC1; compressedDepth", data=b"123"))
+
+
 @pytest.mark.parametrize("data", [b"", b"nonsense"])
 def test_compressed_garbage(data):
     with pytest.raises(MessageError, match="cannot be decoded; expected JPEG or PNG"):
@@ -118,7 +177,7 @@ def test_compressed_garbage(data):
         ({"encoding": "32FC1"}, "'32FC1' is not supported; that is a depth image"),
         ({"encoding": "hsv9"}, "'hsv9' is not supported; expected one of rgb8"),
         ({"step": 95}, "step is 95 bytes; 32 px of rgb8 need at least 96"),
-        ({"step": 100}, "data has 2304 bytes; step 100 x height 24 is 2400"),
+        ({"step": 100}, "data has 2304 bytes; step 100 x 24 rows is 2400"),
         ({"data": b"short"}, "data has 5 bytes"),
         ({"height": 0}, "image is 32x0 px"),
         ({"width": 0}, "image is 0x24 px"),
@@ -176,6 +235,56 @@ def cloud(fields, points: np.ndarray, **changes) -> PointCloud2:
 
 
 UV = np.array([[1.5, 2.5], [np.nan, 7.0], [-3.0, 1e9]])
+
+
+D = {
+    "plumb_bob": [-0.28, 0.07, 0.0011, -0.0007, 0.01],
+    "rational_polynomial": [0.6, -0.3, 0.0004, -0.0002, 0.02, 0.9, -0.2, 0.01],
+    "equidistant": [-0.02, 0.004, -0.003, 0.0006],
+}
+
+
+def distorted(model, d, x, y):
+    """The formulas of the OpenCV documentation, by hand."""
+    r2 = x * x + y * y
+    if model == "equidistant":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        scale = theta * (1 + d[0] * theta**2 + d[1] * theta**4 + d[2] * theta**6 + d[3] * theta**8) / np.maximum(r, 1e-12)
+        return x * scale, y * scale
+    k1, k2, p1, p2, k3 = d[:5]
+    radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + sum(k * r2**n for n, k in enumerate(d[5:8], start=1)))
+    return x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+
+
+@pytest.mark.parametrize("model", D)
+def test_distorted_points_become_the_right_rays(model):
+    camera = camera_from_info(info(d=D[model], distortion_model=model), (240, 320))  # half the size: distortion does not scale
+    assert camera.distortion == tuple(D[model])
+    xyz = np.random.default_rng(0).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (50, 3)) * np.random.default_rng(1).uniform(1, 5, (50, 1))
+    x, y = distorted(model, D[model], xyz[:, 0] / xyz[:, 2], xyz[:, 1] / xyz[:, 2])
+    uv = np.stack([250 * x + 159.75, 255 * y + 119.75], axis=1)
+    np.testing.assert_allclose(camera.project(xyz), uv, atol=1e-6)
+    np.testing.assert_allclose(camera.unproject(uv, xyz[:, 2]), xyz, atol=1e-5)
+    assert np.isnan(camera.unproject(np.array([[np.nan, 1.0]]), np.array([1.0]))[0, :2]).any()
+    assert camera.unproject(np.zeros((0, 2)), np.zeros(0)).shape == (0, 3)
+
+
+def test_distortion_of_zeros_is_none_and_an_unknown_model_an_error():
+    assert camera_from_info(info(d=[0.0] * 5, distortion_model="whatever"), (480, 640)) == Camera(500, 510, 320, 240)
+    with pytest.raises(MessageError, match=r"model 'mystery' with 5 coefficients; expected plumb_bob \(4 or 5"):
+        camera_from_info(info(d=[0.1] * 5, distortion_model="mystery"), (480, 640))
+    with pytest.raises(MessageError, match="'plumb_bob' with 3 coefficients"):
+        camera_from_info(info(d=[0.1] * 3, distortion_model="plumb_bob"), (480, 640))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgb16", "bayer_rggb8"])
+def test_cv_bridge_agrees(encoding):
+    cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge comes with a ROS installation")
+    pixels = as_bayer(RGB, "rggb") if encoding.startswith("bayer") else EXACT.get(encoding, GREY)
+    msg = message(pixels, encoding)
+    theirs = cv_bridge.CvBridge().imgmsg_to_cv2(msg, "rgb8")
+    assert np.abs(theirs.astype(int) - image_to_rgb(msg)).max() <= 1
 
 
 def test_query_round_trip():

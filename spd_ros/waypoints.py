@@ -1,0 +1,78 @@
+"""Waypoints: 3-D points in any frame to the camera's optical frame."""
+
+from __future__ import annotations
+
+import numpy as np
+from nav_msgs.msg import Path
+from rclpy.node import Node
+from rclpy.time import Time
+from std_msgs.msg import Header
+
+
+class NoTransformError(ValueError):
+    """The waypoints' frame is not known relative to the camera's; the text says what was tried."""
+
+
+def path_points(msg: Path) -> np.ndarray:
+    """Positions [K, 3] m of the poses of a Path, in the frame of the path's header."""
+    return np.array([[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64).reshape(-1, 3)
+
+
+def rigid_transform(values) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation [3, 3] and translation [3] m from x, y, z, qx, qy, qz, qw (the quaternion is normalised)."""
+    translation, quaternion = np.asarray(values[:3], dtype=np.float64), np.asarray(values[3:], dtype=np.float64)
+    x, y, z, w = quaternion / np.linalg.norm(quaternion)
+    rotation = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rotation), translation
+
+
+class FrameTransforms:
+    """Where frames are: the same frame, a fixed transform from the parameters, or TF where tf2_ros is installed.
+
+    Args:
+        node: listens to TF.
+        fixed_frame: the frame that `fixed` is for; "" takes none.
+        fixed: x y z qx qy qz qw of `fixed_frame` in the optical frame.
+    """
+
+    def __init__(self, node: Node, fixed_frame: str, fixed: list[float]):
+        self._fixed_frame, self._fixed = fixed_frame, rigid_transform(fixed)
+        self._buffer = self._listener = None
+        try:
+            import tf2_ros  # not on every machine, and nothing else needs it
+        except ImportError:
+            return
+        self._buffer = tf2_ros.Buffer(node=node)
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.unregister()
+
+    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray:
+        """Points [K, 3] m of `frame_id` in the optical frame of an image, at its stamp.
+
+        Raises:
+            NoTransformError: none of the ways leads there.
+        """
+        if frame_id in ("", image.frame_id):
+            return points_m
+        if frame_id == self._fixed_frame:
+            rotation, translation = self._fixed
+        elif self._buffer is not None:
+            try:
+                found = self._buffer.lookup_transform(image.frame_id, frame_id, Time.from_msg(image.stamp)).transform
+            except Exception as error:  # tf2's exceptions have no common base that can be named without tf2
+                raise NoTransformError(f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}") from error
+            t, q = found.translation, found.rotation
+            rotation, translation = rigid_transform([t.x, t.y, t.z, q.x, q.y, q.z, q.w])
+        else:
+            raise NoTransformError(
+                f"waypoints are in frame {frame_id!r}, the image in {image.frame_id!r}; tf2_ros is not installed here, so send them in the "
+                "image's frame, or set the parameters waypoint_frame and waypoint_transform"
+            )
+        return points_m @ rotation.T + translation
