@@ -1,4 +1,4 @@
-"""Pictures for people: depth in colours, samples side by side."""
+"""Pictures for people: depth in colours, points on their image, samples side by side."""
 
 from __future__ import annotations
 
@@ -31,3 +31,43 @@ def side_by_side(rows: list[list[np.ndarray]], gap: int = 4) -> np.ndarray:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             picture[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = image
     return picture
+
+
+def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: int = 12) -> np.ndarray:
+    """RGB uint8 [H, W, 3] with points [K, 2] px in the colour of their depth [K] m; points without depth are grey rings."""
+    picture = np.ascontiguousarray(rgb).copy()
+    height, width = picture.shape[:2]
+    unit = max(height, width) / 640
+    known = np.isfinite(depth_m)
+    low, high = depth_range(depth_m)
+    colours = colour_depth(depth_m, low, high)
+    radius = max(2, round((4 if len(uv) <= 400 else 2) * unit))
+    visible = np.isfinite(uv).all(axis=1) & (np.abs(uv) < 1e5).all(axis=1)
+    for (x, y), colour, ok in zip(uv[visible].round().astype(int), colours[visible], known[visible]):
+        cv2.circle(picture, (int(x), int(y)), radius + 1, (20, 20, 20), -1 if ok else 1, cv2.LINE_AA)
+        if ok:
+            cv2.circle(picture, (int(x), int(y)), radius, colour.tolist(), -1, cv2.LINE_AA)
+    chosen = np.flatnonzero(known & visible)
+    for i in chosen[np.linspace(0, len(chosen) - 1, min(labels, len(chosen))).astype(int)] if len(chosen) else []:
+        _text(picture, f"{depth_m[i]:.2f}", (int(uv[i, 0] + 6 * unit), int(uv[i, 1] - 5 * unit)), 0.42 * unit)
+    _scale_bar(picture, low, high, unit)
+    return picture
+
+
+def _text(picture: np.ndarray, text: str, at: tuple[int, int], scale: float) -> None:
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, max(1, round(thickness * scale / 0.42)), cv2.LINE_AA)
+
+
+def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) -> None:
+    height, width = picture.shape[:2]
+    bar_width, bar_height, margin = round(12 * unit), round(min(160 * unit, height - 40 * unit)), round(12 * unit)
+    if bar_height < 20 or width < 120:
+        return
+    bar = colour_depth(np.linspace(high_m, low_m, bar_height)[:, None].repeat(bar_width, 1), low_m, high_m)
+    left, top = width - margin - bar_width, margin + round(8 * unit)
+    picture[top : top + bar_height, left : left + bar_width] = bar
+    cv2.rectangle(picture, (left - 1, top - 1), (left + bar_width, top + bar_height), (255, 255, 255), 1)
+    for fraction in (0.0, 0.5, 1.0):  # the top of the bar is far
+        value = high_m + fraction * (low_m - high_m)
+        _text(picture, f"{value:.1f} m", (left - round(48 * unit), top + round(fraction * bar_height + 4 * unit)), 0.42 * unit)

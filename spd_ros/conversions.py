@@ -1,32 +1,14 @@
-"""numpy to ROS messages: pictures, queries and answers, and what an answer's status means. Reading them is `spd_core.messages`."""
+"""numpy to ROS messages: pictures, queries and answers. Reading them is `spd_core.messages`."""
 
 from __future__ import annotations
 
 import array
-from enum import IntEnum
 
 import numpy as np
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core.messages import DATATYPES
-
-
-class Status(IntEnum):
-    """Why a point has the depth it has; the `status` field of an answer."""
-
-    OK = 0
-    NO_CAMERA_INFO = 1  # depth is answered for the training focal length; x y z are NaN
-    OUTSIDE_IMAGE = 2
-    NOT_FINITE = 3  # the point itself is NaN or infinite
-    NO_IMAGE = 4  # no image with that stamp (or none at all) came
-    FRAME_SKIPPED = 5  # the image came, but a newer one was encoded instead
-    TIMED_OUT = 6  # the image came, but was not encoded in time
-    BAD_IMAGE = 7  # the image could not be decoded
-    BAD_QUERY = 8  # the query message could not be read
-    SHUTTING_DOWN = 9
-    BEHIND_CAMERA = 10  # a waypoint that is not in front of the camera
-    NO_TRANSFORM = 11  # a waypoint's frame is not known relative to the camera's
 
 
 def rgb_to_image(rgb: np.ndarray, header: Header) -> Image:
@@ -65,10 +47,12 @@ def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
     return msg
 
 
-def query_cloud(uv: np.ndarray, header: Header) -> PointCloud2:
-    """A query message for points [K, 2] px."""
-    points = np.zeros(len(uv), dtype=[("u", "<f4"), ("v", "<f4")])
+def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -> PointCloud2:
+    """A query message for points [K, 2] px, with ids [K] uint32 if given."""
+    points = np.zeros(len(uv), dtype=[("u", "<f4"), ("v", "<f4"), *([("id", "<u4")] if ids is not None else [])])
     points["u"], points["v"] = np.asarray(uv).T
+    if ids is not None:
+        points["id"] = ids
     return array_to_cloud(points, header)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .conversions import Status
+from spd_core.messages import Status
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000

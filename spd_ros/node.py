@@ -30,14 +30,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera, inside_image
-from spd_core.messages import MessageError, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
+from spd_core.messages import MessageError, Status, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
+from spd_core.pictures import draw_overlay
 from spd_core.predictor import EncodedFrame, Predictor
 
 from . import parameters
-from .conversions import Status, answer_cloud, depth_to_image, rgb_to_image
+from .conversions import answer_cloud, depth_to_image, rgb_to_image
 from .diagnostics import SILENCE_S, Statistics, diagnostic_array
 from .frames import FrameScheduler, PendingImage, Query
-from .overlay import draw_overlay
 from .waypoints import FrameTransforms, NoTransformError, path_points
 
 

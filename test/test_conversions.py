@@ -9,6 +9,7 @@ from std_msgs.msg import Header
 from spd_core.camera import Camera
 from spd_core.messages import (
     MessageError,
+    Status,
     camera_from_info,
     cloud_to_array,
     compressed_depth_to_metres,
@@ -18,7 +19,7 @@ from spd_core.messages import (
     point_count,
     query_points,
 )
-from spd_ros.conversions import Status, answer_cloud, depth_to_image, query_cloud, rgb_to_image
+from spd_ros.conversions import answer_cloud, depth_to_image, query_cloud, rgb_to_image
 
 
 def picture(height: int = 24, width: int = 32) -> np.ndarray:

@@ -9,8 +9,9 @@ from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
 
 from spd_core import Predictor
-from spd_ros.conversions import Status, query_cloud, rgb_to_image
-from spd_ros.demo import start_node, stop_node
+from spd_core.messages import Status
+from spd_ros.conversions import query_cloud, rgb_to_image
+from spd_ros.replay import start_node, stop_node
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from robot import TOPICS, client, rgb  # noqa: F401
 from std_msgs.msg import Header
 
-from spd_core.messages import cloud_to_array
-from spd_ros.conversions import Status, rgb_to_image
-from spd_ros.demo import start_node, stop_node
+from spd_core.messages import Status, cloud_to_array
+from spd_ros.conversions import rgb_to_image
+from spd_ros.replay import start_node, stop_node
 
 
 def test_encoder_slower_than_the_camera(client, rgb):

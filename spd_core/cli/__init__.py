@@ -11,12 +11,14 @@ from rich.console import Console
 
 from ..data.shards import draw_rooms
 from ..training import TrainConfig, TrainingError, train
-from .commands import check, demo, evaluate_checkpoint, info, preview
+from .commands import check, demo, evaluate_checkpoint, info, make_bag, preview, replay
 
 COMMANDS = {
     "demo": demo,
     "train": TrainConfig,  # its fields are the arguments, and the keys of training/*.yaml
     "eval": evaluate_checkpoint,
+    "replay": replay,
+    "bag": {"make": make_bag},
     "info": info,
     "data": {"check": check, "preview": preview, "rooms": draw_rooms},
 }
@@ -28,7 +30,7 @@ def main() -> None:
         result = auto_cli(COMMANDS, args=_spelled_out(sys.argv[1:]), parser_class=_Parser)
         if isinstance(result, TrainConfig):
             train(result)
-    except (ValueError, TrainingError, FileNotFoundError) as error:  # DataError and CheckpointError are ValueErrors
+    except (ValueError, TrainingError, FileNotFoundError, FileExistsError, ConnectionError) as error:  # DataError and CheckpointError are ValueErrors
         Console(stderr=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
         sys.exit(1)
 
