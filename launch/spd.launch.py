@@ -17,31 +17,44 @@ ARGUMENTS = {
     "params_file": ("", "YAML file of parameters; empty takes config/spd.yaml of the package"),
     "weights": ("", "'embedded', a checkpoint file or a preset name; empty takes the parameter file's"),
     "device": ("", "auto, cpu, cuda or cuda:<n>; empty takes the parameter file's"),
-    "image": ("/camera/image_raw", "image topic"),
-    "camera_info": ("/camera/camera_info", "camera_info topic"),
+    "image": ("", "image topic; empty is /camera/image_raw, with `cameras` /<camera>/image_raw"),
+    "camera_info": ("", "camera_info topic; empty is /camera/camera_info, with `cameras` /<camera>/camera_info"),
     "namespace": ("", "namespace of the node; its topics are then /<namespace>/spd/..."),
+    "cameras": ("", "names, as front,rear: one node each, in the namespace of that name"),
+    "rviz": ("false", "show image, overlay and cloud in RViz, where it is installed"),
     "image_transport": ("", "raw or compressed (then <image>/compressed is used); empty takes the parameter file's"),
     "use_sim_time": ("false", "follow /clock"),
     "log_level": ("info", "debug, info, warn, error"),
 }
 
 
-def start_node(context):
+def start_nodes(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     share = Path(get_package_share_directory("spd_ros"))
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
-    return [
-        Node(
-            package="spd_ros",
-            executable="spd_node",
-            name="spd",
-            namespace=value["namespace"],
-            parameters=[value["params_file"] or str(share / "config" / "spd.yaml"), {"use_sim_time": value["use_sim_time"].lower() == "true", **given}],
-            remappings=[("image", value["image"]), ("image/compressed", value["image"] + "/compressed"), ("camera_info", value["camera_info"])],
-            arguments=["--ros-args", "--log-level", value["log_level"]],
-            output="screen",
+    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), {"use_sim_time": value["use_sim_time"].lower() == "true", **given}]
+    cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
+    if cameras and (value["image"] or value["camera_info"]):
+        raise ValueError(f"`cameras` ({value['cameras']}) takes each camera's own topics; leave `image` and `camera_info` empty, or start one node for each")
+    actions = []
+    for camera in cameras or [None]:
+        folder = "/".join(["", *([value["namespace"].strip("/")] if value["namespace"].strip("/") and camera else []), camera or "camera"])
+        image, camera_info = value["image"] or f"{folder}/image_raw", value["camera_info"] or f"{folder}/camera_info"
+        actions.append(
+            Node(
+                package="spd_ros",
+                executable="spd_node",
+                name="spd",
+                namespace="/".join(part for part in (value["namespace"], camera) if part),
+                parameters=parameters,
+                remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
+                arguments=["--ros-args", "--log-level", value["log_level"]],
+                output="screen",
+            )
         )
-    ]
+    if value["rviz"].lower() == "true":
+        actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", str(share / "config" / "spd.rviz")], output="screen"))
+    return actions
 
 
 def generate_launch_description():
@@ -50,6 +63,6 @@ def generate_launch_description():
         [
             *(DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()),
             SetEnvironmentVariable(PROFILE_VARIABLE, profile),
-            OpaqueFunction(function=start_node),
+            OpaqueFunction(function=start_nodes),
         ]
     )

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,15 @@ class Client(Node):
         assert len(points) == len(uv)
         assert (np.isnan(points["depth"]) == (points["status"] > Status.NO_CAMERA_INFO)).all()
         return points["status"].tolist()
+
+
+def process_status(pid: int, name: str) -> str:
+    """A value of /proc/<pid>/status, without its unit."""
+    return Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split()[0]
+
+
+def resident_mb(pid: int) -> float:
+    return int(process_status(pid, "VmRSS")) / 1024
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,16 @@
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from robot import TOPICS, client, rgb  # noqa: F401
+from rclpy.qos import qos_profile_sensor_data
+from robot import TOPICS, client, process_status, resident_mb, rgb  # noqa: F401
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.messages import Status, cloud_to_array
@@ -24,10 +26,6 @@ def test_encoder_slower_than_the_camera(client, rgb):
     client.diagnostics = None
     process = start_node(TOPICS, {"weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2})
 
-    def resident_mb() -> float:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
     try:
         client.connect(process)
         rng, sent, memory, start = np.random.default_rng(0), [], [], time.monotonic()
@@ -39,7 +37,7 @@ def test_encoder_slower_than_the_camera(client, rgb):
             sent.append(header.stamp.sec)
             while time.monotonic() < start + (i + 1) / 30:
                 rclpy.spin_once(client, timeout_sec=0.002)
-            memory.append(resident_mb())
+            memory.append(resident_mb(process.pid))
         client.spin(lambda: len(client.answers) >= 300, 30)
         client.idle(1.0)
         answered = [msg.header.stamp.sec for msg in client.answers]
@@ -132,3 +130,60 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
             assert transition(client, Transition.TRANSITION_CLEANUP)
     finally:
         assert stop_node(process) == 0
+
+
+def test_silence_is_said_with_the_topics_that_exist(client, rgb):
+    other = client.create_publisher(Image, "/other_camera/image", qos_profile_sensor_data)
+    process = start_node({"image": "/nobody/here", "camera_info": "/nobody/info"}, {"diagnostics_period_s": 0.3})
+    try:
+        client.diagnostics = None
+        client.spin(lambda: client.diagnostics is not None and "no image for" in client.diagnostics.message, 60)
+        assert "on /nobody/here; image topics with a publisher:" in client.diagnostics.message
+        assert "/other_camera/image" in client.diagnostics.message
+        assert "/spd/overlay" not in client.diagnostics.message
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        client.destroy_publisher(other)
+
+
+def test_incompatible_qos_is_named(client):
+    best_effort = client.create_publisher(PointCloud2, "/odd/spd/query_points", qos_profile_sensor_data)
+    process = start_node({"__ns": "/odd", **TOPICS}, {"diagnostics_period_s": 0.3})
+    seen = []
+    client.create_subscription(DiagnosticArray, "/diagnostics", seen.append, 10)
+    try:
+        client.spin(lambda: any("/odd/spd/query_points" in m.status[0].message and "RELIABILITY" in m.status[0].message for m in seen), 60)
+        assert stop_node(process) == 0
+    finally:
+        process.kill()
+        client.destroy_publisher(best_effort)
+
+
+def test_fifty_rounds_of_the_lifecycle(client, rgb):
+    process = start_node(TOPICS, {"autostart": False, "threads": 1})
+    try:
+        change = client.create_client(ChangeState, "/spd/change_state")
+        state = client.create_client(GetState, "/spd/get_state")
+        assert change.wait_for_service(60)
+        memory, threads = [], []
+        for _ in range(50):
+            for label in ("configure", "activate", "deactivate", "cleanup"):
+                request = ChangeState.Request()
+                request.transition.label = label
+                future = change.call_async(request)
+                client.spin(future.done, 30)
+                assert future.result().success, label
+                if label == "activate":
+                    client.images.publish(rgb_to_image(rgb, client.header()))
+            memory.append(resident_mb(process.pid))
+            threads.append(int(process_status(process.pid, "Threads")))
+        future = state.call_async(GetState.Request())
+        client.spin(future.done)
+        assert future.result().current_state.label == "unconfigured"
+        assert threads[-1] <= threads[5]
+        assert np.median(memory[-10:]) - np.median(memory[10:20]) < 40  # MB; the weights alone are 14
+        assert stop_node(process) == 0
+    finally:
+        process.kill()

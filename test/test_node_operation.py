@@ -1,0 +1,216 @@
+"""What a robot does to the node besides asking: waypoints, pictures, parameters, lifecycle, other QoS, loops, silence, fuzz."""
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+
+from spd_core.messages import Status, cloud_to_array, depth_to_metres
+from spd_ros.conversions import query_cloud, rgb_to_image
+from spd_ros.replay import start_node, stop_node
+from spd_ros.waypoints import rigid_transform
+
+# base_link looks along the camera: x forward is z, y left is -x, z up is -y; the camera is 0.5 m above it
+TRANSFORM = [0.0, 0.5, 0.0, 0.5, -0.5, 0.5, 0.5]
+
+
+@pytest.fixture(scope="module")
+def running(client):
+    settings = {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2, "waypoint_frame": "base_link", "waypoint_transform": TRANSFORM}
+    process = start_node(TOPICS, settings)
+    try:
+        client.connect(process)
+        yield client
+        assert process.poll() is None, "the node died of a message"
+        assert stop_node(process) == 0
+    finally:
+        process.kill()
+
+
+def path(points, frame_id, stamp) -> Path:
+    msg = Path(header=Header(frame_id=frame_id, stamp=stamp))
+    for x, y, z in points:
+        pose = PoseStamped()
+        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, (x, y, z))
+        msg.poses.append(pose)
+    return msg
+
+
+@pytest.fixture(scope="module")
+def ask_waypoints(running):
+    publisher = running.create_publisher(Path, "/spd/waypoints", 10)
+    answers = []
+    running.create_subscription(PointCloud2, "/spd/waypoint_depths", answers.append, 10)
+    running.spin(lambda: publisher.get_subscription_count() and running.count_publishers("/spd/waypoint_depths"))
+    running.idle(0.5)
+
+    def ask(points, frame_id, header) -> np.ndarray:
+        answers.clear()
+        publisher.publish(path(points, frame_id, header.stamp))
+        running.spin(lambda: answers)
+        running.idle(0.1)
+        assert len(answers) == 1
+        return cloud_to_array(answers[0])
+
+    return ask
+
+
+def test_rigid_transform_is_the_documented_one():
+    rotation, translation = rigid_transform(TRANSFORM)
+    np.testing.assert_allclose(rotation, [[0, -1, 0], [0, 0, -1], [1, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(np.array([3.0, 0.2, 0.5]) @ rotation.T + translation, [-0.2, 0.0, 3.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("frame_id", ["camera_optical_frame", "base_link", ""])
+def test_waypoints_are_projected_and_compared(running, rgb, ask_waypoints, frame_id):
+    header = running.show(rgb)
+    optical = np.array([[0.1, 0.2, 2.0], [-0.4, 0.1, 4.0], [0, 0, -1.0], [9.0, 0, 1.0], [np.nan, 0, 1]])
+    rotation, translation = rigid_transform(TRANSFORM)
+    points = (optical - translation) @ rotation if frame_id == "base_link" else optical
+    answer = ask_waypoints(points, frame_id, header)
+    assert answer["status"].tolist() == [Status.OK, Status.OK, Status.BEHIND_CAMERA, Status.OUTSIDE_IMAGE, Status.NOT_FINITE]
+    uv = CAMERA.project(optical[:2])
+    np.testing.assert_allclose(np.stack([answer["u"], answer["v"]], 1)[:2], uv, atol=1e-3)
+    np.testing.assert_allclose(answer["waypoint_depth"][:4], optical[:4, 2], atol=1e-5)
+    _, same = running.ask(uv, header)
+    np.testing.assert_allclose(answer["depth"][:2], same["depth"], rtol=1e-4)
+    assert np.isnan(answer["depth"][2:]).all()
+
+
+def test_waypoints_in_an_unknown_frame(running, rgb, ask_waypoints):
+    answer = ask_waypoints([[0, 0, 1]], "map", running.show(rgb))
+    assert answer["status"].tolist() == [Status.NO_TRANSFORM]
+    running.spin(lambda: "'map'" in running.diagnostics.message)
+    assert ask_waypoints([], "map", running.show(rgb)).tolist() == []
+
+
+def test_dense_depth_is_published_while_someone_listens(running, rgb):
+    images = []
+    subscription = running.create_subscription(Image, "/spd/dense", images.append, 2)
+    running.idle(0.5)
+    header = running.show(rgb)
+    running.spin(lambda: images)
+    depth_m = depth_to_metres(images[0])
+    assert depth_m.shape == (480, 640)
+    assert images[0].header == header
+    _, points = running.ask([[100, 50], [600, 400]], header)
+    np.testing.assert_allclose([depth_m[50, 100], depth_m[400, 600]], points["depth"], rtol=1e-4)
+    running.destroy_subscription(subscription)
+
+
+def test_a_distorted_camera_bends_the_rays(running, rgb):
+    header = running.show(rgb)
+    _, straight = running.ask([[600, 50]], header)
+    header = running.header()
+    k = [CAMERA.fx, 0.0, CAMERA.cx, 0.0, CAMERA.fy, CAMERA.cy, 0.0, 0.0, 1.0]
+    running.infos.publish(CameraInfo(header=header, height=480, width=640, k=k, d=[-0.3, 0.1, 0.0, 0.0, 0.0], distortion_model="plumb_bob"))
+    running.idle(0.1)
+    running.images.publish(rgb_to_image(rgb, header))
+    _, bent = running.ask([[600, 50]], header)
+    assert bent["depth"] == pytest.approx(straight["depth"], rel=1e-5)
+    assert bent["x"] / bent["z"] > 1.05 * straight["x"] / straight["z"]  # barrel distortion draws the edges in
+
+
+def set_parameter(running, name, value) -> tuple[bool, str]:
+    service = running.create_client(SetParameters, "/spd/set_parameters")
+    assert service.wait_for_service(10)
+    kinds = {
+        float: ("double_value", ParameterType.PARAMETER_DOUBLE),
+        list: ("integer_array_value", ParameterType.PARAMETER_INTEGER_ARRAY),
+        str: ("string_value", ParameterType.PARAMETER_STRING),
+    }
+    field, kind = kinds[type(value)]
+    future = service.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]))
+    running.spin(future.done)
+    result = future.result().results[0]
+    return result.successful, result.reason
+
+
+def test_parameters_at_run_time(running, rgb):
+    assert set_parameter(running, "grid", [4, 3])[0]
+    header = running.show(rgb)
+    _, points = running.answer()
+    assert len(points) == 12
+    assert set_parameter(running, "grid", [2, 2])[0]
+    running.show(rgb)
+    assert len(running.answer()[1]) == 4
+    assert set_parameter(running, "grid", [0, 0])[0]
+    assert set_parameter(running, "stamp_tolerance_s", 0.5)[0]
+    header = running.show(rgb)
+    header.stamp.nanosec = 300_000_000
+    assert running.statuses([[1, 1]], header) == [Status.OK]
+    assert set_parameter(running, "stamp_tolerance_s", 0.0)[0]
+    refused = (("grid", [1], "expected two integers >= 0"), ("overlay_rate_hz", 0.0, "at least 0.1"), ("weights", "x", "fixed while the node is configured"))
+    for name, value, reason in refused:
+        accepted, said = set_parameter(running, name, value)
+        assert not accepted
+        assert reason in said
+
+
+def test_a_bag_that_loops(running, rgb):
+    late = running.show(rgb)
+    running.ask([[1, 1]], late)
+    running.next_stamp, before = 10, running.next_stamp  # stamps start again
+    header = running.show(rgb)
+    assert running.statuses([[1, 1]], header) == [Status.OK]
+    running.spin(lambda: any(v.key == "time jumps" and int(v.value) >= 1 for v in running.diagnostics.values))
+    running.next_stamp = before
+    assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
+
+
+def mutated(rng, msg):
+    """A message of the same type with something wrong, or odd, in it."""
+    data = bytearray(bytes(msg.data))
+    kind = rng.integers(7)
+    if kind == 0:
+        data = data[: rng.integers(len(data) + 1)]
+    elif kind == 1:
+        data += bytes(int(rng.integers(1, 100)))
+    elif kind == 2:
+        msg.width = int(rng.choice([0, 1, 3, 63, 65, 2**31, 2**32 - 1]))
+    elif kind == 3:
+        msg.height = int(rng.choice([0, 1, 2, 47, 2**16, 2**32 - 1]))
+    elif kind == 4 and isinstance(msg, Image):
+        msg.step = int(rng.integers(0, 2**32))
+    elif kind == 4:
+        msg.point_step, msg.row_step = int(rng.integers(0, 100)), int(rng.integers(0, 2**32))
+    elif kind == 5 and isinstance(msg, Image):
+        msg.encoding = str(rng.choice(["", "bgr8", "mono16", "yuyv", "nv12", "bayer_rggb16", "32FC1", "\u00fc8", "rgba16", "8UC3"]))
+        msg.is_bigendian = int(rng.integers(2))
+    elif kind == 5:
+        names, numbers = rng.choice(["u", "v", "x", "id", ""], 3), rng.integers(0, [20, 10, 4], (3, 3)).tolist()
+        msg.fields = [PointField(name=str(name), offset=offset, datatype=datatype, count=count) for name, (offset, datatype, count) in zip(names, numbers)]
+        msg.is_bigendian = bool(rng.integers(2))
+    else:
+        for i in rng.integers(0, max(len(data), 1), 8):
+            if data:
+                data[i] = rng.integers(256)
+    msg.data = bytes(data)
+    return msg
+
+
+def test_malformed_messages_are_counted_and_survived(running, rgb):
+    """A tenth of the soak (bench/node.py --fuzz sends 10,000): every query is answered, whatever it holds."""
+    rng = np.random.default_rng(0)
+    small = np.ascontiguousarray(rgb[::8, ::8])
+    running.answers.clear()
+    asked = 0
+    for i in range(500):
+        header = running.header()
+        running.images.publish(mutated(rng, rgb_to_image(small, header)))
+        if i % 2:
+            running.queries.publish(mutated(rng, query_cloud(rng.uniform(0, 60, (8, 2)), header)))
+            asked += 1
+        running.idle(0.01)
+    running.spin(lambda: len(running.answers) >= asked, 30)
+    assert len(running.answers) == asked
+    running.answers.clear()
+    assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
+    counts = {v.key: v.value for v in running.diagnostics.values}
+    assert int(counts["images bad"]) > 50
+    assert int(counts["points BAD_QUERY"]) > 50
