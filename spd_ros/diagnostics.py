@@ -23,6 +23,7 @@ class Statistics:
         self.counts: Counter[str] = Counter()
         self._encode_ms: deque[float] = deque(maxlen=300)
         self._latency_ms: deque[float] = deque(maxlen=1000)
+        self._overhead_ms: deque[float] = deque(maxlen=1000)
         self.started_s = time.monotonic()
         self.last_image_s: float | None = None
         self.has_camera_info = False
@@ -43,13 +44,15 @@ class Statistics:
             self.counts["images encoded"] += 1
             self._encode_ms.append(1000 * seconds)
 
-    def answered(self, status: np.ndarray, latency_s: float) -> None:
+    def answered(self, status: np.ndarray, latency_s: float, overhead_s: float) -> None:
+        """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer, not waiting, encoding or decoding."""
         with self._lock:
             self.counts["queries answered"] += 1
             self.counts["points answered"] += len(status)
             for value, amount in zip(*np.unique(status, return_counts=True)):
                 self.counts[f"points {Status(value).name}"] += int(amount)
             self._latency_ms.append(1000 * latency_s)
+            self._overhead_ms.append(1000 * overhead_s)
 
     def snapshot(self) -> dict[str, str]:
         """All values as text; rates are those since the last snapshot."""
@@ -59,7 +62,7 @@ class Statistics:
             self._rates_since = (now, self.counts.copy())
             for name in ("images received", "images encoded", "queries answered"):
                 values[f"{name} [Hz]"] = f"{(self.counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
-            for name, series in (("encode", self._encode_ms), ("query latency", self._latency_ms)):
+            for name, series in (("encode", self._encode_ms), ("query latency", self._latency_ms), ("node overhead", self._overhead_ms)):
                 if series:
                     p50, p99 = np.percentile(series, [50, 99])
                     values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = f"{p50:.2f}", f"{p99:.2f}"

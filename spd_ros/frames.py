@@ -40,6 +40,7 @@ class Query:
     failure: Status | None = None
     waypoints_m: np.ndarray | None = None
     received_s: float = field(default_factory=time.monotonic)
+    parsing_s: float = 0.0
 
 
 @dataclass

@@ -187,6 +187,7 @@ class SPDNode(LifecycleNode):
         self._camera_info = msg
 
     def _on_query(self, msg: PointCloud2) -> None:
+        received_s = time.monotonic()
         self._statistics.count("queries received")
         stamp_ns = Time.from_msg(msg.header.stamp).nanoseconds
         try:
@@ -195,6 +196,7 @@ class SPDNode(LifecycleNode):
             self._complain(str(error))
             count = point_count(msg)
             query = Query(stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY)
+        query.received_s, query.parsing_s = received_s, time.monotonic() - received_s
         self._scheduler.add_query(query)
 
     def _on_waypoints(self, msg: Path) -> None:
@@ -269,6 +271,7 @@ class SPDNode(LifecycleNode):
 
     def _answer(self, query: Query, frame: CameraFrame | None, failure: Status | None) -> None:
         """Publish the one answer to a query: from `frame`, or NaN with `failure` as the status of every point."""
+        started_s, decoding_s = time.monotonic(), 0.0
         count, uv, waypoint_depth_m = len(query.uv), query.uv, None
         depth_m, xyz_m = np.full(count, np.nan, np.float32), np.full((count, 3), np.nan, np.float32)
         header, status = query.header, np.full(count, Status.OK if failure is None else failure, np.uint8)
@@ -280,8 +283,10 @@ class SPDNode(LifecycleNode):
                 uv, waypoint_depth_m, status = self._project(query, frame)
             status[(status == Status.OK) & ~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
             status[(status == Status.OK) & ~inside_image(uv, frame.encoded.size)] = Status.OUTSIDE_IMAGE
+            decoding_from_s = time.monotonic()
             try:
                 depth_m = frame.encoded.depth_at(uv)
+                decoding_s = time.monotonic() - decoding_from_s
             except RuntimeError as error:  # out of device memory, say
                 self._complain(f"cannot answer {count} points: {error}")
                 status[:] = Status.BAD_IMAGE
@@ -292,7 +297,8 @@ class SPDNode(LifecycleNode):
                     status[status == Status.OK] = Status.NO_CAMERA_INFO
         topic = "depths" if query.waypoints_m is None else "waypoint_depths"
         self._outputs[topic].publish(answer_cloud(header, uv, query.ids, depth_m, xyz_m, status, waypoint_depth_m))
-        self._statistics.answered(status, time.monotonic() - query.received_s)
+        now_s = time.monotonic()
+        self._statistics.answered(status, now_s - query.received_s, query.parsing_s + now_s - started_s - decoding_s)
         if frame is not None and self._is_due("overlay"):
             self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
 

@@ -55,7 +55,7 @@ def evaluate_checkpoint(
         data: folder in any layout of `spd data check`.
         weights: "embedded" or a checkpoint file.
         split: "train" or "test" of the NYU layouts.
-        train_data: the mean depth of (100 images of) this data set, predicted everywhere, is scored beside the model.
+        train_data: the mean depth of (at most 1,000 images of) this data set, predicted everywhere, is scored beside the model.
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
         workers: processes that read samples.

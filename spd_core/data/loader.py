@@ -131,7 +131,7 @@ def summarise(dataset: Dataset, workers: int = 0) -> Summary:
     return summary
 
 
-def mean_depth(dataset: Dataset, limit: int = 100) -> float:
+def mean_depth(dataset: Dataset, limit: int = 1000) -> float:
     """Mean depth, m, over the known pixels of (at most) `limit` samples spread over the data set."""
     chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int)
     known = [depth_m[depth_m > 0] for depth_m in (dataset[int(i)].depth_m for i in chosen)]

@@ -1,0 +1,154 @@
+"""The node under load, over real DDS: a camera with a query per image, late queries from a second publisher, or thousands of broken messages.
+
+python bench/node.py --seconds 600               # 30 Hz 640x480, 128 points each, and 5 Hz late queries: answers, latency, overhead, memory
+python bench/node.py --fuzz 10000                # so many malformed messages on every input; the node must live, answer and count
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from rich.console import Console
+from rich.table import Table
+from sensor_msgs.msg import CameraInfo, PointCloud2
+from std_msgs.msg import Header
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
+from robot import TOPICS, Client, resident_mb
+from test_node_operation import mutated, path
+
+from spd_core.data.synthetic import random_frame
+from spd_core.messages import cloud_to_array
+from spd_ros.conversions import query_cloud, rgb_to_image
+from spd_ros.replay import isolate, start_node, stop_node
+
+
+def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int) -> dict:
+    """Publish at `rate_hz` with a query per image, and 5 late queries a second; what was answered and how."""
+    late = client.create_publisher(PointCloud2, "/spd/query_points", 50)
+    rng, sent_s, latency_ms, statuses, memory, headers = np.random.default_rng(0), {}, [], Counter(), [], []
+    asked = 0
+
+    def receive(msg: PointCloud2) -> None:
+        answer = cloud_to_array(msg)
+        first = int(answer["id"][0])
+        latency_ms.append(1000 * (time.monotonic() - sent_s.pop(first)))  # a second answer to the same query is a KeyError
+        statuses.update(answer["status"].tolist())
+
+    def ask(publisher, header: Header) -> None:
+        nonlocal asked
+        ids = np.arange(asked, asked + points, dtype=np.uint32)
+        asked += points
+        sent_s[int(ids[0])] = time.monotonic()
+        publisher.publish(query_cloud(rng.uniform([0, 0], [639, 479], (points, 2)), header, ids))
+
+    client.answers = None
+    client.create_subscription(PointCloud2, "/spd/depths", receive, 500)
+    client.idle(1.0)
+    started, next_late = time.monotonic(), time.monotonic() + 1
+    frame = 0
+    queries = 0
+    while time.monotonic() < started + seconds:
+        header = client.header()
+        client.images.publish(rgb_to_image(rgb, header))
+        ask(client.queries, header)
+        queries += 1
+        headers.append((time.monotonic(), header))
+        if time.monotonic() >= next_late:
+            next_late += 0.2
+            ask(late, next(h for t, h in reversed(headers) if time.monotonic() - t >= 0.5))
+            queries += 1
+        headers = headers[-60:]
+        frame += 1
+        if frame % int(rate_hz) == 0:
+            memory.append(resident_mb(pid))
+        while time.monotonic() < started + frame / rate_hz:
+            rclpy.spin_once(client, timeout_sec=0.002)
+    client.idle(3.0)
+    diagnostics = {v.key: v.value for v in client.diagnostics.values}
+    tenth = max(len(memory) // 10, 1)
+    return {
+        "images": frame,
+        "queries": queries,
+        "answered": len(latency_ms),
+        "points_by_status": {str(k): v for k, v in statuses.items()},
+        "latency_ms": dict(zip(("p50", "p90", "p99"), np.percentile(latency_ms, [50, 90, 99]).round(2).tolist())),
+        "overhead_ms": {p: float(diagnostics[f"node overhead {p} [ms]"]) for p in ("p50", "p99")},
+        "encode_ms": {p: float(diagnostics[f"encode {p} [ms]"]) for p in ("p50", "p99")},
+        "images_encoded": int(diagnostics["images encoded"]),
+        "memory_mb": {"second_tenth": float(np.median(memory[tenth : 2 * tenth])), "last_tenth": float(np.median(memory[-tenth:]))},
+    }
+
+
+def fuzz(client: Client, process, rgb: np.ndarray, count: int) -> dict:
+    """`count` malformed messages on each input; the counts by reason, and whether the node still answers."""
+    from nav_msgs.msg import Path as PathMessage
+
+    paths = client.create_publisher(PathMessage, "/spd/waypoints", 10)
+    small, rng, memory, asked = np.ascontiguousarray(rgb[::8, ::8]), np.random.default_rng(1), [], 0
+    client.answers.clear()
+    for i in range(count):
+        header = client.header()
+        k = rng.choice([0.0, -1.0, np.nan, np.inf, 500.0], 9)
+        client.infos.publish(
+            CameraInfo(header=header, width=int(rng.integers(0, 3000)), height=80, k=k, d=rng.normal(size=int(rng.integers(0, 9))).tolist(), distortion_model="plumb_bob")
+        )
+        client.images.publish(mutated(rng, rgb_to_image(small, header)))
+        client.queries.publish(mutated(rng, query_cloud(rng.uniform(0, 60, (8, 2)), header)))
+        paths.publish(path(rng.choice([np.nan, np.inf, -1.0, 1e300, 0.0, 2.0], (4, 3)), str(rng.choice(["", "map", "camera_optical_frame"])), header.stamp))
+        asked += 1
+        client.idle(0.004)
+        if i % 100 == 0:
+            memory.append(resident_mb(process.pid))
+            client.spin(lambda due=asked - 20: len(client.answers) >= due, 60)
+    client.spin(lambda: len(client.answers) >= asked, 60)
+    client.idle(1.5)
+    alive = process.poll() is None
+    counts = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
+    tenth = max(len(memory) // 10, 1)
+    return {
+        "sent": count,
+        "answered": len(client.answers),
+        "alive": alive,
+        "counts": counts,
+        "memory_mb": [float(np.median(memory[tenth : 2 * tenth])), float(np.median(memory[-tenth:]))],
+    }
+
+
+def main() -> None:
+    """Start a node, load it, print a table and write bench/node.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rate", type=float, default=30.0)
+    parser.add_argument("--points", type=int, default=128)
+    parser.add_argument("--weights", default="embedded")
+    parser.add_argument("--fuzz", type=int, default=0, help="send so many malformed messages instead")
+    given = parser.parse_args()
+    isolate()
+    rclpy.init()
+    client = Client()
+    rgb = random_frame(42, (480, 640)).rgb
+    process = start_node(TOPICS, {"weights": given.weights, "diagnostics_period_s": 0.5})
+    try:
+        client.connect(process)
+        client.show(rgb)
+        client.idle(1.0)
+        result = fuzz(client, process, rgb, given.fuzz) if given.fuzz else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
+    finally:
+        result_code = stop_node(process)
+    table = Table("", "", title=f"node, {given.weights}")
+    for name, value in {**result, "exit code": result_code}.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+    (Path(__file__).parent / "node.json").write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
