@@ -3,6 +3,7 @@ from glob import glob
 from setuptools import find_packages, setup
 
 package = "spd_ros"
+TRAINING = ["lightning-fabric", "tensorboard", "h5py", "scipy", "matplotlib"]
 setup(
     name=package,
     version="0.1.0",
@@ -17,7 +18,7 @@ setup(
     ],
     # What pip can resolve everywhere. rclpy and the messages come from ROS, or from requirements.txt.
     install_requires=["setuptools"],
-    extras_require={"model": ["torch", "torchvision", "timm", "numpy", "safetensors", "opencv-python-headless", "rosbags", "rich", "jsonargparse[signatures]"]},
+    extras_require={"model": ["torch", "torchvision", "timm", "numpy", "safetensors", "opencv-python-headless", "rosbags", "rich", "jsonargparse[signatures]", *TRAINING]},
     python_requires=">=3.10",
     zip_safe=False,
     maintainer="SPD developers",

@@ -87,7 +87,7 @@ def test_launch_file_offers_its_arguments():
 
     description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / "spd.launch.py"))
     names = {entity.name for entity in description.entities if isinstance(entity, DeclareLaunchArgument)}
-    assert {"params_file", "weights", "device", "image", "camera_info", "namespace", "image_transport", "use_sim_time", "log_level"} == names
+    assert {"params_file", "weights", "device", "image", "camera_info", "namespace", "cameras", "rviz", "image_transport", "use_sim_time", "log_level"} == names
     profile = next(entity for entity in description.entities if isinstance(entity, SetEnvironmentVariable))
     assert "".join(part.perform(LaunchContext()) for part in profile.value).endswith("fastdds.xml")
 
