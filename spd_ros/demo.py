@@ -33,7 +33,7 @@ def run_demo(image_dir: Path | None, camera: list[float] | None, out: Path) -> i
     isolate()
     bag = out / "bag"
     write_bag(bag, _film_room() if image_dir is None else _photographs(image_dir, camera))
-    frames = list(frames_to_ask(bag, find_topics(bag), Sampling(recorded=True)))
+    frames = frames_to_ask(bag, find_topics(bag), Sampling(recorded=True))
     node = start_node({"image": IMAGE_TOPIC, "camera_info": INFO_TOPIC})
     try:
         played = replay_live(frames, node=node)

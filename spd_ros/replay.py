@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import rclpy
@@ -101,58 +104,77 @@ class Player(Node):
 _POINT = [[0.0, 0.0]]
 
 
-def replay_live(frames: Iterable[BagFrame], rate: float = 1.0, node: subprocess.Popen | None = None) -> list[Replayed]:
+def _prefetched(frames: Iterable[BagFrame], ahead: int = 8) -> Iterator[BagFrame]:
+    """The same frames, read and decoded by a thread: decoding between two publications would count as latency."""
+    ready: queue.Queue = queue.Queue(ahead)
+
+    def read() -> None:
+        try:
+            for frame in frames:
+                ready.put(frame)
+            ready.put(None)
+        except Exception as error:  # raised again where the frames are taken
+            ready.put(error)
+
+    threading.Thread(target=read, name="spd_bag_reader", daemon=True).start()
+    while (item := ready.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+def replay_live(frames: Iterable[BagFrame], rate: float = 1.0, node: subprocess.Popen | None = None, total: int | None = None) -> list[Replayed]:
     """Publish each frame and its queries at the recorded rate times `rate`, and wait for the answers.
 
     A node that dies on the way leaves a gap; the replay goes on (someone may start it again) and ends by itself.
 
     Args:
         node: the process of a node started for this replay, to tell a dead one from a slow one.
+        total: number of frames, for the progress bar.
 
     Raises:
         ConnectionError: no node is there within a minute.
         RuntimeError: a query was answered twice.
     """
-    frames = list(frames)
-    if not frames:
+    frames = _prefetched(frames)
+    first = next(frames, None)
+    if first is None:
         return []
-    played = [Replayed.of(frame, keep_picture=index == len(frames) - 1) for index, frame in enumerate(frames)]
-    where = {int(ids[0]): (number, i) for number, frame in enumerate(played) for i, ids in enumerate(frame.ids)}
+    played: list[Replayed] = []
+    asked: dict[int, tuple[Replayed, int]] = {}  # by the id of a query's first point
     sent_s: dict[int, float] = {}
-    waiting: set[int] = set()
 
     def receive(msg: PointCloud2) -> None:
         points = cloud_to_array(msg)
-        first = int(points["id"][0]) if len(points) else -1
-        if first not in sent_s or len(points) != len(played[where[first][0]].uv[where[first][1]]):
+        key = int(points["id"][0]) if len(points) else -1
+        if key not in asked or len(points) != len(asked[key][0].uv[asked[key][1]]):
             return  # someone else's question
-        if first not in waiting:
-            raise RuntimeError(f"the query of point {first} was answered twice")
-        waiting.discard(first)
-        number, i = where[first]
-        played[number].answers[i] = Answer(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s[first])
+        frame, i = asked[key]
+        if frame.answers[i].depth_m is not None:
+            raise RuntimeError(f"the query of point {key} was answered twice")
+        frame.answers[i] = Answer(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s[key])
 
     rclpy.init()
-    player = Player(frames[0].image_message.type_name.endswith("CompressedImage"))
+    player = Player(first.image_message.type_name.endswith("CompressedImage"))
     try:
         player.spin(lambda: player.is_connected() or (node is not None and node.poll() is not None), WAIT_FOR_NODE_S)
         if not player.is_connected():
             hint = "its output above says why" if node is not None else "start one with these topics: ros2 launch spd_ros spd.launch.py"
             raise ConnectionError(f"no node listens to {player.images.topic_name}, {INFO} and {QUERY}; {hint}")
-        player.warm_up(frames[0])
+        player.warm_up(first)
         player.on_answer = receive
-        started_s, recorded_ns = time.monotonic(), frames[0].stamp_ns
-        for frame in track(frames, "playing", total=len(frames)):
+        started_s, recorded_ns = time.monotonic(), first.stamp_ns
+        for frame in track(itertools.chain([first], frames), "playing", total=total):
             due_s = started_s + (frame.stamp_ns - recorded_ns) / 1e9 / rate
-            player.spin(lambda due_s=due_s: time.monotonic() >= due_s, 3600)
+            player.spin(lambda due_s=due_s: time.monotonic() >= due_s, max(due_s - time.monotonic(), 0) + 1)
+            played.append(Replayed.of(frame, keep_picture=frame is first))
             player.show(frame)
             header = deserialize_message(frame.image_message.data, player.images.msg_type).header
-            for uv, ids in frame.queries:
-                first = int(ids[0])
-                sent_s[first] = time.monotonic()
-                waiting.add(first)
+            for i, (uv, ids) in enumerate(frame.queries):
+                key = int(ids[0])
+                asked[key], sent_s[key] = (played[-1], i), time.monotonic()
                 player.queries.publish(query_cloud(uv, header, ids))
-        player.spin(lambda: not waiting, WAIT_FOR_ANSWERS_S)
+        player.spin(lambda: all(a.depth_m is not None for frame in played for a in frame.answers), WAIT_FOR_ANSWERS_S)
     finally:
         player.destroy_node()
         rclpy.try_shutdown()

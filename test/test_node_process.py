@@ -141,6 +141,14 @@ def test_silence_is_said_with_the_topics_that_exist(client, rgb):
         assert "on /nobody/here; image topics with a publisher:" in client.diagnostics.message
         assert "/other_camera/image" in client.diagnostics.message
         assert "/spd/overlay" not in client.diagnostics.message
+        camera = client.create_publisher(Image, "/nobody/here", qos_profile_sensor_data)
+
+        def recovered() -> bool:
+            camera.publish(rgb_to_image(rgb, client.header()))
+            return "no camera_info" in client.diagnostics.message  # the next thing that is missing
+
+        client.spin(recovered)
+        client.destroy_publisher(camera)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
     finally:

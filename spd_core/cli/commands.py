@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .. import checkpoint
 from ..data.augment import Augmentation
-from ..data.bag import BagFrame, find_topics, write_bag
+from ..data.bag import BagFrame, find_topics, image_count, write_bag
 from ..data.loader import mean_depth, summarise
 from ..data.rgbd import RGBDFolder
 from ..data.samples import DataError, open_dataset
@@ -136,7 +136,7 @@ def replay(
     frames = frames_to_ask(bag, topics, Sampling(points, grid, recorded, seed), tolerance_s)
     about = {"bag": str(bag), "mode": "offline" if offline else "live", "weights": weights if offline or node == "fresh" else "of the running node", "topics": vars(topics)}
     if offline:
-        played = list(track(answer_offline(frames, Predictor.load(weights, device)), "answering"))
+        played = list(track(answer_offline(frames, Predictor.load(weights, device)), "answering", total=image_count(bag, topics)))
     else:
         from spd_ros import replay as live
 
@@ -149,7 +149,7 @@ def replay(
                 {"weights": weights, "device": device, "image_transport": transport},
             )
         try:
-            played = live.replay_live(frames, rate, process)
+            played = live.replay_live(frames, rate, process, image_count(bag, topics))
         finally:
             if process is not None and process.poll() is None:
                 live.stop_node(process)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -147,6 +146,12 @@ def find_topics(path: str | Path, image: str | None = None, depth: str | None = 
     return Topics(image, depth or next(iter(kinds["depth"]), None), camera_info or next(iter(near), None), query or next(iter(kinds["query"]), None))
 
 
+def image_count(path: str | Path, topics: Topics) -> int:
+    """Messages on the bag's image topic."""
+    with _open(path) as reader:
+        return sum(c.msgcount for c in reader.connections if c.topic == topics.image)
+
+
 def _kind(type_name: str, message) -> str | None:
     if type_name == "sensor_msgs/msg/Image":
         return "depth" if message.encoding in ("16UC1", "32FC1") else "image"
@@ -157,23 +162,25 @@ def _kind(type_name: str, message) -> str | None:
     return "camera_info" if type_name == "sensor_msgs/msg/CameraInfo" else None
 
 
-def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02, progress: bool = False) -> Iterator[BagFrame]:
+def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02) -> Iterator[BagFrame]:
     """The images of a bag with the depth image nearest in stamp (within `tolerance_s`), the latest camera_info and the queries of that stamp.
 
-    A message that cannot be decoded is an image without depth, or a frame that is left out, with a warning.
+    Images that come before the first camera_info take that one. What cannot be decoded is left out with a warning.
     """
     wanted = {name for name in (topics.image, topics.depth, topics.camera_info, topics.query) if name}
     with _open(path) as reader:
         connections = [c for c in reader.connections if c.topic in wanted]
         stamps: dict[str, list[int]] = {name: [] for name in wanted}
+        camera_info = None
         for connection, _, data in reader.messages(connections):
             stamps[connection.topic].append(_stamp_of(data))
+            if camera_info is None and connection.topic == topics.camera_info:
+                camera_info = (reader.deserialize(data, connection.msgtype), bytes(data))
         partner = _nearest(stamps[topics.image], stamps.get(topics.depth, []), round(tolerance_s * 1e9))
         depths_wanted = {d: i for i, d in partner.items()}
         queries_left = Counter(stamps.get(topics.query, []))
         frames: dict[int, dict] = {}  # image stamp -> what has come of it
-        camera_info = None
-        for connection, _, data in track(reader.messages(connections), "reading", total=sum(map(len, stamps.values())), disable=not progress):
+        for connection, _, data in reader.messages(connections):
             stamp = _stamp_of(data)
             if connection.topic == topics.camera_info:
                 camera_info = (reader.deserialize(data, connection.msgtype), bytes(data))
@@ -183,7 +190,10 @@ def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02, pro
             elif connection.topic == topics.depth and stamp in depths_wanted:
                 frames.setdefault(depths_wanted[stamp], {"queries": []})["depth"] = reader.deserialize(data, connection.msgtype)
             elif connection.topic == topics.query:
-                frames.setdefault(stamp, {"queries": []})["queries"].append(query_points(reader.deserialize(data, connection.msgtype)))
+                try:
+                    frames.setdefault(stamp, {"queries": []})["queries"].append(query_points(reader.deserialize(data, connection.msgtype)))
+                except MessageError as error:
+                    warnings.warn(f"the query at {stamp / 1e9:.3f} s is left out: {error}", stacklevel=2)
                 queries_left[stamp] -= 1
             done = [s for s, f in frames.items() if "image" in f and ("depth" in f or s not in partner) and queries_left[s] <= 0]
             for s in done:

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Sampler
 from .augment import Augmentation
 from .samples import DataError, Dataset, Sample
 
+MAX_BROKEN_IN_A_ROW = 20
+
 
 class AugmentedSamples(torch.utils.data.Dataset):
     """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random generator.
@@ -28,19 +30,17 @@ class AugmentedSamples(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> dict:
         epoch, i = divmod(position, len(self.dataset))
         start, broken = int(self._order(epoch)[i]), []
-        for offset in range(len(self.dataset)):
+        for offset in range(min(len(self.dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
                 sample = self.augment(self.dataset[(start + offset) % len(self.dataset)], rng)
             except DataError as error:
                 broken.append(str(error))
-                if len(broken) < 20:
-                    continue
-                raise DataError("20 broken samples in a row, the first: " + broken[0]) from error
+                continue
             # The depth that a camera of the training focal length would have to see for this picture (`camera.focal_correction`).
             target_m = sample.depth_m * np.float32(self.training_focal_px / sample.camera.focal_px)
             return {"rgb": sample.rgb, "depth_m": target_m[None], "name": sample.name, "broken": broken}
-        raise DataError("the data set is empty" if not broken else f"no sample of the data set can be read, the first: {broken[0]}")
+        raise DataError(f"{len(broken)} samples in a row are broken, the first: {broken[0]}")
 
 
 class _Positions(Sampler):
