@@ -193,6 +193,7 @@ class SPDNode(LifecycleNode):
         try:
             query = Query(stamp_ns, *query_points(msg), msg.header)
         except MessageError as error:
+            self._statistics.count("queries bad")
             self._complain(str(error))
             count = point_count(msg)
             query = Query(stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY)
@@ -246,6 +247,7 @@ class SPDNode(LifecycleNode):
         try:
             camera = camera_from_info(info, size)
         except MessageError as error:
+            self._statistics.count("camera_infos bad")
             self._complain(str(error))
             return None
         self._statistics.has_camera_info = True

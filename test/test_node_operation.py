@@ -213,4 +213,4 @@ def test_malformed_messages_are_counted_and_survived(running, rgb):
     assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
     counts = {v.key: v.value for v in running.diagnostics.values}
     assert int(counts["images bad"]) > 50
-    assert int(counts["points BAD_QUERY"]) > 50
+    assert int(counts["queries bad"]) > 50
