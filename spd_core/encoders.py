@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
-import timm
 import torch
 from torch import Tensor, nn
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torch's compiler from being imported: torchvision and timm import it for a decorator and a check of operators that nothing here
+    uses, and it takes half of the time in which a node starts. It can be imported afterwards as ever."""
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
+    package.__path__ = []
+    package.disable = lambda function=None, *arguments, **options: function if function is not None else lambda f: f
+    utils.is_compile_supported = lambda device: False
+    stand_ins = {"torch._dynamo": package, "torch._dynamo.utils": utils}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+with _without_compiler():
+    import timm
 
 # ImageNet statistics, which every timm encoder used here was trained with.
 MEAN = (0.485, 0.456, 0.406)
