@@ -70,6 +70,11 @@ def load(path: str | Path) -> SPD:
     return model.eval()
 
 
+def configuration(path: str | Path) -> dict:
+    """The fields of `SPDConfig` of a checkpoint, without building the model."""
+    return json.loads(_read(path, tensors=False)[0]["config"])
+
+
 def provenance(path: str | Path) -> dict:
     """What a checkpoint says of its origin."""
     return json.loads(_read(path, tensors=False)[0]["provenance"])
@@ -78,7 +83,14 @@ def provenance(path: str | Path) -> dict:
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"weights file {path} does not exist; give an existing .safetensors file, or 'embedded' for the weights that come with SPD")
+        raise CheckpointError(
+            f"weights file {path} does not exist; give a .safetensors file that `spd train` or `spd convert` wrote (`spd info` lists those found), "
+            "or 'embedded' for the weights that come with SPD"
+        )
+    if path.suffix in (".pth", ".pt"):
+        raise CheckpointError(
+            f"weights file {path} is a pickle, which could run code: `spd convert {path} OUT.safetensors` turns a released Depth Anything V2 file into one of ours"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,15 +1,19 @@
 """Local decoders, one class each: from the stride-8 map and the fine encoder levels to depth at every pixel, or at some.
 
 Each is written once, from the layers of `layers.py`. The argument names of `forward` say which feature maps it takes:
-`stride8` (the global path) and `level1` ... `level4` (the encoder).
+`stride8` (the global path, of the class named by `GLOBAL_PATH`) and `level1` ... `level4` (the encoder).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+
 from torch import Tensor, nn
 
-from .fusion import GlobalPath
-from .layers import Conv3x3, FeatureFusion, Head, Projection, Resize
+from .fusion import GlobalPath, ReassembledGlobalPath
+from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, Resize
 
 
 class PlanDecoder(nn.Module):
@@ -18,15 +22,17 @@ class PlanDecoder(nn.Module):
     Level 2 feeds only the encoder here, as in the plan; `RefineNetDecoder` really fuses it.
     """
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+    GLOBAL_PATH = GlobalPath
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
         super().__init__()
         self.s8_1, self.s8_2 = Conv3x3(features, features), Conv3x3(features, features)
         self.project1 = nn.Linear(channels[0], features)
         self.merge1, self.merge2 = Conv3x3(features, features), Conv3x3(features, features)
         self.up1, self.up2 = Conv3x3(features, features), Conv3x3(features, features)
         self.final = Conv3x3(features, features // 2)
-        self.head = Head(features // 2, activation)
-        self.act = nn.GELU()
+        self.head = Head(features // 2, activation, max_depth_m)
+        self.act = GELU()
         self.upsample = Resize(2)
 
     def forward(self, stride8: Tensor, level1: Tensor) -> Tensor:  # [B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m
@@ -40,17 +46,31 @@ class PlanDecoder(nn.Module):
 class RefineNetDecoder(nn.Module):
     """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus (Exp 12)."""
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+    GLOBAL_PATH = GlobalPath
+
+    def __init__(
+        self,
+        channels: tuple[int, int, int, int],
+        features: int,
+        activation: str,
+        max_depth_m: float | None = None,
+        *,
+        project: Callable[[int, int], nn.Module] = Projection,
+        act: Callable[[], nn.Module] = GELU,
+        head_features: int | None = None,
+        scale: int | Fraction = 2,
+    ):
         super().__init__()
-        self.project2 = Projection(channels[1], features)
-        self.project1 = Projection(channels[0], features)
-        self.refine2 = FeatureFusion(features)
-        self.refine1 = FeatureFusion(features)
+        head_features = head_features or features // 2
+        self.project2 = project(channels[1], features)
+        self.project1 = project(channels[0], features)
+        self.refine2 = FeatureFusion(features, act=act)
+        self.refine1 = FeatureFusion(features, act=act)
         self.conv1 = Conv3x3(features, features // 2)
-        self.upsample = Resize(2)
-        self.conv2 = Conv3x3(features // 2, features // 2)
+        self.upsample = Resize(scale)
+        self.conv2 = Conv3x3(features // 2, head_features)
         self.act = nn.ReLU()
-        self.head = Head(features // 2, activation)
+        self.head = Head(head_features, activation, max_depth_m)
 
     def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:  # -> [B, H, W, 1] m
         x = self.refine2(self.project2(level2), stride8)
@@ -58,16 +78,27 @@ class RefineNetDecoder(nn.Module):
         return self.head(self.act(self.conv2(self.upsample(self.conv1(x)))))
 
 
+class ReassembledDecoder(RefineNetDecoder):
+    """The same over DPT's reassembled transformer levels, as Depth Anything V2 has it. Level 1 has a stride of 3.5 px: refinenet1 doubles
+    it, the head's resize makes up the patch of 14 px (7/4)."""
+
+    GLOBAL_PATH = ReassembledGlobalPath
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
+        options = {"project": partial(Conv3x3, bias=False), "act": nn.ReLU, "head_features": 32, "scale": Fraction(7, 4)}
+        super().__init__(channels, features, activation, max_depth_m, **options)
+
+
 class DPTDecoder(nn.Module):
     """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but the encoder."""
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str):
+    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
         super().__init__()
         self.global_path = GlobalPath(channels, features)
-        self.local_path = RefineNetDecoder(channels, features, activation)
+        self.local_path = RefineNetDecoder(channels, features, activation, max_depth_m)
 
     def forward(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:  # -> [B, H, W, 1] m
         return self.local_path(self.global_path(level3, level4), level1, level2)
 
 
-DECODERS = {"plan": PlanDecoder, "refinenet": RefineNetDecoder, "dpt": DPTDecoder}
+DECODERS = {"plan": PlanDecoder, "refinenet": RefineNetDecoder, "reassembled": ReassembledDecoder, "dpt": DPTDecoder}

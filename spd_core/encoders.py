@@ -1,4 +1,4 @@
-"""Image encoders from timm: an image to four feature maps of strides 4, 8, 16 and 32."""
+"""Image encoders from timm: an image to four feature maps, fine to coarse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -60,12 +61,7 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
-        overlay = None
-        if isinstance(pretrained, (str, Path)):
-            if not Path(pretrained).is_file():
-                raise FileNotFoundError(f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}")
-            overlay = {"file": str(pretrained)}
-        self.backbone = timm.create_model(name, pretrained=bool(pretrained), features_only=True, pretrained_cfg_overlay=overlay)
+        self.backbone = _create(name, pretrained, features_only=True)
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
             raise ValueError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
@@ -75,3 +71,79 @@ class PyramidEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+
+class DINOv2Encoder(nn.Module):
+    """A DINOv2 vision transformer and DPT's reassembly: four of its blocks' outputs as maps at 4, 2, 1 and 1/2 times the patch grid.
+
+    The reassembly of Ranftl et al. 2021 as Depth Anything V2 has it; modules bear that network's names, so that its weights fit.
+
+    Args:
+        name: timm model with patches of 14 px, e.g. "vit_small_patch14_dinov2".
+        pretrained: as in `PyramidEncoder` (DINOv2's weights are Apache-2.0).
+    """
+
+    stride = 14
+    # Blocks whose outputs are taken, and channels of the four maps (Depth-Anything-V2, metric_depth/README.md).
+    VARIANTS = {
+        "vit_small_patch14_dinov2": ((2, 5, 8, 11), (48, 96, 192, 384)),
+        "vit_base_patch14_dinov2": ((2, 5, 8, 11), (96, 192, 384, 768)),
+        "vit_large_patch14_dinov2": ((4, 11, 17, 23), (256, 512, 1024, 1024)),
+    }
+
+    def __init__(self, name: str, pretrained: bool | str | Path = False):
+        super().__init__()
+        self.blocks, self.channels = self.VARIANTS[name]
+        self.pretrained = _create(name, pretrained, num_classes=0, dynamic_img_size=True)
+        dim = self.pretrained.embed_dim
+        self.projects = nn.ModuleList(nn.Conv2d(dim, out, 1) for out in self.channels)
+        c = self.channels
+        self.resize_layers = nn.ModuleList(
+            [nn.ConvTranspose2d(c[0], c[0], 4, stride=4), nn.ConvTranspose2d(c[1], c[1], 2, stride=2), nn.Identity(), nn.Conv2d(c[3], c[3], 3, stride=2, padding=1)]
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, 14 h, 14 w] -> [B, 4h, 4w, C1], [B, 2h, 2w, C2], [B, h, w, C3], [B, ceil(h/2), ceil(w/2), C4]
+        vit = self.pretrained
+        height, width = (extent // self.stride for extent in images.shape[2:])
+        patches = vit.patch_embed(images)  # [B, h, w, dim]
+        position = self._position_embedding(height, width)
+        x = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches.flatten(1, 2)], dim=1) + position.to(patches.dtype)
+        taken = []
+        for i, block in enumerate(vit.blocks):
+            x = block(x)
+            if i in self.blocks:
+                taken.append(vit.norm(x)[:, 1:].unflatten(1, (height, width)).permute(0, 3, 1, 2))
+        levels = [resize(project(level)) for project, resize, level in zip(self.projects, self.resize_layers, taken)]
+        return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+    def _position_embedding(self, height: int, width: int) -> Tensor:
+        """Position embedding [1, 1 + height * width, dim], resampled as DINOv2's own code does it (bicubic, by (size + 0.1) / trained size);
+        timm's way antialiases and differs by several percent."""
+        embedding = self.pretrained.pos_embed
+        side = round((embedding.shape[1] - 1) ** 0.5)
+        if (height, width) == (side, side):
+            return embedding
+        patches = embedding[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        patches = F.interpolate(patches, scale_factor=((height + 0.1) / side, (width + 0.1) / side), mode="bicubic")
+        return torch.cat([embedding[:, :1].float(), patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def licence(name: str) -> str:
+    """Licence of timm's pretrained weights for an encoder."""
+    return "Apache-2.0" if "dinov2" in name else "CC-BY-NC-4.0" if name.startswith("convnextv2") else "see timm"
+
+
+def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
+    """A timm model; see `PyramidEncoder` for `pretrained`."""
+    overlay = None
+    if isinstance(pretrained, (str, Path)):
+        if not Path(pretrained).is_file():
+            raise FileNotFoundError(f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}")
+        overlay = {"file": str(pretrained)}
+    return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+
+
+def create_encoder(name: str, pretrained: bool | str | Path = False) -> PyramidEncoder | DINOv2Encoder:
+    """The encoder for a timm model name."""
+    return (DINOv2Encoder if name in DINOv2Encoder.VARIANTS else PyramidEncoder)(name, pretrained)

@@ -9,8 +9,8 @@ The law it keeps, for every decoder, image, size, point and number of points:
    Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper per site.
 3. `run` walks it forwards on rows, every value at each of its sites exactly once.
 
-Shapes: B batch, K points, S sites, T taps. A sparse value is rows [1 + S, C]: a row of zeros, which is what a convolution reads
-outside the map, then its sites. A dense value is a map [B, H, W, C].
+Shapes: B batch, K points, S sites, T taps. A sparse value is rows [S, C], a dense value is a map [B, H, W, C]. What a convolution reads has
+its border with it (a row of zeros for each border site that is needed, or a padded map), so that no neighbour is a special case.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .layers import POINTWISE, TapLayer, weighted_sum
-from .sites import ZERO_ROW, Grid, Sites, point_taps
+from .layers import POINTWISE, Conv3x3, TapLayer, weighted_sum
+from .sites import Grid, Sites, point_taps
 
 # A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.4 x a dense convolution
 # (2 AVX2 cores, 64 channels).
@@ -38,22 +38,26 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class Read:
-    """How a layer reads one input: `taps` [1 + S, T] row numbers of the input value (None: the very same rows, in order)."""
+    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in order)."""
 
     value: int
     taps: Tensor | None = None
     weights: Tensor | None = None
-    pad: bool = False  # the input is a dense map, and its zero row is read
+    pad: bool = False  # the input is a dense map, read with a border of zeros
 
 
 @dataclass
 class Step:
-    """One value of the decoder: computed dense on whole maps, or on rows at its site set. `last_use`: values not needed any more."""
+    """One value of the decoder: computed dense on whole maps, or on rows at its site set.
+
+    `zero`: rows of border sites, if a convolution reads them. `last_use`: values not needed any more.
+    """
 
     value: int
     dense: bool
     reads: list[Read]
     sites: int
+    zero: Tensor | None = None
     last_use: tuple[int, ...] = ()
 
 
@@ -69,10 +73,9 @@ class Plan:
     def to(self, device: torch.device | str) -> Plan:
         """The same plan with its index tensors on `device`."""
         for read in [self.sample, *(read for step in self.steps for read in step.reads)]:
-            if read.taps is not None:
-                read.taps = read.taps.to(device, non_blocking=True)
-            if read.weights is not None:
-                read.weights = read.weights.to(device, non_blocking=True)
+            read.taps, read.weights = (None if x is None else x.to(device, non_blocking=True) for x in (read.taps, read.weights))
+        for step in self.steps:
+            step.zero = None if step.zero is None else step.zero.to(device, non_blocking=True)
         return self
 
 
@@ -112,36 +115,47 @@ class SparseDecoder:
         """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given grids."""
         grids = self._grids(inputs)
         first = len(self.inputs)
+        sites: list[Sites | None] = [None] * len(grids)  # None: dense
         wanted: list[list] = [[] for _ in grids]  # per value: site numbers, Sites objects (shared as they are), or "all"
+        bordered: set[int] = set()  # values that a convolution reads at sites
         sample_numbers, sample_weights = point_taps(points_px, grids[-1])
         wanted[-1].append(sample_numbers)
-        sites: list[Sites] = [Sites.full(grid) for grid in grids]
         pending = []
         for value in range(len(grids) - 1, first - 1, -1):
             layer, arguments = self.layers[value - first], self.read_arguments[value - first]
-            sites[value] = _gather_wishes(grids[value], wanted[value], dense_above)
-            if sites[value].is_full:
-                for argument in arguments:
-                    wanted[argument].append("all")
-                pending.append((value, None))
-            elif isinstance(layer, TapLayer):
-                numbers, weights = layer.taps(sites[value], grids[arguments[0]])
-                wanted[arguments[0]].append(numbers)
-                pending.append((value, [(numbers, weights)]))
+            out = sites[value] = _gather_wishes(grids[value], wanted[value], dense_above)
+            numbers = weights = None
+            if out is not None and isinstance(layer, TapLayer):
+                numbers, weights = layer.taps(out, grids[arguments[0]])
+                if weights is None:
+                    wanted[arguments[0]] += [numbers, numbers + 1, numbers + 2]
+                    bordered.add(arguments[0])
+                else:
+                    wanted[arguments[0]].append(numbers)
             else:
                 for argument in arguments:
-                    wanted[argument].append(sites[value])
-                pending.append((value, [None] * len(arguments)))
+                    wanted[argument].append("all" if out is None else out)
+            pending.append((value, numbers, weights))
         steps, unused = [], set(range(len(grids) - 1))
-        for value, taps in pending:  # still backwards: the first reader met is the last one to run
-            arguments = self.read_arguments[value - first]
-            reads = [Read(a) if taps is None else _read(a, sites[a], sites[value], t) for a, t in zip(arguments, taps or arguments)]
+        for value, numbers, weights in pending:  # still backwards: the first reader met is the last one to run
+            arguments, out = self.read_arguments[value - first], sites[value]
+            if out is None:
+                reads = [Read(a) for a in arguments]
+            elif numbers is None:
+                reads = [_read_same_sites(a, sites[a], out, grids[a]) for a in arguments]
+            else:
+                reads = [_read_taps(a, sites[a], grids[a], numbers, weights) for a in arguments]
+            zero = torch.from_numpy(out.border_rows) if out is not None and value in bordered and len(out.border_rows) else None
             last_use = tuple(unused & set(arguments))
             unused -= set(arguments)
-            steps.append(Step(value, sites[value].is_full, reads, len(sites[value]), last_use))
-        sample_rows = sites[-1].rows(sample_numbers)[1:] - (1 if sites[-1].is_full else 0)
-        sample = Read(len(grids) - 1, torch.from_numpy(sample_rows), torch.from_numpy(sample_weights))
+            steps.append(Step(value, out is None, reads, grids[value].count if out is None else len(out), zero, last_use))
+        sample = _read_taps(len(grids) - 1, sites[-1], grids[-1], sample_numbers, sample_weights)
         return Plan(grids, steps[::-1], sample, points_px.shape[:2])
+
+    def multiply_accumulates(self, plan: Plan | None = None, inputs: list[Grid] | None = None) -> int:
+        """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over `inputs`."""
+        sites = [grid.count for grid in self._grids(inputs)[len(self.inputs) :]] if plan is None else [step.sites for step in plan.steps]
+        return sum(count * layer.weight.numel() for count, layer in zip(sites, self.layers) if isinstance(layer, (Conv3x3, nn.Linear)))
 
     def run(self, plan: Plan, inputs: list[Tensor]) -> Tensor:
         """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K]."""
@@ -162,47 +176,48 @@ class SparseDecoder:
                     rows = layer.on_rows(rows[0], step.reads[0].taps, step.reads[0].weights)
                 else:
                     rows = layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads)))
-                maps[step.value] = _clear_zero_row(rows)
+                maps[step.value] = rows if step.zero is None else _cleared(rows, step.zero)
             for value in step.last_use:
                 maps[value] = None
         return weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
 
 
-def _clear_zero_row(rows: Tensor) -> Tensor:
+def _cleared(rows: Tensor, zero: Tensor) -> Tensor:
     if rows.requires_grad:  # autograd may need the values as they were
-        return F.pad(rows[1:], (0, 0, 1, 0))
-    rows[0].zero_()
-    return rows
+        return rows.index_fill(0, zero, 0)
+    return rows.index_fill_(0, zero, 0)
 
 
 def _rows(x: Tensor, read: Read) -> Tensor:
-    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy unless a zero row is needed."""
+    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy unless its border is needed."""
     if x.dim() == 2:
         return x
-    x = x.flatten(0, 2)
-    return F.pad(x, (0, 0, 1, 0)) if read.pad else x
+    return (F.pad(x, (0, 0, 1, 1, 1, 1)) if read.pad else x).flatten(0, 2)
 
 
-def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites:
+def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites | None:
+    """The sites wanted of a value; None where it is computed dense."""
     if any(isinstance(wish, str) for wish in wanted):
-        return Sites.full(grid)
+        return None
     if len(wanted) == 1 and isinstance(wanted[0], Sites):
         return wanted[0]
     sites = Sites.union(grid, [wish.numbers if isinstance(wish, Sites) else wish for wish in wanted])
-    return Sites.full(grid) if len(sites) > dense_above * grid.count else sites
+    return None if len(sites) > dense_above * grid.count else sites
 
 
-def _read(argument: int, source: Sites, out: Sites, taps: tuple[np.ndarray, np.ndarray | None] | None) -> Read:
-    if taps is None and len(source) == len(out):  # a pointwise layer reads a subset of its input's sites: of equal size means the same
-        return Read(argument)
-    numbers, weights = (out.numbers, None) if taps is None else taps
-    rows = source.rows(numbers)
-    pad = False
-    if source.is_full:  # a dense map: no zero row in front, unless one is needed
-        pad = bool((rows[1:] == ZERO_ROW).any())
-        if not pad:
-            rows -= 1
-            rows[0] = 0  # any row will do: the zero row of the result is set to zero
-    if weights is not None:
-        weights = torch.from_numpy(np.concatenate([np.zeros((1, weights.shape[1]), weights.dtype), weights]))
-    return Read(argument, torch.from_numpy(rows), weights, pad)
+def _read_same_sites(argument: int, source: Sites | None, out: Sites, grid: Grid) -> Read:
+    """A pointwise layer reads its own sites, which are among those of its input: as many means the same."""
+    if source is None:
+        return Read(argument, torch.from_numpy(grid.map_rows(out.numbers)))
+    return Read(argument) if len(source) == len(out) else Read(argument, torch.from_numpy(source.rows(out.numbers)))
+
+
+def _read_taps(argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None) -> Read:
+    pad = source is None and weights is None
+    if source is not None:
+        rows = source.rows(numbers)
+    elif pad:
+        rows = numbers.astype(np.int32)  # rows of a padded map are numbered like its sites
+    else:
+        rows = grid.map_rows(numbers)
+    return Read(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights), pad)

@@ -8,6 +8,8 @@ are their `nn` modules, sums are `+`. Only two layers look at other sites, and t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -16,32 +18,47 @@ from torch import Tensor, nn
 
 from .sites import Grid, Sites, neighbours_3x3, resize_taps
 
+ACTIVATIONS = ("exp", "softplus", "sigmoid")
+
 
 class Head(nn.Linear):
     """1x1 convolution to one channel and a positive activation, always in float32: bf16 has three digits, depth needs more.
 
     Args:
         features: input channels.
-        activation: "exp" or "softplus". Never ReLU: from a random start half of its outputs are dead.
+        activation: of `ACTIVATIONS`; "sigmoid" is scaled to `max_depth_m`. Never ReLU: from a random start half of its outputs are dead.
+        max_depth_m: largest depth of "sigmoid".
         initial_depth_m: depth that a zero feature answers, through the bias.
     """
 
-    def __init__(self, features: int, activation: str, initial_depth_m: float = 2.5):
+    def __init__(self, features: int, activation: str, max_depth_m: float | None = None, initial_depth_m: float = 2.5):
         super().__init__(features, 1)
-        inverse = {"exp": math.log, "softplus": lambda depth: math.log(math.expm1(depth))}
-        if activation not in inverse:
-            raise ValueError(f"head activation must be one of {sorted(inverse)}, got {activation!r}")
-        self.activation = activation
+        if activation not in ACTIVATIONS or (activation == "sigmoid") != (max_depth_m is not None):
+            raise ValueError(f"head activation must be one of {ACTIVATIONS}, 'sigmoid' with a max_depth_m, got {activation!r} with {max_depth_m}")
+        self.activation, self.max_depth_m = activation, max_depth_m
+        inverse = {"exp": math.log, "softplus": lambda depth: math.log(math.expm1(depth)), "sigmoid": lambda depth: -math.log(max_depth_m / depth - 1)}
         nn.init.normal_(self.weight, std=0.01)
         nn.init.constant_(self.bias, inverse[activation](initial_depth_m))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.linear(x.float(), self.weight.float(), self.bias.float())
-            return x.exp() if self.activation == "exp" else F.softplus(x)
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x)
+        x = F.linear(x.float(), self.weight.float(), self.bias.float())
+        if self.activation == "sigmoid":
+            return x.sigmoid() * self.max_depth_m
+        return x.exp() if self.activation == "exp" else F.softplus(x)
 
 
-POINTWISE = (nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU)
+class GELU(nn.GELU):
+    """Rows go in transposed, which keeps oneDNN out: it compiles and caches a kernel for each number of rows that it has not seen, which is
+    slow (about 0.3 ms) and grew a process by hundreds of MB. Torch's own kernel is as fast, and elementwise does not mind the order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x.T).T if x.dim() == 2 else F.gelu(x)
+
+
+POINTWISE = (nn.Linear, nn.LayerNorm, GELU, nn.ReLU)
 
 
 class TapLayer(nn.Module):
@@ -59,11 +76,12 @@ class TapLayer(nn.Module):
         raise TypeError(f"{type(self).__name__} must say how it runs on a map")
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray | None]:
-        """Input site numbers [S, T] that the sites `out` read, and their weights [S, T] if they are fixed."""
+        """Input site numbers [S, T] that the sites `out` read, and their weights [S, T]; or, without weights, [S * T] numbers each of which
+        is the first of three consecutive sites."""
         raise TypeError(f"{type(self).__name__} must say which sites it reads")
 
     def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor | None) -> Tensor:
-        """Rows [N, C] of the input -> rows [S, C'] of the output; `taps` [S, T] are row numbers of the input."""
+        """Rows [N, C] of the input -> rows [S, C'] of the output; `taps` are row numbers of the input, as in `taps`."""
         raise TypeError(f"{type(self).__name__} must say how it runs on rows")
 
 
@@ -73,41 +91,62 @@ class Conv3x3(TapLayer):
     # Rows gathered at a time on a CPU, so that the gathered block (rows x 9C) stays in cache: 3-4 x over one large gather.
     CPU_CHUNK = 1024
 
-    def __init__(self, in_features: int, out_features: int):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features, 3, 3).to(memory_format=torch.channels_last))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        self._matrix: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """The kernel as a matrix [9C, C'] in the order of gathered rows: a view, because the weight is channels-last; kept, because making
+        one takes as long as convolving a dozen sites."""
+        if torch.is_grad_enabled():
+            return self.weight.permute(2, 3, 1, 0).reshape(-1, len(self.weight))
+        if self._matrix is None or self._matrix.data_ptr() != self.weight.data_ptr():
+            self._matrix = self.weight.detach().permute(0, 2, 3, 1).reshape(len(self.weight), -1).T
+        return self._matrix
 
     def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, None]:
-        return neighbours_3x3(out), None
+        return neighbours_3x3(out).reshape(-1), None
 
     def on_rows(self, rows: Tensor, taps: Tensor, weights: None) -> Tensor:
-        kernel = self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1)  # [C', 9C]; a view: the weight is channels-last
-        chunk = self.CPU_CHUNK if rows.device.type == "cpu" else len(taps)
-        parts = taps.split(chunk)
-        if torch.is_grad_enabled():
-            return torch.cat([F.linear(rows.index_select(0, part.reshape(-1)).view(len(part), -1), kernel, self.bias) for part in parts])
-        out, gathered = rows.new_empty(len(taps), len(kernel)), rows.new_empty(min(chunk, len(taps)) * 9, rows.shape[1])
-        for part, out_part in zip(parts, out.split(chunk)):
-            block = torch.index_select(rows, 0, part.reshape(-1), out=gathered[: 9 * len(part)])
-            torch.addmm(self.bias, block.view(len(part), -1), kernel.T, out=out_part)
+        """`taps` [3 S]: numbers of the first of three consecutive rows each."""
+        kernel, channels = self.matrix(), rows.shape[1]
+        count, chunk = len(taps) // 3, self.CPU_CHUNK
+        if torch.is_grad_enabled() or count == 0:
+            neighbours = (taps[:, None] + torch.arange(3, device=taps.device)).reshape(-1)
+            out = rows.index_select(0, neighbours).view(count, 9 * channels) @ kernel
+            return out if self.bias is None else out + self.bias
+        runs = rows.contiguous().as_strided((len(rows) - 2, 3 * channels), (channels, 1))  # three rows each, overlapping: a third of the copies
+        if rows.device.type != "cpu" or count <= chunk:
+            return _affine(runs.index_select(0, taps).view(count, -1), kernel, self.bias)
+        chunk = -(-count // -(-count // chunk))  # equal parts
+        out, gathered = rows.new_empty(count, kernel.shape[1]), rows.new_empty(chunk * 3, 3 * channels)
+        for part, out_part in zip(taps.split(3 * chunk), out.split(chunk)):
+            block = torch.index_select(runs, 0, part, out=gathered[: len(part)])
+            _affine(block.view(len(out_part), -1), kernel, self.bias, out_part)
         return out
+
+
+def _affine(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """x [N, C] @ matrix [C, C'] + bias."""
+    return torch.mm(x, matrix, out=out) if bias is None else torch.addmm(bias, x, matrix, out=out)
 
 
 class Resize(TapLayer):
     """Bilinear resize by `scale`, or to the size of a second input. On rows: weighted sum of four rows."""
 
-    def __init__(self, scale: int | None = None, align_corners: bool = True):
+    def __init__(self, scale: int | Fraction | None = None, align_corners: bool = True):
         super().__init__()
         self.scale = scale
         self.align_corners = align_corners
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
-        return like[0] if like else (size[0] * self.scale, size[1] * self.scale)
+        return like[0] if like else (int(size[0] * self.scale), int(size[1] * self.scale))
 
     def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=self.align_corners).permute(0, 2, 3, 1)
@@ -127,12 +166,12 @@ def weighted_sum(rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(GELU(conv(GELU(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021), with GELU as in the plan."""
+    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); the plan has GELU where they have ReLU."""
 
-    def __init__(self, features: int):
+    def __init__(self, features: int, act: Callable[[], nn.Module] = GELU):
         super().__init__()
-        self.act1, self.conv1 = nn.GELU(), Conv3x3(features, features)
-        self.act2, self.conv2 = nn.GELU(), Conv3x3(features, features)
+        self.act1, self.conv1 = act(), Conv3x3(features, features)
+        self.act2, self.conv2 = act(), Conv3x3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.act2(self.conv1(self.act1(x))))
@@ -146,20 +185,21 @@ class Projection(nn.Sequential):
 
 
 class FeatureFusion(nn.Module):
-    """DPT's FeatureFusionBlock: [coarse + unit(skip)] -> unit -> 1x1 -> x2.
+    """DPT's FeatureFusionBlock: [coarse + unit(skip)] -> unit -> 1x1 -> x2, or to the size of a map `like`.
 
     The 1x1 convolution commutes with a bilinear resize (its weights sum to 1, so the bias passes unchanged): it runs before it, at a
     quarter of the cost.
     """
 
-    def __init__(self, features: int, has_coarse: bool = True):
+    def __init__(self, features: int, has_coarse: bool = True, act: Callable[[], nn.Module] = GELU):
         super().__init__()
         if has_coarse:
-            self.skip_unit = ResidualUnit(features)
-        self.unit = ResidualUnit(features)
+            self.skip_unit = ResidualUnit(features, act)
+        self.unit = ResidualUnit(features, act)
         self.out = nn.Linear(features, features)
         self.resize = Resize(2)
 
-    def forward(self, skip: Tensor, coarse: Tensor | None = None) -> Tensor:
+    def forward(self, skip: Tensor, coarse: Tensor | None = None, like: Tensor | None = None) -> Tensor:
         fused = skip if coarse is None else coarse + self.skip_unit(skip)
-        return self.resize(self.out(self.unit(fused)))
+        fused = self.out(self.unit(fused))
+        return self.resize(fused) if like is None else self.resize(fused, like)

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoders import DECODERS
-from .encoders import PyramidEncoder
+from .encoders import create_encoder
 from .engine import Plan, SparseDecoder
-from .fusion import GlobalPath
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level
@@ -29,10 +28,13 @@ class SPDConfig:
     Attributes:
         encoder: timm name of the backbone.
         decoder: key of `decoders.DECODERS`.
-        activation: of the head, "exp" or "softplus".
+        activation: of the head, "exp", "softplus" or "sigmoid".
         features: D, channels of the decoder.
-        input_size: (height, width) px that camera images are scaled to fit; the network itself takes any size >= 64.
+        input_size: (height, width) px that camera images are scaled to; the network itself takes any size >= 64.
         training_focal_px: focal length, at `input_size`, at which network depth is metres.
+        max_depth_m: what a "sigmoid" is scaled to.
+        fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "cover" scales its shorter side to that of
+            `input_size` and both to multiples of the encoder's stride (cubic), as Depth Anything V2 does.
     """
 
     encoder: str
@@ -41,22 +43,33 @@ class SPDConfig:
     features: int = 64
     input_size: tuple[int, int] = (416, 544)
     training_focal_px: float = 518.8579
+    max_depth_m: float | None = None
+    fit: str = "inside"
 
     def __post_init__(self):
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
+        if self.fit not in ("inside", "cover"):
+            raise ValueError(f"fit must be inside or cover, got {self.fit!r}")
         if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
             raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
 # NYU presets train on 416x544 crops, which keep NYU's focal length of 518.8579 px. `atto` trains on 192x256 images (NYU's field of view)
 # and has half the decoder channels: at 64 its decoder would cost four times its encoder.
+# Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was scaled with the image
+# (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px height (`spd convert` sets that).
+_DEPTH_ANYTHING = SPDConfig("vit_small_patch14_dinov2", "reassembled", "sigmoid", input_size=(518, 686), training_focal_px=886.81 * 518 / 768, max_depth_m=20.0, fit="cover")
 PRESETS = {
     "v15": SPDConfig("convnextv2_tiny", "plan", "exp"),
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
+    "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
     "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=518.8579 * 0.4),
+    "depth_anything_v2_vits": _DEPTH_ANYTHING,
+    "depth_anything_v2_vitb": replace(_DEPTH_ANYTHING, encoder="vit_base_patch14_dinov2", features=128),
+    "depth_anything_v2_vitl": replace(_DEPTH_ANYTHING, encoder="vit_large_patch14_dinov2", features=256),
 }
 
 
@@ -74,12 +87,12 @@ class SPD(nn.Module):
     def __init__(self, config: SPDConfig, pretrained: bool | str = False):
         super().__init__()
         self.config = config
-        self.encoder = PyramidEncoder(config.encoder, pretrained)
+        self.encoder = create_encoder(config.encoder, pretrained)
         channels = self.encoder.channels
-        self.decoder = DECODERS[config.decoder](channels, config.features, config.activation)
+        self.decoder = DECODERS[config.decoder](channels, config.features, config.activation, config.max_depth_m)
         self.sparse_decoder = SparseDecoder(self.decoder)
         wants_global_path = "stride8" in self.sparse_decoder.inputs
-        self.global_path = GlobalPath(channels, config.features) if wants_global_path else None
+        self.global_path = self.decoder.GLOBAL_PATH(channels, config.features) if wants_global_path else None
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -96,7 +109,8 @@ class SPD(nn.Module):
         """The part that does not depend on the points.
 
         Args:
-            images: [B, 3, H, W], ImageNet-normalised, H and W >= 64. Other sizes than multiples of 32 are padded right and below.
+            images: [B, 3, H, W], ImageNet-normalised, H and W >= 64. Other sizes than multiples of the encoder's stride are
+                padded right and below.
         """
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE:
             raise ValueError(f"images must be [B, 3, H, W] with H and W >= {MIN_SIZE}, got {list(images.shape)}")

@@ -9,9 +9,11 @@ All points are pixels (u, v) of the image given to `encode`; scaling to the netw
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -92,14 +94,8 @@ class Predictor:
         height, width = rgb.shape[:2]
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise ValueError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
-        scale = max(min(self.input_size[0] / height, self.input_size[1] / width), MIN_SIZE / min(height, width))
-        size = (round(height * scale), round(width * scale))
-        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
-        if size != (height, width):
-            if self.device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
-                image = image.float()
-            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-        features = self.model.encode(normalise(image.to(torch.float32) / 255).to(self.dtype))
+        size = self._network_size(height, width)
+        features = self.model.encode(self._network_input(rgb, size))
         scale_xy = np.array([size[1] / width, size[0] / height])
         factor = 1.0
         if camera is not None:
@@ -109,6 +105,27 @@ class Predictor:
             expected = self.model.config.training_focal_px / scale_xy[0]
             warnings.warn(f"no camera intrinsics: depth assumes a focal length of {expected:.0f} px at {width}x{height}, and is off in proportion", stacklevel=2)
         return EncodedFrame(self, features, (height, width), scale_xy, camera, factor)
+
+    def _network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) px that an image is scaled to; see `SPDConfig.fit`."""
+        if self.model.config.fit == "cover":
+            stride, shorter = self.model.encoder.stride, min(self.input_size)
+            scale = shorter / min(height, width)
+            return tuple(max(round(extent * scale / stride), math.ceil(shorter / stride)) * stride for extent in (height, width))
+        scale = max(min(self.input_size[0] / height, self.input_size[1] / width), MIN_SIZE / min(height, width))
+        return round(height * scale), round(width * scale)
+
+    def _network_input(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """Image uint8 [H, W, 3] -> normalised [1, 3, *size] on the device."""
+        if self.model.config.fit == "cover" and size != rgb.shape[:2]:  # as Depth Anything V2 does it: OpenCV's cubic, not antialiased, on floats
+            image = torch.from_numpy(cv2.resize(rgb.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)).to(self.device).permute(2, 0, 1)[None]
+        else:
+            image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
+        if size != tuple(image.shape[2:]):
+            if self.device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
+                image = image.float()
+            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        return normalise(image.to(torch.float32) / 255).to(self.dtype)
 
     def _plan(self, network_points: np.ndarray, features: Features) -> Plan:
         """The plan for points [1, K, 2]; the last one is kept, so that points that stay (a grid) are planned once."""

@@ -5,19 +5,17 @@ integer geometry in numpy: it depends on the query points and the map sizes, nev
 
 Shapes: B batch, H, W map height and width, S sites, T taps of a site, K points.
 
-Sites are numbered in a grid with a border of one: (b, y, x) -> (b * (H + 2) + y + 1) * (W + 2) + x + 1. A 3x3 neighbourhood is then nine
-fixed offsets, and a neighbour outside the map is a border number, which no site set contains: that is zero padding.
+Sites are numbered in a grid with a border of one: (b, y, x) -> (b * (H + 2) + y + 1) * (W + 2) + x + 1. A 3x3 neighbourhood is then
+three runs of three consecutive numbers, at fixed offsets. A site set may hold border sites: their rows are zeroed, and that is zero padding.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
-
-ZERO_ROW = 0  # rows of a sparse map start with a row of zeros, which stands for everything outside the map
 
 
 @dataclass(frozen=True)
@@ -44,44 +42,64 @@ class Grid:
         b, y = np.divmod(rest, self.height + 2)
         return b, y - 1, x - 1
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """Site numbers [B * H * W] of the map, without the border, in the order of its rows."""
+        return np.arange(self.bordered_count).reshape(self.batch, self.height + 2, self.width + 2)[:, 1:-1, 1:-1].reshape(-1)
+
+    def inside(self, numbers: np.ndarray) -> np.ndarray:
+        """The same site numbers, border sites replaced by their nearest site inside."""
+        return _inside(self).take(numbers)
+
+    def map_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Row numbers (int32) of sites in a dense map [B * H * W, C]."""
+        return _map_rows(self).take(numbers)
+
+
+@lru_cache(maxsize=64)
+def _inside(grid: Grid) -> np.ndarray:
+    b, y, x = grid.position(np.arange(grid.bordered_count))
+    return grid.number(b, np.clip(y, 0, grid.height - 1), np.clip(x, 0, grid.width - 1))
+
+
+@lru_cache(maxsize=64)
+def _map_rows(grid: Grid) -> np.ndarray:
+    b, y, x = grid.position(_inside(grid))
+    return ((b * grid.height + y) * grid.width + x).astype(np.int32)
+
 
 class Sites:
-    """A set of sites of one grid, ascending. Rows of a sparse map [1 + S, C] stand in this order, after the zero row."""
+    """A set of sites of one grid, ascending; border sites may be among them. Rows of a sparse map [S, C] stand in this order."""
 
     def __init__(self, grid: Grid, numbers: np.ndarray):
         self.grid = grid
         self.numbers = numbers
-        self.is_full = len(numbers) == grid.count
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Row numbers [1 + N, ...] of the site numbers [N, ...], `ZERO_ROW` where the set does not hold one and in the first row."""
-        rows = np.empty((1 + len(numbers), *numbers.shape[1:]), dtype=np.int64)
-        rows[0] = ZERO_ROW
-        row_of_number = _scratch(self.grid, np.int64)
-        row_of_number[self.numbers] = np.arange(1, 1 + len(self.numbers))
-        row_of_number.take(numbers, out=rows[1:], mode="clip")
-        row_of_number[self.numbers] = ZERO_ROW
-        return rows
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """Site numbers [S], border sites replaced by their nearest site inside: what stands in their rows until they are zeroed."""
+        return self.grid.inside(self.numbers)
 
-    @staticmethod
-    @lru_cache(maxsize=64)
-    def full(grid: Grid) -> Sites:
-        """Every site of the grid: the rows of a dense map [B, H, W, C] flattened to [B * H * W, C]."""
-        numbers = np.arange(grid.bordered_count).reshape(grid.batch, grid.height + 2, grid.width + 2)
-        return Sites(grid, numbers[:, 1:-1, 1:-1].reshape(-1))
+    @cached_property
+    def border_rows(self) -> np.ndarray:
+        """Row numbers of the border sites."""
+        return (self.inside != self.numbers).nonzero()[0]
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Row numbers (int32) of the site numbers, all of which the set holds."""
+        row_of_number = _scratch(self.grid, np.int32)
+        row_of_number[self.numbers] = np.arange(len(self.numbers), dtype=np.int32)
+        return row_of_number.take(numbers)
 
     @staticmethod
     def union(grid: Grid, wanted: list[np.ndarray]) -> Sites:
-        """The sites named by any of the arrays of site numbers (border numbers are ignored)."""
+        """The sites named by any of the arrays of site numbers."""
         is_wanted = _scratch(grid, np.bool_)
         for numbers in wanted:
             is_wanted[numbers] = True
-        bordered = is_wanted.reshape(grid.batch, grid.height + 2, grid.width + 2)
-        bordered[:, [0, -1]] = False
-        bordered[:, :, [0, -1]] = False
         numbers = is_wanted.nonzero()[0]
         is_wanted[numbers] = False
         return Sites(grid, numbers)
@@ -91,7 +109,7 @@ _thread = threading.local()
 
 
 def _scratch(grid: Grid, dtype: type) -> np.ndarray:
-    """An array with an entry for each site number, all zero; the caller leaves it so. Kept per thread: touching fresh pages costs more."""
+    """An array with an entry for each site number; a boolean one is left all False. Kept per thread: touching fresh pages costs more."""
     kept = _thread.__dict__.setdefault("kept", {})
     key = (grid.bordered_count, dtype)
     if key not in kept:
@@ -102,10 +120,9 @@ def _scratch(grid: Grid, dtype: type) -> np.ndarray:
 
 
 def neighbours_3x3(out: Sites) -> np.ndarray:
-    """Site numbers [S, 9] that a 3x3 convolution of stride 1 reads, row-major like its kernel; same grid as `out`."""
+    """First site numbers [S, 3] of the three runs of three sites that a 3x3 convolution of stride 1 reads; same grid as `out`."""
     row = out.grid.width + 2
-    offsets = np.array([dy * row + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-    return out.numbers[:, None] + offsets
+    return out.inside[:, None] + np.array([-row - 1, -1, row - 1])
 
 
 def resize_taps(out: Sites, source: Grid, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -123,16 +140,11 @@ def resize_taps(out: Sites, source: Grid, align_corners: bool) -> tuple[np.ndarr
 
 @lru_cache(maxsize=16)
 def _resize_table(out: Grid, source: Grid, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """`resize_taps` for every site number of one image."""
-    numbers = Sites.full(out).numbers
-    b, y, x = out.position(numbers)
+    """`resize_taps` for every site number of one image; border sites have those of the nearest site inside."""
+    b, y, x = out.position(_inside(out))
     table_y = _axis_taps(out.height, source.height, align_corners)
     table_x = _axis_taps(out.width, source.width, align_corners)
-    taps = _bilinear(source, b, *(table[y] for table in table_y), *(table[x] for table in table_x))
-    tables = tuple(np.zeros((out.bordered_count, 4), dtype=array.dtype) for array in taps)
-    for table, array in zip(tables, taps):
-        table[numbers] = array
-    return tables
+    return _bilinear(source, b, *(table[y] for table in table_y), *(table[x] for table in table_x))
 
 
 def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,8 @@ import torch
 from spd_core import SPD
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+# `depth_anything_v2_vitb` and `vitl` are `vits` with other numbers, and large.
+TESTED_PRESETS = ["v15", "v15_refinenet", "v15_dinov2", "dpt", "atto", "depth_anything_v2_vits"]
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
 
@@ -30,6 +32,6 @@ def lively(model: SPD, seed: int = 0) -> SPD:
 
 @pytest.fixture(scope="session")
 def models() -> dict[str, SPD]:
-    """One model of each preset, with random weights."""
+    """One model of each tested preset, with random weights."""
     torch.manual_seed(0)
-    return {name: lively(SPD.from_preset(name)) for name in ("v15", "v15_refinenet", "dpt", "atto")}
+    return {name: lively(SPD.from_preset(name)) for name in TESTED_PRESETS}

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DEVICES
+from conftest import DEVICES, TESTED_PRESETS
 
 from spd_core.engine import SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
-PRESETS = ["v15", "v15_refinenet", "dpt", "atto"]
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
 
 
@@ -40,7 +39,7 @@ def assert_lawful(out: torch.Tensor, reference: torch.Tensor, tolerance: float =
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_points_are_samples_of_the_dense_map(models, preset, size):
     model = models[preset]
@@ -53,7 +52,7 @@ def test_points_are_samples_of_the_dense_map(models, preset, size):
         assert_lawful(model.decode_points(features, points), sample(dense, points))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_every_image_of_a_batch_answers_its_own_points(models, preset):
     model, size = models[preset], (70, 101)
@@ -73,7 +72,7 @@ def test_every_pixel_at_once(models):
 
 
 @pytest.mark.parametrize("dense_above", [0.0, 0.2, 2.0], ids=["all dense", "mixed", "all sparse"])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_above):
     model, size = models[preset], (96, 128)
@@ -114,7 +113,7 @@ def test_a_plan_serves_other_images_of_the_same_size(models):
         model.decode_points(other, plan=plan)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
     """The work of a plan: unique sites, no more than the map has, and few for a single point."""
@@ -124,12 +123,12 @@ def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
     single = model.plan_points(np.full((1, 1, 2), 100.0), features)
     assert [s.sites for s in plan.steps] == [s.sites for s in single.steps]
     for step in plan.steps:
-        assert step.sites <= plan.grids[step.value].count
+        assert step.sites <= plan.grids[step.value].bordered_count
     assert single.steps[-1].sites == 1  # a whole pixel needs one site of the last layer
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_bf16_stays_within_its_own_rounding(preset, device):
     """The sparse bf16 answer is about as far from the fp32 one as the dense bf16 map is."""
@@ -156,7 +155,7 @@ def test_bf16_stays_within_its_own_rounding(preset, device):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_law_on_cuda(models, preset):
     model, size = models[preset].to("cuda"), (97, 131)
@@ -167,7 +166,7 @@ def test_law_on_cuda(models, preset):
     model.to("cpu")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 def test_gradients_agree_with_the_dense_map(models, preset):
     """decode_points is differentiable, and its gradient is that of the sampled dense map."""
     model, size = models[preset], (64, 96)

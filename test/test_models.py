@@ -3,10 +3,10 @@
 import pytest
 import timm
 import torch
+from conftest import TESTED_PRESETS
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
-from spd_core.model import PRESETS
 
 M = 1e6
 
@@ -82,7 +82,7 @@ def test_dpt_and_refinenet_are_the_same_function_split_elsewhere(macs):
     assert whole == pytest.approx(split["SPD.decoder"] + split["SPD.global_path"], rel=1e-6)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 def test_every_parameter_gets_a_gradient(preset):
     torch.manual_seed(0)
     model = SPD.from_preset(preset)
@@ -91,7 +91,7 @@ def test_every_parameter_gets_a_gradient(preset):
     assert without == []
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
 def test_an_untrained_network_answers_about_the_prior(preset):
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -120,7 +120,7 @@ def test_encoder_weights_from_a_local_file(tmp_path):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"unknown preset 'v14'; there are v15, v15_refinenet, dpt, atto"):
+    with pytest.raises(ValueError, match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits"):
         SPD.from_preset("v14")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         SPD.from_preset("atto", pretrained="nowhere.pth")

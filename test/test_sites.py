@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from spd_core.layers import Conv3x3, Resize, weighted_sum
-from spd_core.sites import ZERO_ROW, Grid, Sites, neighbours_3x3, point_taps, resize_taps
+from spd_core.sites import Grid, Sites, neighbours_3x3, point_taps, resize_taps
 
 
 def subset(grid: Grid, share: float, seed: int = 0) -> Sites:
-    full = Sites.full(grid).numbers
+    full = grid.numbers
     return Sites(grid, np.sort(np.random.default_rng(seed).choice(full, max(1, int(share * len(full))), replace=False)))
 
 
@@ -21,20 +21,23 @@ def flat(grid: Grid, numbers: np.ndarray) -> np.ndarray:
 
 def test_numbers_and_positions_are_inverse():
     grid = Grid(3, 5, 7)
-    numbers = Sites.full(grid).numbers
+    numbers = grid.numbers
     assert len(numbers) == grid.count == 105
     assert (grid.number(*grid.position(numbers)) == numbers).all()
     assert (flat(grid, numbers) == np.arange(105)).all()
+    assert (grid.map_rows(numbers) == np.arange(105)).all()
 
 
-def test_union_ignores_the_border_and_duplicates():
+def test_union_has_no_duplicates_and_knows_its_border():
     grid = Grid(2, 4, 4)
     corner = Sites(grid, grid.number(np.array([0]), np.array([0]), np.array([0])))
-    reached = Sites.union(grid, [neighbours_3x3(corner), neighbours_3x3(corner)])
-    assert flat(grid, reached.numbers).tolist() == [0, 1, 4, 5]
-    rows = corner.rows(neighbours_3x3(corner))
-    assert (rows[0] == ZERO_ROW).all()
-    assert rows[1].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    runs = neighbours_3x3(corner).reshape(-1)
+    assert len(corner.border_rows) == 0
+    reached = Sites.union(grid, [runs, runs, runs + 1, runs + 2])
+    assert len(reached) == 9
+    assert reached.border_rows.tolist() == [0, 1, 2, 3, 6]
+    assert flat(grid, reached.inside).tolist() == [0, 0, 1, 0, 0, 1, 4, 4, 5]  # border sites stand for their nearest inside
+    assert reached.rows(runs).tolist() == [0, 3, 6]
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -48,30 +51,35 @@ def test_resize_taps_are_interpolate(source, target, align_corners):
     numbers, weights = resize_taps(out, grid, align_corners)
     rows = weighted_sum(x.flatten(0, 2), torch.from_numpy(flat(grid, numbers)), torch.from_numpy(weights))
     torch.testing.assert_close(rows, reference[flat(out.grid, out.numbers)], rtol=0, atol=2e-5)
-    assert (Sites.full(grid).rows(numbers)[1:] != ZERO_ROW).all(), "a resize reads inside its map only"
+    assert (grid.inside(numbers) == numbers).all(), "a resize reads inside its map only"
 
 
 def test_unused_resize_taps_claim_no_sites():
     grid = Grid(1, 9, 9)
-    numbers, _ = resize_taps(Sites.full(grid), grid, align_corners=True)  # the identity
-    assert (numbers == Sites.full(grid).numbers[:, None]).all()
+    numbers, _ = resize_taps(Sites(grid, grid.numbers), grid, align_corners=True)  # the identity
+    assert (numbers == grid.numbers[:, None]).all()
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("share", [0.05, 0.6, 1.0])
-def test_convolution_on_rows_is_conv2d(share):
+def test_convolution_on_rows_is_conv2d(share, bias, monkeypatch):
+    monkeypatch.setattr(Conv3x3, "CPU_CHUNK", 50)
     torch.manual_seed(0)
-    conv, grid = Conv3x3(6, 4), Grid(2, 7, 9)
-    torch.nn.init.normal_(conv.bias)
+    conv, grid = Conv3x3(6, 4, bias), Grid(2, 7, 9)
+    if bias:
+        torch.nn.init.normal_(conv.bias)
     x = torch.randn(2, 7, 9, 6)
     out = subset(grid, share)
     numbers, _ = conv.taps(out, grid)
-    rows = Sites.full(grid).rows(numbers)[1:]
-    source = F.pad(x.flatten(0, 2), (0, 0, 1, 0))
-    sparse = conv.on_rows(source, torch.from_numpy(rows), None)
-    with torch.inference_mode():
-        torch.testing.assert_close(conv.on_rows(source, torch.from_numpy(rows), None), sparse)
-    reference = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(sparse, reference[flat(grid, out.numbers)])
+    source, taps = F.pad(x, (0, 0, 1, 1, 1, 1)).flatten(0, 2), torch.from_numpy(numbers.astype(np.int32))  # a padded map has a row for each site number
+    sparse = conv.on_rows(source, taps, None)
+    for _ in range(2):  # the second time with the kept matrix
+        with torch.inference_mode():
+            torch.testing.assert_close(conv.on_rows(source, taps, None), sparse)
+            reference = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
+        torch.testing.assert_close(sparse.detach(), reference[flat(grid, out.numbers)])
+        conv.weight.data = 2 * conv.weight.data  # other storage: what was kept is stale
+        sparse = conv.on_rows(source, taps, None)
 
 
 def test_point_taps_are_bilinear():

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..data.shards import draw_rooms
 from ..training import TrainConfig, TrainingError, train
-from .commands import check, demo, evaluate_checkpoint, info, make_bag, preview, replay
+from .commands import check, convert, demo, evaluate_checkpoint, info, make_bag, preview, replay
 
 COMMANDS = {
     "demo": demo,
@@ -20,6 +20,7 @@ COMMANDS = {
     "replay": replay,
     "bag": {"make": make_bag},
     "info": info,
+    "convert": convert,
     "data": {"check": check, "preview": preview, "rooms": draw_rooms},
 }
 

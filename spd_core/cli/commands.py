@@ -8,9 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import checkpoint
 from ..data.augment import Augmentation
@@ -19,11 +21,13 @@ from ..data.loader import mean_depth, summarise
 from ..data.rgbd import RGBDFolder
 from ..data.samples import DataError, open_dataset
 from ..data.synthetic import random_frame
+from ..encoders import licence
 from ..evaluation import Protocol, evaluate, write_report
 from ..model import PRESETS, SPD
 from ..pictures import colour_depth, depth_range, side_by_side
 from ..predictor import Predictor
 from ..replay import Sampling, answer_offline, frames_to_ask, report, show, write
+from ..sites import Grid
 
 
 def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
@@ -239,21 +243,56 @@ def preview(path: Path, augment: Augmentation = Augmentation(), out: Path = Path
     Console().print(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
 
 
-def info(weights: str | None = None) -> None:
-    """List the presets, or say what a checkpoint file (or "embedded") is.
+def info(weights: str | None = None, folder: Path = Path(".")) -> None:
+    """List the presets and the checkpoints found, or say what a checkpoint file (or "embedded") is.
 
     Args:
         weights: checkpoint file or "embedded".
+        folder: where checkpoints are looked for, sub-folders included.
     """
     console = Console()
+    console = Console(width=max(console.width, 130))
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
         console.print({"file": str(path), "config": checkpoint.load(path).config_dict(), "provenance": checkpoint.provenance(path)})
         return
-    table = Table("preset", "encoder", "decoder", "input", "encoder params", "global path", "decoder params")
+    table = Table("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder", "128 points", title="Presets; multiply-accumulates in G")
     for name, config in PRESETS.items():
-        parameters = SPD(config).parameter_groups()
+        with torch.device("meta"):  # counted, not computed
+            model, image = SPD(config), torch.zeros(1, 3, *config.input_size)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            features = model.encode(image)
         height, width = config.input_size
-        counts = (f"{parameters.get(part, 0):,}" for part in ("encoder", "global_path", "decoder"))
-        table.add_row(name, config.encoder, config.decoder, f"{width}x{height}", *counts)
+        points = np.random.default_rng(0).uniform(0, [width - 1, height - 1], (1, 128, 2))
+        grids = [Grid(*x.shape[:3]) for x in features.maps.values()]
+        decoder = model.sparse_decoder
+        counts = counter.get_total_flops() / 2, decoder.multiply_accumulates(inputs=grids), decoder.multiply_accumulates(decoder.plan(points, grids))
+        parameters = sum(model.parameter_groups().values())
+        table.add_row(name, config.encoder, licence(config.encoder), f"{width}x{height}", f"{parameters / 1e6:.1f} M", *(f"{count / 1e9:.2f}" for count in counts))
     console.print(table)
+    found = Table("weights", "encoder", "licence", "from", title="Checkpoints")
+    others = (path for path in sorted(folder.rglob("*.safetensors")) if not path.samefile(checkpoint.EMBEDDED))
+    for path in [checkpoint.EMBEDDED, *others]:
+        try:
+            config, origin = checkpoint.configuration(path), checkpoint.provenance(path)
+        except checkpoint.CheckpointError:
+            continue  # somebody else's
+        name = "embedded" if path == checkpoint.EMBEDDED else str(path)
+        found.add_row(name, config["encoder"], origin.get("license", "-"), str(origin.get("source") or origin.get("data") or "-"))
+    console.print(found)
+
+
+def convert(file: Path, out: Path, max_depth_m: float | None = None, download: bool = False) -> None:
+    """Turn a released metric checkpoint of Depth Anything V2 into one of ours.
+
+    Args:
+        file: depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth: indoor or outdoor, small to large.
+        out: the .safetensors file to write.
+        max_depth_m: of a file under another name: 20 for Hypersim, 80 for Virtual KITTI.
+        download: fetch `file`, a name then, from the model hub first.
+    """
+    from .. import convert as converter  # draws a room to test the file: not needed by other commands
+
+    model, origin = converter.depth_anything_v2(converter.download(file.name) if download else file, max_depth_m)
+    checkpoint.save(model, out, **origin)
+    Console().print(f"wrote {out}: {model.config.encoder}, depth up to {model.config.max_depth_m:.0f} m, licence {origin['license']}", soft_wrap=True)

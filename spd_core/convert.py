@@ -1,0 +1,142 @@
+"""Released checkpoints of other projects to SPD's: Depth Anything V2's metric models (Yang et al. 2024), by key name.
+
+theirs                                              ours
+pretrained.<x>                                      encoder.pretrained.<x>                (mask_token is not used)
+depth_head.projects.<i>, .resize_layers.<i>         encoder.projects.<i>, .resize_layers.<i>
+depth_head.scratch.layer<n>_rn                      <part>.project<n>                     part: decoder for n = 1, 2,
+depth_head.scratch.refinenet<n>.resConfUnit1        <part>.refine<n>.skip_unit                  global_path for n = 3, 4
+depth_head.scratch.refinenet<n>.resConfUnit2        <part>.refine<n>.unit                 (refinenet4.resConfUnit1 is not used)
+depth_head.scratch.refinenet<n>.out_conv            <part>.refine<n>.out
+depth_head.scratch.output_conv1, output_conv2.0     decoder.conv1, decoder.conv2
+depth_head.scratch.output_conv2.2                   decoder.head
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import CheckpointError
+from .data.synthetic import random_frame
+from .model import PRESETS, SPD
+from .predictor import Predictor
+
+SOURCE = "https://github.com/DepthAnything/Depth-Anything-V2"
+LICENCES = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0", "vitl": "CC-BY-NC-4.0"}
+# What their file names say: largest depth, and focal length at the network's size of 518 px (metric_depth/README.md; focal lengths of the data sets).
+DATASETS = {"hypersim": (20.0, 886.81 * 518 / 768), "vkitti": (80.0, 725.0 * 518 / 375)}
+UNUSED = re.compile(r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\..*")
+RENAMED = (
+    (r"depth_head\.scratch\.layer([12])_rn", r"decoder.project\1"),
+    (r"depth_head\.scratch\.layer([34])_rn", r"global_path.project\1"),
+    (r"depth_head\.scratch\.refinenet([12])\.", r"decoder.refine\1."),
+    (r"depth_head\.scratch\.refinenet([34])\.", r"global_path.refine\1."),
+    (r"resConfUnit1", "skip_unit"),
+    (r"resConfUnit2", "unit"),
+    (r"out_conv\.", "out."),
+    (r"depth_head\.scratch\.output_conv1", "decoder.conv1"),
+    (r"depth_head\.scratch\.output_conv2\.0", "decoder.conv2"),
+    (r"depth_head\.scratch\.output_conv2\.2", "decoder.head"),
+    (r"^(pretrained|depth_head)\.", lambda match: "encoder.pretrained." if match[1] == "pretrained" else "encoder."),
+)
+
+
+def our_name(name: str) -> str | None:
+    """Our name of a tensor of Depth Anything V2; None for one that their network does not use."""
+    if UNUSED.fullmatch(name):
+        return None
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tuple[SPD, dict]:
+    """A released metric checkpoint `depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth` as a model, and its provenance.
+
+    Args:
+        path: the file; read without running pickled code.
+        max_depth_m: for a file under another name: 20 (Hypersim) or 80 (Virtual KITTI). Their network multiplies by it, the file does not hold it.
+
+    Raises:
+        CheckpointError: no such file, not these weights, a relative-depth checkpoint, or a wrong `max_depth_m`.
+    """
+    path = Path(path)
+    dataset = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
+    if dataset is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
+        raise CheckpointError(
+            f"{path} is a relative-depth checkpoint of Depth Anything V2: it answers inverse depth of unknown scale, never metres. "
+            f"Get depth_anything_v2_metric_hypersim_vits.pth (indoor) or depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
+        )
+    by_depth = {depth: name for name, (depth, _) in DATASETS.items()}
+    if dataset is None and max_depth_m is None:
+        raise CheckpointError(f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim model, 80 for Virtual KITTI")
+    if max_depth_m is not None and max_depth_m not in by_depth:
+        raise CheckpointError(f"max_depth_m is {max_depth_m}; expected 20 (Hypersim) or 80 (Virtual KITTI)")
+    if dataset is not None and max_depth_m not in (None, DATASETS[dataset][0]):
+        raise CheckpointError(f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}: every answer would be wrong in proportion")
+    dataset = dataset or by_depth[max_depth_m]
+    theirs = _read(path)
+    ours = {our_name(name): tensor for name, tensor in theirs.items() if our_name(name)}
+    projection = ours.get("encoder.projects.0.weight")
+    sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
+    if projection is None or projection.shape[1] not in sizes:
+        raise CheckpointError(f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are {', '.join(sorted(theirs)[:3])}, ...")
+    size = sizes[projection.shape[1]]
+    depth_m, focal_px = DATASETS[dataset]
+    model = SPD(replace(PRESETS[f"depth_anything_v2_{size}"], max_depth_m=depth_m, training_focal_px=focal_px))
+    expected = model.state_dict()
+    for name, tensor in ours.items():
+        if name in expected and tensor.dim() == 4 and expected[name].dim() == 2:  # our 1x1 convolutions are linear layers
+            ours[name] = tensor[:, :, 0, 0]
+    try:
+        model.load_state_dict(ours)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit Depth Anything V2 {size}: {error}") from error
+    _refuse_relative(model.eval(), path)
+    return model, {"source": f"{SOURCE}, {path.name}", "license": LICENCES[size], "trained_on": dataset, "converted_by": "spd convert"}
+
+
+def download(name: str) -> Path:
+    """Fetch a released metric checkpoint, by its file name, through the hub's own client; kept in that client's cache.
+
+    Raises:
+        CheckpointError: no such file is released, or the hub cannot be reached.
+    """
+    match = re.fullmatch(r"depth_anything_v2_metric_(hypersim|vkitti)_vit([sbl])\.pth", name)
+    if match is None:
+        raise CheckpointError(f"{name} is not released; there are depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth")
+    from huggingface_hub import hf_hub_download  # comes with timm; needed here alone
+
+    dataset, size = {"hypersim": "Hypersim", "vkitti": "VKITTI"}[match[1]], {"s": "Small", "b": "Base", "l": "Large"}[match[2]]
+    repository = f"depth-anything/Depth-Anything-V2-Metric-{dataset}-{size}"
+    try:
+        return Path(hf_hub_download(repository, name))
+    except Exception as error:  # the client raises those of three HTTP libraries
+        raise CheckpointError(f"{name} could not be fetched from {repository} ({type(error).__name__}); fetch it elsewhere and give its path") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download fetches them. The weights 'embedded' run without any"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}); fetch it again") from error
+    content = content.get("model", content) if isinstance(content, dict) else {}
+    return {name.removeprefix("module."): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _refuse_relative(model: SPD, path: Path) -> None:
+    """Relative checkpoints have the same tensors, but end in a ReLU: their large outputs drive the metric models' sigmoid into its end."""
+    frame = random_frame(0, (196, 252))
+    depth_m = Predictor(model, "cpu", input_size=(196, 252)).encode(frame.rgb, frame.camera).dense_depth()
+    share = float((depth_m > 0.98 * depth_m.max()).mean())
+    if share > 0.9 and depth_m.max() > 0.9 * model.config.max_depth_m * frame.camera.focal_px / model.config.training_focal_px:
+        raise CheckpointError(f"{path} answers its largest depth at {share:.0%} of a test image: this is a relative-depth checkpoint under another name")
