@@ -46,7 +46,7 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     features = model.encode(images)
     variants = {"dense": lambda: model.decode_dense(features), "encoder and global path": lambda: model.encode(images)}
     for name, points in queries(size).items():
-        plan = model.plan_points(points, features)
+        plan = model.plan_points(points, features.grids, features.size)
         variants[name, "fresh"] = lambda points=points: model.decode_points(features, points)
         variants[name, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
     times = {name: [] for name in variants}

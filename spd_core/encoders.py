@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +87,7 @@ class DINOv2Encoder(nn.Module):
 
     stride = 14
     # Blocks whose outputs are taken, and channels of the four maps (Depth-Anything-V2, metric_depth/README.md).
-    VARIANTS = {
+    VARIANTS: ClassVar = {
         "vit_small_patch14_dinov2": ((2, 5, 8, 11), (48, 96, 192, 384)),
         "vit_base_patch14_dinov2": ((2, 5, 8, 11), (96, 192, 384, 768)),
         "vit_large_patch14_dinov2": ((4, 11, 17, 23), (256, 512, 1024, 1024)),
@@ -105,7 +107,7 @@ class DINOv2Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, 14 h, 14 w] -> [B, 4h, 4w, C1], [B, 2h, 2w, C2], [B, h, w, C3], [B, ceil(h/2), ceil(w/2), C4]
         vit = self.pretrained
-        height, width = (extent // self.stride for extent in images.shape[2:])
+        height, width = (int(extent) // self.stride for extent in images.shape[2:])
         patches = vit.patch_embed(images)  # [B, h, w, dim]
         position = self._position_embedding(height, width)
         x = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches.flatten(1, 2)], dim=1) + position.to(patches.dtype)
@@ -121,7 +123,7 @@ class DINOv2Encoder(nn.Module):
         """Position embedding [1, 1 + height * width, dim], resampled as DINOv2's own code does it (bicubic, by (size + 0.1) / trained size);
         timm's way antialiases and differs by several percent."""
         embedding = self.pretrained.pos_embed
-        side = round((embedding.shape[1] - 1) ** 0.5)
+        side = math.isqrt(int(embedding.shape[1]) - 1)
         if (height, width) == (side, side):
             return embedding
         patches = embedding[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)

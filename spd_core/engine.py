@@ -102,7 +102,7 @@ class SparseDecoder:
         # A resize may take a second input for its size alone: no sites are read from it.
         self.read_arguments = [arguments[:1] if isinstance(layer, TapLayer) else arguments for layer, arguments in zip(self.layers, self.arguments)]
 
-    def _grids(self, inputs: list[Grid]) -> tuple[Grid, ...]:
+    def _grids(self, inputs: tuple[Grid, ...]) -> tuple[Grid, ...]:
         """Grid of every value: the inputs, then each layer's output."""
         grids = list(inputs)
         for layer, arguments in zip(self.layers, self.arguments):
@@ -111,7 +111,7 @@ class SparseDecoder:
             grids.append(Grid(grids[0].batch, *size))
         return tuple(grids)
 
-    def plan(self, points_px: np.ndarray, inputs: list[Grid], dense_above: float = DENSE_ABOVE) -> Plan:
+    def plan(self, points_px: np.ndarray, inputs: tuple[Grid, ...], dense_above: float = DENSE_ABOVE) -> Plan:
         """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given grids."""
         grids = self._grids(inputs)
         first = len(self.inputs)
@@ -152,7 +152,7 @@ class SparseDecoder:
         sample = _read_taps(len(grids) - 1, sites[-1], grids[-1], sample_numbers, sample_weights)
         return Plan(grids, steps[::-1], sample, points_px.shape[:2])
 
-    def multiply_accumulates(self, plan: Plan | None = None, inputs: list[Grid] | None = None) -> int:
+    def multiply_accumulates(self, plan: Plan | None = None, inputs: tuple[Grid, ...] | None = None) -> int:
         """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over `inputs`."""
         sites = [grid.count for grid in self._grids(inputs)[len(self.inputs) :]] if plan is None else [step.sites for step in plan.steps]
         return sum(count * layer.weight.numel() for count, layer in zip(sites, self.layers) if isinstance(layer, (Conv3x3, nn.Linear)))

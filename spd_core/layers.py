@@ -65,7 +65,7 @@ class TapLayer(nn.Module):
     """A layer that reads more than one site of its input for a site of its output. A second input only lends its size."""
 
     def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C] -> [B, H', W', C']
-        return self.on_map(x, self.output_size(tuple(x.shape[1:3]), *(tuple(other.shape[1:3]) for other in like)))
+        return self.on_map(x, self.output_size(*(tuple(map(int, other.shape[1:3])) for other in (x, *like))))
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
         """(H', W') of the output for an input of `size`."""

@@ -80,6 +80,11 @@ class Features:
     maps: dict[str, Tensor]
     size: tuple[int, int]
 
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The positions of each map: all that a plan needs to know of them."""
+        return tuple(Grid(*x.shape[:3]) for x in self.maps.values())
+
 
 class SPD(nn.Module):
     """The network. Points are (x, y) px with pixel centres at integers (`camera.py`), depths are metres at `training_focal_px`."""
@@ -129,16 +134,20 @@ class SPD(nn.Module):
         depth = self.decoder(**features.maps)
         return depth.permute(0, 3, 1, 2)[:, :, :height, :width]
 
-    def plan_points(self, points: Tensor | np.ndarray, features: Features) -> Plan:
-        """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes."""
-        batch = next(iter(features.maps.values())).shape[0]
+    def plan_points(self, points: Tensor | np.ndarray, grids: tuple[Grid, ...], size: tuple[int, int]) -> Plan:
+        """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes.
+
+        Args:
+            grids: of the feature maps, `Features.grids`.
+            size: (H, W) px of the image, `Features.size`.
+        """
+        batch = grids[0].batch
         points = points.detach().cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
         if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
-        height, width = features.size
+        height, width = size
         points = np.clip(points, 0, [width - 1, height - 1])  # the image's border, not that of its padding; NaN stays
-        grids = [Grid(*x.shape[:3]) for x in features.maps.values()]
-        return self.sparse_decoder.plan(points, grids).to(next(iter(features.maps.values())).device)
+        return self.sparse_decoder.plan(points, grids).to(next(self.parameters()).device)
 
     def decode_points(self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None) -> Tensor:
         """Depth at points: exactly the bilinear samples of `decode_dense`, without computing the rest.
@@ -153,7 +162,7 @@ class SPD(nn.Module):
         if (points is None) == (plan is None):
             raise ValueError("decode_points takes either points or a plan")
         if plan is None:
-            plan = self.plan_points(points, features)
+            plan = self.plan_points(points, features.grids, features.size)
         return self.sparse_decoder.run(plan, list(features.maps.values()))
 
     def parameter_groups(self) -> dict[str, int]:

@@ -10,7 +10,10 @@ All points are pixels (u, v) of the image given to `encode`; scaling to the netw
 from __future__ import annotations
 
 import math
+import threading
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,14 +21,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import checkpoint
+from . import checkpoint, export
 from .camera import Camera, focal_correction, inside_image, scale_points
 from .encoders import normalise
 from .engine import Plan
 from .model import MIN_SIZE, PRESETS, SPD, Features
+from .sites import Grid
 
 MAX_ASPECT = 16
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+RUNTIMES = ("auto", "torch", "onnxruntime", "compile")
+KEPT_PLANS = 8
+KEPT_POINTS = 16_384  # plans for more points are not kept: they cost little beside their decoding
+MOST_POINTS = 1 << 18  # decoded at a time: a plan's memory grows with the points, the decoder's does not
 
 
 def pick_device(name: str) -> torch.device:
@@ -47,37 +55,67 @@ class Predictor:
     Args:
         model: in eval mode.
         device: see `pick_device`.
-        precision: "fp32" or "bf16" (the head stays in fp32).
+        precision: "fp32", "bf16" or, on a GPU, "fp16" (the head stays in fp32).
         input_size: (height, width) px that images are scaled to fit; None takes the model's own.
+        runtime: what runs the encoder. "torch"; "compile": torch.compile (minutes at the first image; for GPUs); "onnxruntime": on a CPU, in
+            fp32; "auto": onnxruntime where it is installed and possible (docs/performance.md), else torch.
     """
 
-    def __init__(self, model: SPD, device: str = "auto", precision: str = "fp32", input_size: tuple[int, int] | None = None):
+    def __init__(self, model: SPD, device: str = "auto", precision: str = "fp32", input_size: tuple[int, int] | None = None, runtime: str = "torch"):
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}")
         if input_size is not None and (len(input_size) != 2 or min(input_size) < MIN_SIZE):
             raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {tuple(input_size)}")
         self.device = pick_device(device)
+        if precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("precision fp16 is for GPUs; on a CPU it is slower than fp32")
         self.dtype = PRECISIONS[precision]
         self.model = model.to(self.device, self.dtype).eval()
         own_size = model.config.input_size
         self.input_size = own_size if input_size is None else tuple(input_size)
-        self._planned: tuple[tuple, np.ndarray, Plan] | None = None
+        self.runtime, self._encode = self._pick_runtime(runtime)
+        self._grids: dict[tuple[int, int], tuple[Grid, ...]] = {}  # by size of network input: what a plan needs to know
+        self._plans: OrderedDict[tuple, Plan] = OrderedDict()  # the last used at the end
+        self._plans_lock = threading.Lock()
         self._warned = False
 
+    def _pick_runtime(self, runtime: str) -> tuple[str, Callable[[torch.Tensor], Features]]:
+        """The runtime that "auto" stands for, and how it encodes."""
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+        fits = self.device.type == "cpu" and self.dtype == torch.float32
+        if runtime == "auto":
+            runtime = "onnxruntime" if fits and export.is_available() else "torch"
+        if runtime == "onnxruntime":
+            if not fits or not export.is_available():
+                raise ValueError(
+                    f"runtime onnxruntime needs the packages onnx and onnxruntime, a CPU and fp32; got {self.device}, {self.dtype}, "
+                    f"{'packages installed' if export.is_available() else 'packages not installed'}"
+                )
+            return runtime, export.OnnxEncoder(self.model)
+        return runtime, _compiled(self.model.encode) if runtime == "compile" else self.model.encode
+
     @classmethod
-    def load(cls, weights: str | Path = "embedded", device: str = "auto", precision: str = "fp32", input_size: tuple[int, int] | None = None) -> Predictor:
+    def load(
+        cls,
+        weights: str | Path = "embedded",
+        device: str = "auto",
+        precision: str = "fp32",
+        input_size: tuple[int, int] | None = None,
+        runtime: str = "torch",
+    ) -> Predictor:
         """A predictor from "embedded" (the small weights that come with SPD), a checkpoint file, or a preset name (random weights).
 
         Raises:
             CheckpointError: the file is missing, damaged or foreign.
-            ValueError: unknown device or precision.
+            ValueError: unknown device, precision or runtime.
         """
         if weights in PRESETS:
             warnings.warn(f"preset {weights!r} has random weights: its depths mean nothing until a checkpoint is loaded", stacklevel=2)
             model = SPD.from_preset(str(weights))
         else:
             model = checkpoint.load(checkpoint.EMBEDDED if str(weights) == "embedded" else weights)
-        return cls(model, device, precision, input_size)
+        return cls(model, device, precision, input_size, runtime)
 
     @torch.inference_mode()
     def encode(self, rgb: np.ndarray, camera: Camera | None = None) -> EncodedFrame:
@@ -95,7 +133,8 @@ class Predictor:
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise ValueError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
         size = self._network_size(height, width)
-        features = self.model.encode(self._network_input(rgb, size))
+        features = self._encode(self._network_input(rgb, size))
+        self._grids[size] = features.grids
         scale_xy = np.array([size[1] / width, size[0] / height])
         factor = 1.0
         if camera is not None:
@@ -127,14 +166,52 @@ class Predictor:
             image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
         return normalise(image.to(torch.float32) / 255).to(self.dtype)
 
-    def _plan(self, network_points: np.ndarray, features: Features) -> Plan:
-        """The plan for points [1, K, 2]; the last one is kept, so that points that stay (a grid) are planned once."""
-        key = (features.size, tuple(x.shape for x in features.maps.values()))
-        if self._planned and self._planned[0] == key and np.array_equal(self._planned[1], network_points):
-            return self._planned[2]
-        plan = self.model.plan_points(network_points, features)
-        self._planned = (key, network_points, plan)
+    def warm_up(self) -> None:
+        """Encode and ask once at the input size, so that the first image does not wait for what is made at first use."""
+        warned, self._warned = self._warned, True
+        self.encode(np.zeros((*self.input_size, 3), np.uint8)).depth_at(np.zeros((1, 2)))
+        self._warned = warned
+
+    def prepare(self, uv: np.ndarray, size: tuple[int, int]) -> None:
+        """Plan `depth_at(uv)` for images of `size` (height, width) ahead, while another thread encodes one. Does nothing before the first of that size."""
+        network_size = self._network_size(*size)
+        grids = self._grids.get(network_size)
+        uv = uv[inside_image(uv, size)]
+        if grids is not None and 0 < len(uv) <= KEPT_POINTS:
+            self.plan(scale_points(uv, np.array([network_size[1] / size[1], network_size[0] / size[0]]))[None], grids, network_size)
+
+    def plan(self, network_points: np.ndarray, grids: tuple[Grid, ...], network_size: tuple[int, int]) -> Plan:
+        """The plan for points [1, K, 2]. The last few are kept: points that stay (a grid, fixed waypoints) are planned once."""
+        key = (network_size, grids, network_points.tobytes()) if network_points.shape[1] <= KEPT_POINTS else None
+        with self._plans_lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        plan = self.model.plan_points(network_points, grids, network_size)
+        if key is not None:
+            with self._plans_lock:
+                self._plans[key] = plan
+                while len(self._plans) > KEPT_PLANS:
+                    self._plans.popitem(last=False)
         return plan
+
+
+def _compiled(encode: Callable[[torch.Tensor], Features]) -> Callable[[torch.Tensor], Features]:
+    """`encode` through torch.compile; as it is, with a warning, where that fails (no C++ compiler, say)."""
+    run = torch.compile(encode)
+
+    def encode_compiled(images: torch.Tensor) -> Features:
+        nonlocal run
+        try:
+            return run(images)
+        except Exception as error:  # the compiler's own exceptions come from many places
+            if run is encode:
+                raise
+            warnings.warn(f"torch.compile failed, the encoder runs as it is: {type(error).__name__}: {str(error).splitlines()[0]}", stacklevel=2)
+            run = encode
+            return encode(images)
+
+    return encode_compiled
 
 
 class EncodedFrame:
@@ -155,11 +232,11 @@ class EncodedFrame:
         if uv.ndim != 2 or uv.shape[1] != 2:
             raise ValueError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
         depth_m = np.full(len(uv), np.nan, dtype=np.float32)
-        inside = inside_image(uv, self.size)
-        if inside.any():
-            network_points = scale_points(uv[inside], self.scale_xy)[None]
-            plan = self.predictor._plan(network_points, self.features)
-            depth_m[inside] = self.predictor.model.decode_points(self.features, plan=plan)[0].cpu().numpy() * self.focal_factor
+        inside = inside_image(uv, self.size).nonzero()[0]
+        for start in range(0, len(inside), MOST_POINTS):
+            part = inside[start : start + MOST_POINTS]
+            plan = self.predictor.plan(scale_points(uv[part], self.scale_xy)[None], self.features.grids, self.features.size)
+            depth_m[part] = self.predictor.model.decode_points(self.features, plan=plan)[0].cpu().numpy() * self.focal_factor
         return depth_m
 
     def points_at(self, uv: np.ndarray) -> np.ndarray:

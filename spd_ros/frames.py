@@ -72,7 +72,7 @@ class FrameScheduler:
         self._waiting: deque[Query] = deque()
         self._lost: OrderedDict[int, Status] = OrderedDict()  # stamps of images that will not be answered, and why
         self._newest_ns = -1
-        self._stopping = False
+        self._stopping = self._encoding = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="spd_worker", daemon=True)
 
@@ -103,10 +103,12 @@ class FrameScheduler:
             self._condition.notify()
         return jumped
 
-    def add_query(self, query: Query) -> None:
+    def add_query(self, query: Query) -> bool:
+        """Take a query. True if the worker is busy with an image, so that there is time to plan ahead."""
         with self._condition:
             self._waiting.append(query)
             self._condition.notify()
+            return self._encoding
 
     # --- under the lock
 
@@ -183,12 +185,15 @@ class FrameScheduler:
             self._on_error(error)
 
     def _encode_image(self, image: PendingImage) -> None:
+        self._encoding = True
         try:
             frame = self._encode(image)
         except Exception:
             with self._condition:
                 self._remember(image.stamp_ns, Status.BAD_IMAGE)
             raise
+        finally:
+            self._encoding = False
         with self._condition:
             self._ring.pop(image.stamp_ns, None)
             self._ring[image.stamp_ns] = frame

@@ -33,6 +33,7 @@ from spd_core.camera import Camera, inside_image
 from spd_core.messages import MessageError, Status, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import EncodedFrame, Predictor
+from spd_core.process import keep_freed_memory
 
 from . import parameters
 from .conversions import answer_cloud, depth_to_image, rgb_to_image
@@ -86,7 +87,8 @@ class SPDNode(LifecycleNode):
             if p.threads:
                 torch.set_num_threads(p.threads)
             input_size = tuple(p.input_size) if any(p.input_size) else None
-            self._predictor = Predictor.load(p.weights, p.device, p.precision, input_size)
+            self._predictor = Predictor.load(p.weights, p.device, p.precision, input_size, p.runtime)
+            self._predictor.warm_up()
         except (ValueError, OSError, RuntimeError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -99,8 +101,11 @@ class SPDNode(LifecycleNode):
         self._last_s = {"overlay": 0.0, "dense": 0.0}
         self._camera_info: CameraInfo | None = None
         self._grid: tuple[tuple[int, int], np.ndarray] | None = None
+        self._image_size: tuple[int, int] | None = None
         height, width = self._predictor.input_size
-        self.get_logger().info(f"weights {p.weights} ({self._predictor.model.config.encoder}) on {self._predictor.device}, {p.precision}, input {width}x{height}")
+        self.get_logger().info(
+            f"weights {p.weights} ({self._predictor.model.config.encoder}) on {self._predictor.device}, {self._predictor.runtime}, {p.precision}, input {width}x{height}"
+        )
         return TransitionCallbackReturn.SUCCESS
 
     @transition
@@ -198,7 +203,8 @@ class SPDNode(LifecycleNode):
             count = point_count(msg)
             query = Query(stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY)
         query.received_s, query.parsing_s = received_s, time.monotonic() - received_s
-        self._scheduler.add_query(query)
+        if self._scheduler.add_query(query) and self._image_size is not None and query.failure is None:
+            self._predictor.prepare(query.uv, self._image_size)  # while its image is encoded
 
     def _on_waypoints(self, msg: Path) -> None:
         self._statistics.count("waypoint paths received")
@@ -235,7 +241,8 @@ class SPDNode(LifecycleNode):
         except MessageError:
             self._statistics.count("images bad")
             raise
-        encoded = self._predictor.encode(rgb, self._camera(rgb.shape[:2]))
+        self._image_size = rgb.shape[:2]
+        encoded = self._predictor.encode(rgb, self._camera(self._image_size))
         self._statistics.encoded(time.monotonic() - started)
         self._statistics.last_error = ""
         return CameraFrame(image.message.header, rgb, encoded)
@@ -359,7 +366,7 @@ class SPDNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         p = self._settings
-        facts = {"weights": p.weights, "device": str(self._predictor.device), "precision": p.precision}
+        facts = {"weights": p.weights, "device": str(self._predictor.device), "runtime": self._predictor.runtime, "precision": p.precision}
         is_active = self._scheduler is not None
         where = ""
         if is_active and self._statistics.is_silent():
@@ -380,6 +387,7 @@ def main() -> int:
         nonlocal stop
         stop = True
 
+    keep_freed_memory()
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
     # rclpy's own handlers would close the publishers before the last queries are answered.

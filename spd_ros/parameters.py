@@ -12,7 +12,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from spd_core.predictor import PRECISIONS
+from spd_core.predictor import PRECISIONS, RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ PARAMETERS: dict[str, Parameter] = {
     "weights": Parameter("embedded", "'embedded', a checkpoint file (.safetensors), or a preset name for random weights", bool, "not empty"),
     "device": Parameter("auto", "auto (CUDA where there is one), cpu, cuda or cuda:<n>", bool, "not empty"),
     "precision": _one_of("fp32", tuple(PRECISIONS), "arithmetic of the network; the depth head is always fp32"),
+    "runtime": _one_of("auto", RUNTIMES, "what runs the encoder: torch, compile (torch.compile; for GPUs), onnxruntime (CPU, fp32); auto picks for the device"),
     "input_size": _pair([0, 0], "(height, width) px that images are scaled to fit; [0, 0] takes the checkpoint's own"),
     "threads": _at_least(0, 0, "CPU threads of the network; 0 leaves torch's choice"),
     "image_transport": _one_of("raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"),

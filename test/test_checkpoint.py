@@ -49,7 +49,7 @@ def test_half_precision_files_load_as_float32(saved, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist; give an existing .safetensors file, or 'embedded'"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist; give a .safetensors file"):
         checkpoint.load(tmp_path / "none.safetensors")
 
 

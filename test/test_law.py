@@ -105,7 +105,7 @@ def test_a_plan_serves_other_images_of_the_same_size(models):
     model, size = models["v15"], (64, 96)
     points = random_points(1, 50, size)
     first, second = (model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(s))) for s in (4, 5))
-    plan = model.plan_points(points, first)
+    plan = model.plan_points(points, first.grids, first.size)
     for features in (first, second):
         assert_lawful(model.decode_points(features, plan=plan), sample(model.decode_dense(features), points))
     other = model.encode(torch.randn(1, 3, 64, 128))
@@ -119,8 +119,8 @@ def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
     """The work of a plan: unique sites, no more than the map has, and few for a single point."""
     model = models[preset]
     features = model.encode(torch.zeros(1, 3, 416, 544))
-    plan = model.plan_points(np.full((1, 1000, 2), 100.0), features)  # a thousand times the same point
-    single = model.plan_points(np.full((1, 1, 2), 100.0), features)
+    plan = model.plan_points(np.full((1, 1000, 2), 100.0), features.grids, features.size)  # a thousand times the same point
+    single = model.plan_points(np.full((1, 1, 2), 100.0), features.grids, features.size)
     assert [s.sites for s in plan.steps] == [s.sites for s in single.steps]
     for step in plan.steps:
         assert step.sites <= plan.grids[step.value].bordered_count

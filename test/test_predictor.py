@@ -91,6 +91,52 @@ def test_same_points_are_planned_once(predictor, rgb, monkeypatch):
     assert len(calls) == 2
 
 
+def test_points_planned_ahead_are_not_planned_again(predictor, rgb, monkeypatch):
+    uv = np.random.default_rng(6).uniform(-20, 420, (30, 2))  # some outside
+    expected = predictor.encode(rgb, CAMERA).depth_at(uv)
+    predictor._plans.clear()
+    predictor.prepare(uv, (480, 640))
+    monkeypatch.setattr(predictor.model, "plan_points", None)
+    np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at(uv), expected)
+    predictor.prepare(uv, (333, 555))  # no image of that size came yet: nothing to plan for
+
+
+def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch):
+    frame, uv = predictor.encode(rgb, CAMERA), np.random.default_rng(7).uniform(-5, 470, (300, 2))
+    expected = frame.depth_at(uv)
+    monkeypatch.setattr("spd_core.predictor.MOST_POINTS", 70)
+    np.testing.assert_allclose(frame.depth_at(uv), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "auto"])
+@pytest.mark.parametrize("preset", ["atto", "v15_dinov2"])
+def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, rgb):
+    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
+    pytest.importorskip("onnx", reason="the optional encoder runtime")
+    uv = np.random.default_rng(8).uniform(0, 400, (100, 2))
+    answers = {}
+    for name in ("torch", runtime):
+        predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime=name)
+        answers[name] = [predictor.encode(image, CAMERA).depth_at(uv) for image in (rgb, rgb[:, :500].copy())]  # two sizes
+    assert predictor.runtime == "onnxruntime"
+    np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
+
+
+def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatch):
+    def broken(function):
+        def run(*arguments):
+            raise RuntimeError("no C++ compiler found")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiled = Predictor(models["atto"], "cpu", runtime="compile")
+    with pytest.warns(UserWarning, match=r"torch.compile failed.*no C\+\+ compiler found"):
+        frame = compiled.encode(rgb, CAMERA)
+    uv = np.array([[5.0, 6.0]])
+    np.testing.assert_array_equal(frame.depth_at(uv), Predictor(models["atto"], "cpu").encode(rgb, CAMERA).depth_at(uv))
+
+
 @pytest.mark.parametrize("bad", [np.zeros((4, 5)), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8), "image.png"])
 def test_bad_images_are_named(predictor, bad):
     with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\] in RGB order, got"):
@@ -114,6 +160,9 @@ def test_bad_points_are_named(predictor, rgb):
         ({"weights": "/nowhere/w.safetensors"}, "does not exist"),
         ({"device": "abacus"}, "device must be auto, cpu, cuda"),
         ({"precision": "fp7"}, "precision must be one of"),
+        ({"precision": "fp16"}, "fp16 is for GPUs"),
+        ({"runtime": "abacus"}, "runtime must be one of auto, torch, onnxruntime, compile, got 'abacus'"),
+        ({"runtime": "onnxruntime", "precision": "bf16"}, "a CPU and fp32; got cpu, torch.bfloat16"),
         ({"input_size": (32, 640)}, "at least 64"),
     ],
 )

@@ -10,8 +10,9 @@ from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 
 from ..data.shards import draw_rooms
+from ..process import keep_freed_memory
 from ..training import TrainConfig, TrainingError, train
-from .commands import check, convert, demo, evaluate_checkpoint, info, make_bag, preview, replay
+from .commands import check, convert, demo, evaluate_checkpoint, export, info, make_bag, preview, replay
 
 COMMANDS = {
     "demo": demo,
@@ -21,12 +22,14 @@ COMMANDS = {
     "bag": {"make": make_bag},
     "info": info,
     "convert": convert,
+    "export": export,
     "data": {"check": check, "preview": preview, "rooms": draw_rooms},
 }
 
 
 def main() -> None:
     """Entry point of `spd`."""
+    keep_freed_memory()
     try:
         result = auto_cli(COMMANDS, args=_spelled_out(sys.argv[1:]), parser_class=_Parser)
         if isinstance(result, TrainConfig):

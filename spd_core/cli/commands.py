@@ -15,6 +15,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import checkpoint
+from .. import export as exporter
 from ..data.augment import Augmentation
 from ..data.bag import BagFrame, find_topics, image_count, write_bag
 from ..data.loader import mean_depth, summarise
@@ -96,6 +97,7 @@ def replay(
     node: str = "fresh",
     weights: str = "embedded",
     device: str = "auto",
+    runtime: str = "auto",
     image: str | None = None,
     depth: str | None = None,
     camera_info: str | None = None,
@@ -116,6 +118,7 @@ def replay(
         node: "fresh" starts one, "running" takes the one that is there (listening to /camera/image_raw and /camera/camera_info).
         weights: "embedded" or a checkpoint file; of a running node its own.
         device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime or compile.
         image: colour topic, instead of the one found by type.
         depth: depth topic, likewise.
         camera_info: calibration topic, likewise.
@@ -140,7 +143,7 @@ def replay(
     frames = frames_to_ask(bag, topics, Sampling(points, grid, recorded, seed), tolerance_s)
     about = {"bag": str(bag), "mode": "offline" if offline else "live", "weights": weights if offline or node == "fresh" else "of the running node", "topics": vars(topics)}
     if offline:
-        played = list(track(answer_offline(frames, Predictor.load(weights, device)), "answering", total=image_count(bag, topics)))
+        played = list(track(answer_offline(frames, Predictor.load(weights, device, runtime=runtime)), "answering", total=image_count(bag, topics)))
     else:
         from spd_ros import replay as live
 
@@ -150,7 +153,7 @@ def replay(
             transport = "compressed" if topics.image.endswith("/compressed") else "raw"
             process = live.start_node(
                 {"image": live.IMAGE, "image/compressed": f"{live.IMAGE}/compressed", "camera_info": live.INFO},
-                {"weights": weights, "device": device, "image_transport": transport},
+                {"weights": weights, "device": device, "runtime": runtime, "image_transport": transport},
             )
         try:
             played = live.replay_live(frames, rate, process, image_count(bag, topics))
@@ -256,7 +259,9 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
         console.print({"file": str(path), "config": checkpoint.load(path).config_dict(), "provenance": checkpoint.provenance(path)})
         return
-    table = Table("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder", "128 points", title="Presets; multiply-accumulates in G")
+    table = Table(title="Presets; multiply-accumulates in G")
+    for column in ("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder", "128 points"):
+        table.add_column(column, no_wrap=True)
     for name, config in PRESETS.items():
         with torch.device("meta"):  # counted, not computed
             model, image = SPD(config), torch.zeros(1, 3, *config.input_size)
@@ -280,6 +285,21 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         name = "embedded" if path == checkpoint.EMBEDDED else str(path)
         found.add_row(name, config["encoder"], origin.get("license", "-"), str(origin.get("source") or origin.get("data") or "-"))
     console.print(found)
+
+
+def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = None) -> None:
+    """Write the encoder and the dense decoder as ONNX, and check them against torch with onnxruntime.
+
+    Args:
+        out: folder for encoder.onnx and decoder.onnx.
+        weights: "embedded" or a checkpoint file.
+        size: (height, width) px of the network's input; its own by default. Graphs have fixed sizes.
+    """
+    model = checkpoint.load(checkpoint.EMBEDDED if weights == "embedded" else weights)
+    size = size or model.config.input_size
+    for name, difference in exporter.export(model, out, tuple(size)).items():
+        Console().print(f"{name}: differs from torch by at most {difference:.1e} (relative)")
+    Console().print(f"wrote {out}/encoder.onnx and decoder.onnx for images of {size[1]}x{size[0]} px")
 
 
 def convert(file: Path, out: Path, max_depth_m: float | None = None, download: bool = False) -> None:

@@ -1,0 +1,119 @@
+"""ONNX: the network's two dense halves as files, and the encoder run by onnxruntime instead of torch.
+
+Shapes are fixed when a graph is made: one for each size of network input. Both packages are an extra (`pip install onnx onnxruntime`).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .model import SPD, Features
+
+OPSET = 17
+
+
+class ExportError(ValueError):
+    """The graph cannot be made, or does not answer what torch answers."""
+
+
+def is_available() -> bool:
+    """Whether onnx and onnxruntime are installed."""
+    return find_spec("onnx") is not None and find_spec("onnxruntime") is not None
+
+
+class _Encode(nn.Module):
+    def __init__(self, model: SPD):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.encode(images).maps.values())
+
+
+def encoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
+    """Encoder and global path for `images` [1, 3, *size], ImageNet-normalised; outputs are the maps of `Features`, [1, h, w, C] each."""
+    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs)
+
+
+def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
+    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, 1] m at the training focal length, padded to the encoder's stride."""
+    maps = model.encode(torch.zeros(1, 3, *size)).maps
+    return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
+
+
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str]) -> bytes:
+    if not is_available():
+        raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # sizes become constants, as said above
+        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, input_names=input_names, output_names=output_names)
+    return buffer.getvalue()
+
+
+def _session(graph: bytes):
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE":  # the same wish, said to another thread pool
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+class OnnxEncoder:
+    """`SPD.encode` of one image on the CPU, through onnxruntime. The first image of a size takes seconds."""
+
+    def __init__(self, model: SPD):
+        self._model, self._sessions = model, {}
+
+    def __call__(self, images: Tensor) -> Features:
+        size = tuple(images.shape[2:])
+        if size not in self._sessions:
+            if len(self._sessions) == 4:  # a camera has one size; whoever has many must not keep them all
+                self._sessions.clear()
+            self._sessions[size] = _session(encoder_graph(self._model, size))
+        names = self._model.sparse_decoder.inputs
+        maps = self._sessions[size].run(names, {"images": images.numpy()})
+        return Features(dict(zip(names, map(torch.from_numpy, maps))), size)
+
+
+@torch.inference_mode()
+def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, float]:
+    """Write `encoder.onnx` and `decoder.onnx` for network input of `size`, and check them against torch with onnxruntime.
+
+    Returns:
+        Largest difference of each output, relative to max(1, largest value).
+
+    Raises:
+        ExportError: the packages are missing, or an output differs by more than 1e-3.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    maps = {name: x.numpy() for name, x in model.encode(images).maps.items()}
+    depth = model.decoder(**{name: torch.from_numpy(x) for name, x in maps.items()}).numpy()
+    differences = {}
+    for name, graph, inputs, expected in (
+        ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
+        ("decoder", decoder_graph(model, size), maps, {"depth": depth}),
+    ):
+        (folder / f"{name}.onnx").write_bytes(graph)
+        session = _session(graph)
+        used = {value.name for value in session.get_inputs()}
+        for output, value in zip(expected, session.run(list(expected), {key: x for key, x in inputs.items() if key in used})):
+            differences[output] = float(np.abs(value - expected[output]).max() / max(1.0, np.abs(expected[output]).max()))
+    if max(differences.values()) > 1e-3:
+        raise ExportError(f"the exported graphs differ from torch: {differences}")
+    return differences

@@ -1,0 +1,29 @@
+"""ONNX files against torch, run by onnxruntime."""
+
+import numpy as np
+import pytest
+import torch
+
+from spd_core import export
+from spd_core.export import ExportError
+
+pytest.importorskip("onnx", reason="ONNX export is an extra")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX export is an extra")
+
+
+@pytest.mark.parametrize("preset", ["atto", "v15", "dpt", "depth_anything_v2_vits"])
+def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
+    model, size = models[preset], (112, 140)
+    assert max(export.export(model, tmp_path, size).values()) < 1e-4
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(3))
+    encoder, decoder = (onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("encoder", "decoder"))
+    maps = dict(zip([output.name for output in encoder.get_outputs()], encoder.run(None, {"images": images.numpy()})))
+    depth = decoder.run(["depth"], {value.name: maps[value.name] for value in decoder.get_inputs()})[0]
+    with torch.inference_mode():
+        np.testing.assert_allclose(depth[:, :112, :140, 0], model(images)[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_without_the_packages_the_error_says_what_to_install(models, monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "is_available", lambda: False)
+    with pytest.raises(ExportError, match="pip install onnx onnxruntime"):
+        export.export(models["atto"], tmp_path, (64, 64))
