@@ -37,6 +37,7 @@ class Status(IntEnum):
     SHUTTING_DOWN = 9
     BEHIND_CAMERA = 10  # a waypoint that is not in front of the camera
     NO_TRANSFORM = 11  # a waypoint's frame is not known relative to the camera's
+    FRAME_EXPIRED = 12  # the image was encoded, but is not kept any more
 
 
 # --- images

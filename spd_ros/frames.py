@@ -198,5 +198,5 @@ class FrameScheduler:
             self._ring.pop(image.stamp_ns, None)
             self._ring[image.stamp_ns] = frame
             while len(self._ring) > self._capacity:
-                self._ring.popitem(last=False)
+                self._remember(self._ring.popitem(last=False)[0], Status.FRAME_EXPIRED)
         self._on_frame(frame)

@@ -169,7 +169,7 @@ def test_late_queries_find_frames_in_the_ring(bench):
         b.wait(stamp)
     b.query("kept", 2)
     b.query("gone", 1)
-    assert dict((name, (frame, why)) for name, frame, why in b.wait(5)[3:]) == {"kept": (2, None), "gone": (None, Status.NO_IMAGE)}
+    assert dict((name, (frame, why)) for name, frame, why in b.wait(5)[3:]) == {"kept": (2, None), "gone": (None, Status.FRAME_EXPIRED)}
 
 
 def test_stamps_within_the_tolerance_belong_together(bench):
