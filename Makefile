@@ -34,8 +34,8 @@ test: setup  ## every test
 lint: setup  ## ruff: errors and format
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 
-bench: setup  ## decoder time against the number of points
-	$(PYTHON) bench/decoder.py
+bench: setup  ## decoder, whole network and node: tables, JSON and pictures in bench/ (about ten minutes)
+	$(PYTHON) bench/decoder.py && $(PYTHON) bench/network.py && OMP_WAIT_POLICY=PASSIVE $(PYTHON) bench/node.py --sweep
 
 requirements:  # requirements.txt from requirements.in
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header -q requirements.in -o requirements.txt

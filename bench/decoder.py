@@ -1,86 +1,191 @@
-"""Decoder time against the number of points: sparse with a fresh plan, sparse with a reused plan, and dense, in one run.
+"""Decoder time and multiply-accumulates against the number of points: sparse with a fresh and a reused plan, beside the dense decoder, the
+research plan's patch method and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
 
-The variants take turns, so that a noisy machine is noisy for all; the figures are medians and their ratios.
-
-    make bench            # or: python bench/decoder.py --preset v15_refinenet --size 480 640
+    python bench/decoder.py                     # or: --preset depth_anything_v2_vits --size 392 518
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
-from datetime import date
-from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare, write
 
 from spd_core import SPD
+from spd_core.layers import Conv3x3
 
-COUNTS = (1, 16, 128, 1024, 4096, 16384)
+COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
+PATCH_COUNTS = (1, 16, 128, 402, 1024)
+PLAN_BREAK_EVEN = 402  # research plan, section 11.5
 
 
-def queries(size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Points [1, K, 2] px: uniform random pixels, uniform sub-pixel points, one cluster of 64x64 px, and every pixel."""
+def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:
+    """Points [1, K, 2] px by (kind, K): uniform pixels, uniform sub-pixel points, pixels of one 64x64 object, and every pixel."""
     height, width = size
     rng = np.random.default_rng(0)
-    cases = {f"{k} pixels": rng.integers(0, [width, height], (1, k, 2)).astype(float) for k in COUNTS}
-    cases["128 sub-pixel points"] = rng.uniform(0, [width - 1, height - 1], (1, 128, 2))
-    cases["128 pixels in one object"] = rng.integers(0, 64, (1, 128, 2)) + np.array([width / 2, height / 2])
+    cases = {("pixels", k): rng.integers(0, [width, height], (1, k, 2)).astype(float) for k in COUNTS}
+    cases |= {("sub-pixel", k): rng.uniform(0, [width - 1, height - 1], (1, k, 2)) for k in (16, 128, 1024)}
+    cases |= {("in one object", k): rng.integers(0, 64, (1, k, 2)) + np.array([width / 2, height / 2]) for k in (16, 128, 1024)}
     y, x = np.mgrid[:height, :width]
-    cases["every pixel"] = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float)
+    cases["every pixel", height * width] = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float)
     return cases
+
+
+def patch_method(decoder, maps: dict[str, torch.Tensor], points: torch.Tensor) -> torch.Tensor:
+    """The research plan's inference (section 6.3) with `v15`'s weights: 9x9 patches per query, valid convolutions. Another function than the dense decoder."""
+
+    def patches(x: torch.Tensor, stride: int) -> torch.Tensor:  # [1, h, w, C] -> [K, C, 9, 9]
+        offset = torch.arange(-4, 5, device=x.device, dtype=x.dtype)
+        y, x_ = torch.meshgrid(offset, offset, indexing="ij")
+        at = torch.stack([points[:, 0, None, None] / stride + x_, points[:, 1, None, None] / stride + y], dim=-1)
+        at = 2 * at / torch.tensor([x.shape[2] - 1, x.shape[1] - 1], device=x.device) - 1
+        sampled = F.grid_sample(x.permute(0, 3, 1, 2), at.reshape(1, -1, 9, 2), padding_mode="zeros", align_corners=True)
+        return sampled.reshape(x.shape[3], len(points), 9, 9).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def conv(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(F.conv2d(x, layer.weight, layer.bias))
+
+    def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+        return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=True)
+
+    d = decoder
+    x = resize(conv(d.s8_2, conv(d.s8_1, patches(maps["stride8"], 8))), 9)
+    x = F.gelu(x + d.project1(patches(maps["level1"], 4).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    x = resize(conv(d.merge2, conv(d.merge1, x)), 7)
+    x = resize(conv(d.up2, conv(d.up1, x)), 5)
+    return d.head(conv(d.final, x)[:, :, 1, 1])[:, 0]
 
 
 @torch.inference_mode()
 def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
-    """Median milliseconds of each variant."""
-    torch.manual_seed(0)
-    model = SPD.from_preset(preset).eval()
-    images = torch.randn(1, 3, *size)
-    features = model.encode(images)
-    variants = {"dense": lambda: model.decode_dense(features), "encoder and global path": lambda: model.encode(images)}
-    for name, points in queries(size).items():
+    """Milliseconds and multiply-accumulates of every variant."""
+    model, dpt = (SPD.from_preset(name).eval().to(DEVICE) for name in (preset, "dpt"))
+    images = torch.randn(1, 3, *size, device=DEVICE)
+    features, dpt_features = model.encode(images), dpt.encode(images)
+    macs = {"dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids), "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids)}
+    variants = {"dense": lambda: model.decode_dense(features), "full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
+    for case, points in queries(size).items():
         plan = model.plan_points(points, features.grids, features.size)
-        variants[name, "fresh"] = lambda points=points: model.decode_points(features, points)
-        variants[name, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
-    times = {name: [] for name in variants}
-    for repeat in track(range(repeats + 1), "measuring"):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            if repeat:  # the first round warms up
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: float(np.median(values)) for name, values in times.items()}
+        macs[case] = model.sparse_decoder.multiply_accumulates(plan)
+        variants[case, "plan"] = lambda points=points: model.plan_points(points, features.grids, features.size)
+        variants[case, "fresh"] = lambda points=points: model.decode_points(features, points)
+        variants[case, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
+    if preset == "v15":
+        for count in PATCH_COUNTS:
+            points = torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE) if ("pixels", count) in queries(size) else None
+            variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
+    times = interleaved(variants, repeats)
+    return {"macs": macs, "ms": times, "stages": stages(model, features, queries(size)["pixels", 128]), "memory_mb": peak_memory(model, features, size)}
+
+
+def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[dict]:
+    """Time and GFLOP/s of each layer at 128 pixels, and of the same layer on its whole map."""
+    decoder, maps = model.sparse_decoder, list(features.maps.values())
+    plan = decoder.plan(points, features.grids)
+    dense = decoder.plan(points, features.grids, dense_above=0.0)
+    rows = []
+    for sparse_step, dense_step in zip(plan.steps, dense.steps):
+        layer = decoder.layers[sparse_step.value - len(decoder.inputs)]
+        rows.append({"layer": type(layer).__name__, "sites": sparse_step.sites, "sparse": not sparse_step.dense, "ms": [], "dense_ms": []})
+        macs = layer.weight.numel() if isinstance(layer, (Conv3x3, torch.nn.Linear)) else 0
+        rows[-1] |= {"macs": macs * sparse_step.sites, "dense_macs": macs * dense_step.sites}
+    clock = {"started": 0.0}
+
+    def timed(step_rows, column):
+        def tick(index: int) -> None:
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            if index >= 0:
+                step_rows[index][column].append(1000 * (now - clock["started"]))
+            clock["started"] = now
+
+        return tick
+
+    for _ in range(repeats):
+        decoder.run(plan, maps, timed(rows, "ms"))
+        decoder.run(dense, maps, timed(rows, "dense_ms"))
+    for row in rows:
+        row["ms"], row["dense_ms"] = float(np.median(row["ms"])), float(np.median(row["dense_ms"]))
+    return rows
+
+
+def peak_memory(model: SPD, features, size: tuple[int, int]) -> dict[str, float]:
+    """MB that each call needs at its peak, beyond what is there before it."""
+    cases = {"dense": lambda: model.decode_dense(features)}
+    for count in (128, 1024, 16384):
+        points = queries(size)["pixels", count]
+        cases[f"{count} pixels"] = lambda points=points: model.decode_points(features, points)
+    every = queries(size)["every pixel", size[0] * size[1]]
+    cases["every pixel"] = lambda: model.decode_points(features, every)
+    return {name: peak_mb(run) for name, run in cases.items()}
+
+
+def draw(result: dict, title: str):
+    """Time, and multiply-accumulates, over K."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    cases = [case for case in result["macs"] if isinstance(case, tuple)]
+    for kind, style in (("pixels", "o-"), ("sub-pixel", "s--"), ("in one object", "^-")):
+        counts = [k for name, k in cases if name == kind]
+        axes[0].loglog(counts, [result["ms"][(kind, k), "fresh"] for k in counts], style, label=f"{kind}, fresh plan")
+        axes[1].loglog(counts, [result["macs"][kind, k] / 1e6 for k in counts], style, label=kind)
+    counts = [k for name, k in cases if name == "pixels"]
+    axes[0].loglog(counts, [result["ms"][("pixels", k), "reused"] for k in counts], ".:", label="pixels, plan reused")
+    patches = [k for k in PATCH_COUNTS if ("patches", k) in result["ms"]]
+    if patches:
+        axes[0].loglog(patches, [result["ms"]["patches", k] for k in patches], "x-", color="tab:red", label="the plan's patches (not exact)")
+        axes[1].loglog(COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="the plan's patches, 7.4 M each")
+    for axis, column, scale in ((axes[0], "ms", 1), (axes[1], "macs", 1e6)):
+        axis.axhline(result[column]["dense"] / scale, color="black", label="dense decoder")
+        axis.axhline(result[column]["full DPT decoder"] / scale, color="grey", linestyle="-.", label="full DPT decoder (once per frame parts included)")
+        axis.axvline(PLAN_BREAK_EVEN, color="tab:red", linestyle=":", linewidth=1, label=f"the plan's predicted break-even, K = {PLAN_BREAK_EVEN}")
+        axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="v15")
     parser.add_argument("--size", type=int, nargs=2, default=(416, 544), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "decoder.json")
+    parser.add_argument("--repeats", type=int, default=11)
     arguments = parser.parse_args()
+    prepare()
     size = tuple(arguments.size)
-    median_ms = measure(arguments.preset, size, arguments.repeats)
-    dense_ms = median_ms["dense"]
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    title = f"decoder of {arguments.preset} at {size[0]}x{size[1]}, fp32, {machine}, {date.today()}"
-    table = Table("points", "fresh plan [ms]", "dense ÷ sparse", "reused plan [ms]", "dense ÷ sparse", title=title)
-    rows = {}
-    for name in queries(size):
-        fresh, reused = median_ms[name, "fresh"], median_ms[name, "reused"]
-        rows[name] = {"fresh_ms": fresh, "reused_ms": reused, "ratio_fresh": dense_ms / fresh, "ratio_reused": dense_ms / reused}
-        table.add_row(name, f"{fresh:.1f}", f"{dense_ms / fresh:.1f}", f"{reused:.1f}", f"{dense_ms / reused:.1f}")
-    console = Console(width=120)
+    roof = matmul_gflops()
+    result = measure(arguments.preset, size, arguments.repeats)
+    dense_ms, dense_macs = result["ms"]["dense"], result["macs"]["dense"]
+    title = f"decoder of {arguments.preset} at {size[0]}x{size[1]}, fp32, {machine()}"
+    console = Console(width=150)
+    columns = ("points", "plan [ms]", "fresh [ms]", "dense ÷ fresh", "reused [ms]", "dense ÷ reused", "MACs", "dense MACs ÷ MACs", "patches [ms]")
+    table, rows = Table(*columns, title=title), {}
+    for kind, count in (case for case in result["macs"] if isinstance(case, tuple)):
+        plan_ms, fresh_ms, reused_ms = (result["ms"][(kind, count), what] for what in ("plan", "fresh", "reused"))
+        macs, patches_ms = result["macs"][kind, count], result["ms"].get(("patches", count)) if kind == "pixels" else None
+        rows[f"{count} {kind}"] = {"plan_ms": plan_ms, "fresh_ms": fresh_ms, "reused_ms": reused_ms, "macs": macs, "patches_ms": patches_ms}
+        numbers = (plan_ms, fresh_ms, dense_ms / fresh_ms, reused_ms, dense_ms / reused_ms, macs / 1e6, dense_macs / macs, patches_ms)
+        table.add_row(f"{count} {kind}", *("" if number is None else f"{number:.1f}" for number in numbers))
     console.print(table)
-    console.print(f"dense decoder {dense_ms:.0f} ms, encoder and global path {median_ms['encoder and global path']:.0f} ms")
-    arguments.out.write_text(json.dumps({"title": title, "dense_ms": dense_ms, "encode_ms": median_ms["encoder and global path"], "points": rows}, indent=1))
+    dpt = {what: result[what]["full DPT decoder"] for what in ("ms", "macs")}
+    console.print(f"dense {dense_ms:.0f} ms, {dense_macs / 1e9:.2f} G; full DPT decoder {dpt['ms']:.0f} ms, {dpt['macs'] / 1e9:.2f} G; MACs above in millions")
+    stage_table = Table("layer", "sites at 128 pixels", "ms", "GFLOP/s", "on the whole map [ms]", "GFLOP/s", title=f"stages; torch.mm reaches {roof:.0f} GFLOP/s")
+    for row in result["stages"]:
+        speed, dense_speed = (f"{2 * macs / ms / 1e6:.0f}" if macs else "" for macs, ms in ((row["macs"], row["ms"]), (row["dense_macs"], row["dense_ms"])))
+        stage_table.add_row(row["layer"], f"{row['sites']}{'' if row['sparse'] else ' (dense)'}", f"{row['ms']:.2f}", speed, f"{row['dense_ms']:.2f}", dense_speed)
+    console.print(stage_table)
+    console.print("peak memory, MB: " + ", ".join(f"{name} {mb:.0f}" for name, mb in result["memory_mb"].items()))
+    everything = {"title": title, "matmul_gflops": roof, "dense_ms": dense_ms, "dense_macs": dense_macs, "full_dpt": dpt, "points": rows}
+    everything |= {"stages": result["stages"], "memory_mb": result["memory_mb"]}
+    write("decoder" if arguments.preset == "v15" else f"decoder_{arguments.preset}", everything, draw(result, title))
 
 
 if __name__ == "__main__":

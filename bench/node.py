@@ -1,13 +1,13 @@
 """The node under load, over real DDS: a camera with a query per image, late queries from a second publisher, or thousands of broken messages.
 
 python bench/node.py --seconds 600               # 30 Hz 640x480, 128 points each, and 5 Hz late queries: answers, latency, overhead, memory
+python bench/node.py --sweep                     # image sizes, numbers of points, rates: message in to answer out
 python bench/node.py --fuzz 10000                # so many malformed messages on every input; the node must live, answer and count
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
+from timing import machine, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
 from robot import TOPICS, Client, resident_mb
@@ -29,9 +31,20 @@ from spd_core.messages import cloud_to_array
 from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.replay import isolate, start_node, stop_node
 
+# Image (height, width), points, images per second, network input (None: the weights' own).
+SWEEP = (
+    ((480, 640), 16, 10.0, None),
+    ((480, 640), 128, 10.0, None),
+    ((480, 640), 1024, 10.0, None),
+    ((720, 1280), 128, 10.0, None),
+    ((480, 640), 128, 15.0, None),
+    ((480, 640), 128, 20.0, None),
+    ((480, 640), 128, 8.0, (480, 640)),
+)
 
-def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int) -> dict:
-    """Publish at `rate_hz` with a query per image, and 5 late queries a second; what was answered and how."""
+
+def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int, late_hz: float = 5.0) -> dict:
+    """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old; what was answered and how."""
     late = client.create_publisher(PointCloud2, "/spd/query_points", 50)
     rng, sent_s, latency_ms, statuses, memory, headers = np.random.default_rng(0), {}, [], Counter(), [], []
     asked = 0
@@ -47,7 +60,7 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         ids = np.arange(asked, asked + points, dtype=np.uint32)
         asked += points
         sent_s[int(ids[0])] = time.monotonic()
-        publisher.publish(query_cloud(rng.uniform([0, 0], [639, 479], (points, 2)), header, ids))
+        publisher.publish(query_cloud(rng.uniform([0, 0], [rgb.shape[1] - 1, rgb.shape[0] - 1], (points, 2)), header, ids))
 
     client.answers = None
     client.create_subscription(PointCloud2, "/spd/depths", receive, 500)
@@ -61,8 +74,8 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         ask(client.queries, header)
         queries += 1
         headers.append((time.monotonic(), header))
-        if time.monotonic() >= next_late:
-            next_late += 0.2
+        if late_hz and time.monotonic() >= next_late:
+            next_late += 1 / late_hz
             ask(late, next(h for t, h in reversed(headers) if time.monotonic() - t >= 0.5))
             queries += 1
         headers = headers[-60:]
@@ -85,6 +98,26 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         "images_encoded": int(diagnostics["images encoded"]),
         "memory_mb": {"second_tenth": float(np.median(memory[tenth : 2 * tenth])), "last_tenth": float(np.median(memory[-tenth:]))},
     }
+
+
+def sweep(weights: str, seconds: float) -> list[dict]:
+    """`soak` without late queries, a fresh node for each row of `SWEEP`."""
+    rows = []
+    for size, points, rate_hz, input_size in SWEEP:
+        client, rgb = Client(), random_frame(42, size).rgb
+        process = start_node(TOPICS, {"weights": weights, "diagnostics_period_s": 0.5, **({"input_size": list(input_size)} if input_size else {})})
+        try:
+            client.connect(process)
+            client.show(rgb)
+            client.idle(2.0)
+            result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
+        finally:
+            stop_node(process)
+            client.destroy_node()
+        total = sum(result["points_by_status"].values())
+        rows.append({"image": f"{size[1]}x{size[0]}", "network": "own" if input_size is None else f"{input_size[1]}x{input_size[0]}", "points": points, "rate_hz": rate_hz})
+        rows[-1] |= {"with_depth": result["points_by_status"].get("0", 0) / total, **{name: result[name] for name in ("latency_ms", "overhead_ms", "encode_ms")}}
+    return rows
 
 
 def fuzz(client: Client, process, rgb: np.ndarray, count: int) -> dict:
@@ -130,9 +163,18 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=128)
     parser.add_argument("--weights", default="embedded")
     parser.add_argument("--fuzz", type=int, default=0, help="send so many malformed messages instead")
+    parser.add_argument("--sweep", action="store_true", help="measure the rows of SWEEP instead")
     given = parser.parse_args()
     isolate()
     rclpy.init()
+    if given.sweep:
+        rows = sweep(given.weights, min(given.seconds, 10.0))
+        table = Table(*rows[0], title=f"node, {given.weights}, {machine()}")
+        for row in rows:
+            table.add_row(*(f"{value:.0%}" if name == "with_depth" else str(value) for name, value in row.items()))
+        Console(width=170).print(table)
+        write("node_sweep", {"title": table.title, "rows": rows}, draw(rows, str(table.title)))
+        return
     client = Client()
     rgb = random_frame(42, (480, 640)).rgb
     process = start_node(TOPICS, {"weights": given.weights, "diagnostics_period_s": 0.5})
@@ -143,11 +185,23 @@ def main() -> None:
         result = fuzz(client, process, rgb, given.fuzz) if given.fuzz else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
     finally:
         result_code = stop_node(process)
-    table = Table("", "", title=f"node, {given.weights}")
+    table = Table("", "", title=f"node, {given.weights}, {machine()}")
     for name, value in {**result, "exit code": result_code}.items():
         table.add_row(name, str(value))
     Console().print(table)
-    (Path(__file__).parent / "node.json").write_text(json.dumps(result, indent=1))
+    write("node", result)
+
+
+def draw(rows: list[dict], title: str):
+    figure, axis = plt.subplots(figsize=(9, 4))
+    names = [f"{row['image']}, {row['points']} points, {row['rate_hz']:.0f} Hz, network {row['network']}" for row in rows]
+    for offset, percentile in ((-0.2, "p50"), (0.2, "p99")):
+        axis.barh(np.arange(len(rows)) + offset, [row["latency_ms"][percentile] for row in rows], 0.4, label=percentile)
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set_xlabel("image and query published to answer received, ms")
+    axis.legend()
+    axis.set_title(title, fontsize=8)
+    return figure
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def _without_compiler() -> Iterator[None]:
 
 with _without_compiler():
     import timm
+    from timm.layers.grn import GlobalResponseNorm
 
 # ImageNet statistics, which every timm encoder used here was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -48,6 +49,21 @@ def normalise(images: Tensor) -> Tensor:
     """RGB [..., 3, H, W] in [0, 1] to what the encoders take."""
     shape = (3, 1, 1)
     return (images - images.new_tensor(MEAN).reshape(shape)) / images.new_tensor(STD).reshape(shape)
+
+
+class _ResponseNorm(GlobalResponseNorm):
+    """ConvNeXt V2's response normalisation for [B, H, W, C], the same function and parameters in fewer passes over the map: the norm over space
+    as a product with ones, because reductions over the inner dimensions are slow, and scale and shift in one step. Without gradients only: a
+    square root has none at zero, where the norm has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        batch, height, width, channels = x.shape
+        squares = x.new_ones(batch, 1, height * width) @ x.square().reshape(batch, height * width, channels)
+        response = squares.sqrt().reshape(batch, 1, 1, channels)
+        factor = 1 + self.weight * (response / (response.mean(-1, keepdim=True) + self.eps))
+        return torch.addcmul(self.bias, x, factor)
 
 
 class PyramidEncoder(nn.Module):
@@ -64,6 +80,9 @@ class PyramidEncoder(nn.Module):
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
         self.backbone = _create(name, pretrained, features_only=True)
+        for module in self.backbone.modules():
+            if type(module) is GlobalResponseNorm and module.channel_dim == -1:
+                module.__class__ = _ResponseNorm
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
             raise ValueError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")

@@ -16,6 +16,7 @@ its border with it (a row of zeros for each border site that is needed, or a pad
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,14 +158,19 @@ class SparseDecoder:
         sites = [grid.count for grid in self._grids(inputs)[len(self.inputs) :]] if plan is None else [step.sites for step in plan.steps]
         return sum(count * layer.weight.numel() for count, layer in zip(sites, self.layers) if isinstance(layer, (Conv3x3, nn.Linear)))
 
-    def run(self, plan: Plan, inputs: list[Tensor]) -> Tensor:
-        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K]."""
+    def run(self, plan: Plan, inputs: list[Tensor], on_step: Callable[[int], None] | None = None) -> Tensor:
+        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K].
+
+        `on_step` is called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
+        """
         given = tuple(Grid(*x.shape[:3]) for x in inputs)
         if given != plan.grids[: len(inputs)]:
             raise ValueError(f"the plan was made for feature maps {plan.grids[: len(inputs)]}, got {given}")
         first = len(inputs)
         maps: list[Tensor | None] = [*inputs, *[None] * len(self.layers)]
-        for step in plan.steps:
+        if on_step is not None:
+            on_step(-1)
+        for index, step in enumerate(plan.steps):
             layer = self.layers[step.value - first]
             if step.dense:
                 values = [maps[read.value] for read in step.reads]
@@ -179,6 +185,8 @@ class SparseDecoder:
                 maps[step.value] = rows if step.zero is None else _cleared(rows, step.zero)
             for value in step.last_use:
                 maps[value] = None
+            if on_step is not None:
+                on_step(index)
         return weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,8 +65,8 @@ def _session(graph: bytes):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE":  # the same wish, said to another thread pool
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its threads would spin on for a while after the encoder, on the cores that torch's need for the decoder: 93 against 38 ms for what comes next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -149,6 +149,7 @@ def _resize_table(out: Grid, source: Grid, align_corners: bool) -> tuple[np.ndar
 
 def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Site numbers [B * K, 4] and weights [B * K, 4] (float32) of bilinear samples at `points_px` [B, K, 2] (x, y), centres at integers.
+    Whole pixels have one tap instead of four.
 
     Points beyond the outer pixel centres take the value at the border. Non-finite points get NaN weights.
     """
@@ -163,6 +164,8 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
         taps += [low, low + (weight > 0), weight]
     b = np.repeat(np.arange(batch), count)
     numbers, weights = _bilinear(grid, b, *taps)
+    if not taps[2].any() and not taps[5].any():
+        numbers, weights = numbers[:, :1], weights[:, :1]
     weights[~finite.reshape(-1)] = np.nan
     return numbers, weights
 

@@ -53,7 +53,7 @@ class TrainConfig:
         preset: model preset.
         model: fields of the preset to change, e.g. {features: 32}.
         pretrained: encoder weights: true (timm's own), false (random) or a local file.
-        init: SPD checkpoint to start from, instead of a preset.
+        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size and training_focal_px.
         steps: optimiser steps.
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
@@ -355,15 +355,18 @@ class _Run:
 
 
 def _initial_model(config: TrainConfig) -> SPD:
-    """The preset with random or pretrained encoder weights, or the checkpoint `init`, which must be of that preset."""
+    """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that preset; it may know another
+    input size and focal length."""
     model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
     if config.init is None:
         return model
-    loaded, wanted = checkpoint.load(config.init), model.config_dict()
+    loaded, wanted = checkpoint.load(checkpoint.EMBEDDED if str(config.init) == "embedded" else config.init), model.config_dict()
+    wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px")}
     differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in loaded.config_dict().items() if value != wanted[name]]
     if differences:
         raise TrainingError(f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it has {'; '.join(differences)}")
-    return loaded
+    model.load_state_dict(loaded.state_dict())
+    return model
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:

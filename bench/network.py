@@ -1,0 +1,140 @@
+"""The whole network: encoder and global path by preset, precision and runtime; image to 128 answers beside dense networks; one training step.
+
+python bench/network.py                     # --compile adds torch.compile (minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare, write
+from torch.utils.flop_counter import FlopCounterMode
+
+from spd_core import SPD, Predictor, export
+from spd_core.losses import Loss
+
+INPUTS = {"atto": (192, 256), "atto at 480x640": (480, 640), "v15": (416, 544), "v15_refinenet": (416, 544), "v15_dinov2": (420, 546), "depth_anything_v2_vits": (420, 546)}
+SPARSE = ("v15", "v15_refinenet", "v15_dinov2", "depth_anything_v2_vits")
+POINTS = 128
+
+
+def precisions() -> list[str]:
+    """Those that this machine computes in hardware."""
+    if DEVICE.type == "cuda":
+        return ["fp32", "bf16", "fp16"]
+    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported() else ["fp32"]
+
+
+def runtimes(precision: str, with_compile: bool) -> list[str]:
+    return ["torch", *(["onnxruntime"] if DEVICE.type == "cpu" and precision == "fp32" and export.is_available() else []), *(["compile"] if with_compile else [])]
+
+
+def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
+    """Milliseconds by (input name, precision, runtime), and multiply-accumulates by input name."""
+    variants, macs = {}, {}
+    for name, size in INPUTS.items():
+        preset = name.split()[0]
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            SPD.from_preset(preset).eval().encode(torch.zeros(1, 3, *size))
+        macs[name] = counter.get_total_flops() / 2
+        for precision in precisions():
+            for runtime in runtimes(precision, with_compile):
+                predictor = Predictor(SPD.from_preset(preset), str(DEVICE), precision, runtime=runtime)
+                images = torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype)
+                variants[name, precision, runtime] = lambda encode=predictor._encode, images=images: encode(images)
+    with torch.inference_mode():
+        return interleaved(variants, repeats, "encoders"), macs
+
+
+def whole(ms: dict, repeats: int) -> dict:
+    """Decoders of each preset, fp32: dense, and at 128 pixels with the plan made meanwhile or made first; with the fastest encoder of `ms`."""
+    variants = {}
+    for name in SPARSE:
+        model = SPD.from_preset(name).eval().to(DEVICE)
+        size = INPUTS[name]
+        with torch.inference_mode():
+            features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
+        points = np.random.default_rng(0).integers(0, size[::-1], (1, POINTS, 2)).astype(float)
+        variants[name, "dense"] = lambda model=model, features=features: model.decode_dense(features)
+        variants[name, "sparse"] = lambda model=model, features=features, points=points: model.decode_points(features, points)
+    with torch.inference_mode():
+        times = interleaved(variants, repeats, "decoders")
+    result = {}
+    for name in SPARSE:
+        encode_ms = min(value for (preset, precision, _), value in ms.items() if preset == name and precision == "fp32")
+        dense_ms, sparse_ms = encode_ms + times[name, "dense"], encode_ms + times[name, "sparse"]
+        result[name] = {"encode_ms": encode_ms, "dense_ms": dense_ms, "sparse_ms": sparse_ms, "ratio": dense_ms / sparse_ms, "bound": dense_ms / encode_ms}
+    return result
+
+
+def training_steps(repeats: int) -> dict:
+    """One forward, backward and AdamW step with a batch of one, fp32: milliseconds and peak MB."""
+    result = {}
+    for name in ("atto", "v15", "v15_refinenet", "v15_dinov2"):
+        model, size = SPD.from_preset(name).to(DEVICE), INPUTS[name]
+        optimiser, loss = torch.optim.AdamW(model.parameters(), 1e-5), Loss()
+        images, truth = torch.randn(1, 3, *size, device=DEVICE), torch.rand(1, 1, *size, device=DEVICE) * 5 + 0.5
+
+        def step(model=model, optimiser=optimiser, images=images, truth=truth, loss=loss):
+            optimiser.zero_grad()
+            loss(model(images), truth).backward()
+            optimiser.step()
+
+        result[name] = {"ms": interleaved({name: step}, repeats, f"training {name}")[name], "peak_mb": peak_mb(step)}
+    return result
+
+
+def draw(result: dict):
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5))
+    names = list(result["whole"])
+    for offset, column, label in ((-0.2, "dense_ms", "dense network"), (0.2, "sparse_ms", f"{POINTS} points")):
+        axes[0].bar(np.arange(len(names)) + offset, [result["whole"][name][column] for name in names], 0.4, label=label)
+    axes[0].bar(np.arange(len(names)), [result["whole"][name]["encode_ms"] for name in names], 0.8, label="of that, encoder", color="none", edgecolor="black")
+    axes[0].set_xticks(range(len(names)), names, fontsize=8)
+    axes[0].set_ylabel("image to answers, ms")
+    axes[0].legend()
+    entries = list(result["encoders"].items())
+    axes[1].barh([name for name, _ in entries], [entry["ms"] for _, entry in entries])
+    axes[1].tick_params(labelsize=7)
+    axes[1].set_xlabel("encoder and global path, ms")
+    figure.suptitle(result["title"], fontsize=9)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    prepare()
+    console, roof = Console(width=130), matmul_gflops()
+    ms, macs = encoders(arguments.compile, arguments.repeats)
+    result = {"title": f"network, fp32 unless said, {machine()}", "matmul_gflops": roof, "encoders": {}}
+    table = Table("input", "precision", "runtime", "ms", "GFLOP/s", title=f"encoder and global path; torch.mm reaches {roof:.0f} GFLOP/s; {result['title']}")
+    for (name, precision, runtime), value in ms.items():
+        speed = 2 * macs[name] / value / 1e6
+        result["encoders"][f"{name}, {precision}, {runtime}"] = {"ms": value, "gflops": speed}
+        table.add_row(f"{name} {INPUTS[name][0]}x{INPUTS[name][1]}", precision, runtime, f"{value:.1f}", f"{speed:.0f}")
+    console.print(table)
+    result["whole"] = whole(ms, arguments.repeats)
+    table = Table("preset", "encoder", "dense network", f"{POINTS} points", "dense ÷ points", "at most (points free)", "reached", title="image to answers, ms")
+    for name, row in result["whole"].items():
+        cells = (f"{row[column]:.0f}" for column in ("encode_ms", "dense_ms", "sparse_ms"))
+        table.add_row(name, *cells, f"{row['ratio']:.2f}", f"{row['bound']:.2f}", f"{row['ratio'] / row['bound']:.0%}")
+    console.print(table)
+    against = result["whole"]["depth_anything_v2_vits"]["dense_ms"] / result["whole"]["v15"]["sparse_ms"]
+    console.print(f"dense Depth Anything V2 ViT-S ÷ v15 at {POINTS} points: {against:.2f}")
+    result["depth_anything_dense_over_v15_points"] = against
+    result["training"] = training_steps(3)
+    for name, row in result["training"].items():
+        console.print(f"training step of {name} at {INPUTS[name]}, batch 1: {row['ms']:.0f} ms, peak {row['peak_mb']:.0f} MB")
+    write("network", result, draw(result))
+
+
+if __name__ == "__main__":
+    main()
