@@ -154,19 +154,23 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
     Points beyond the outer pixel centres take the value at the border. Non-finite points get NaN weights.
     """
     batch, count, _ = points_px.shape
-    finite = np.isfinite(points_px).all(axis=-1)
-    points_px = np.where(finite[..., None], points_px, 0.0)
-    taps = []
-    for axis, size in ((1, grid.height), (0, grid.width)):
-        position = np.clip(points_px[..., axis].reshape(-1).astype(np.float64), 0, size - 1)
-        low = np.floor(position).astype(np.int64)
-        weight = (position - low).astype(np.float32)
-        taps += [low, low + (weight > 0), weight]
-    b = np.repeat(np.arange(batch), count)
-    numbers, weights = _bilinear(grid, b, *taps)
-    if not taps[2].any() and not taps[5].any():
-        numbers, weights = numbers[:, :1], weights[:, :1]
-    weights[~finite.reshape(-1)] = np.nan
+    x, y = points_px[..., 0].reshape(-1), points_px[..., 1].reshape(-1)
+    finite = np.isfinite(x) & np.isfinite(y)
+    all_finite = finite.all()
+    b = 0 if batch == 1 else np.repeat(np.arange(batch), count)
+    lows, fractions = [], []
+    for position, size in ((y, grid.height), (x, grid.width)):
+        position = np.clip(position if all_finite else np.where(finite, position, 0.0), 0, size - 1)
+        lows.append(position.astype(np.int64))  # rounds down: nothing is negative
+        fractions.append((position - lows[-1]).astype(np.float32))
+    if fractions[0].any() or fractions[1].any():
+        (y0, x0), (wy, wx) = lows, fractions
+        numbers, weights = _bilinear(grid, b, y0, y0 + (wy > 0), wy, x0, x0 + (wx > 0), wx)
+    else:
+        numbers = grid.number(b, *lows)[:, None]
+        weights = np.ones(numbers.shape, np.float32)
+    if not all_finite:
+        weights[~finite] = np.nan
     return numbers, weights
 
 
