@@ -129,7 +129,7 @@ def peak_memory(model: SPD, features, size: tuple[int, int]) -> dict[str, float]
 
 def draw(result: dict, title: str):
     """Time, and multiply-accumulates, over K."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     cases = [case for case in result["macs"] if isinstance(case, tuple)]
     for kind, style in (("pixels", "o-"), ("sub-pixel", "s--"), ("in one object", "^-")):
         counts = [k for name, k in cases if name == kind]
@@ -147,8 +147,8 @@ def draw(result: dict, title: str):
         axis.axvline(PLAN_BREAK_EVEN, color="tab:red", linestyle=":", linewidth=1, label=f"the plan's predicted break-even, K = {PLAN_BREAK_EVEN}")
         axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    axes[1].legend(fontsize=7)
+        axis.set_ylim(top=50 * result[column]["dense"] / scale)  # room for the legend
+        axis.legend(fontsize=8, loc="upper left")
     figure.suptitle(title, fontsize=9)
     return figure
 

@@ -90,12 +90,12 @@ def training_steps(repeats: int) -> dict:
 
 
 def draw(result: dict):
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
     names = list(result["whole"])
     for offset, column, label in ((-0.2, "dense_ms", "dense network"), (0.2, "sparse_ms", f"{POINTS} points")):
         axes[0].bar(np.arange(len(names)) + offset, [result["whole"][name][column] for name in names], 0.4, label=label)
     axes[0].bar(np.arange(len(names)), [result["whole"][name]["encode_ms"] for name in names], 0.8, label="of that, encoder", color="none", edgecolor="black")
-    axes[0].set_xticks(range(len(names)), names, fontsize=8)
+    axes[0].set_xticks(range(len(names)), [name.replace("_v2", "\n_v2") for name in names], fontsize=8)
     axes[0].set_ylabel("image to answers, ms")
     axes[0].legend()
     entries = list(result["encoders"].items())

@@ -11,6 +11,7 @@ from test_law import assert_lawful, random_points, sample
 
 from spd_core import Predictor, checkpoint
 from spd_core.checkpoint import CheckpointError
+from spd_core.cli import commands
 from spd_core.convert import depth_anything_v2
 
 RECORD = json.loads(golden.FILE.read_text())
@@ -41,6 +42,16 @@ def assert_theirs(depth_m: torch.Tensor, name: str):
     ours, theirs = depth_m.numpy()[y, x], np.array(expected["depth_m"])
     assert theirs.std() > 0.1, "a constant map would prove nothing"
     assert (np.abs(ours - theirs) / theirs).max() < 1e-3
+
+
+def test_commands_convert_and_list(released, tmp_path, capsys):
+    commands.convert(released, tmp_path / "indoor.safetensors")
+    commands.info(folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert "depth up to 20 m, licence Apache-2.0" in printed
+    assert re.search(r"v15 .*CC-BY-NC-4.0 .*28.4 M .*20.28 .*9.74", printed)
+    assert "indoor.safetensors" in printed
+    assert Predictor.load(tmp_path / "indoor.safetensors", "cpu").model.config.max_depth_m == 20
 
 
 @pytest.mark.parametrize("size", golden.SIZES, ids=str)

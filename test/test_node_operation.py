@@ -22,7 +22,7 @@ TRANSFORM = [0.0, 0.5, 0.0, 0.5, -0.5, 0.5, 0.5]
 @pytest.fixture(scope="module")
 def running(client):
     settings = {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2, "waypoint_frame": "base_link", "waypoint_transform": TRANSFORM}
-    process = start_node(TOPICS, settings)
+    process = start_node(TOPICS, {"runtime": "torch", **settings})
     try:
         client.connect(process)
         yield client

@@ -24,7 +24,7 @@ def test_encoder_slower_than_the_camera(client, rgb):
     """300 images at 30 Hz with 128 points each; convnextv2_tiny takes a CPU several periods."""
     client.answers.clear()
     client.diagnostics = None
-    process = start_node(TOPICS, {"weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2})
+    process = start_node(TOPICS, {"runtime": "torch", "weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2})
 
     try:
         client.connect(process)
@@ -61,7 +61,7 @@ def test_encoder_slower_than_the_camera(client, rgb):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_clean_exit(client, rgb, signum):
     """Waiting queries are answered, the exit code is 0 and there is no traceback."""
-    process = start_node(TOPICS, {"query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True)
+    process = start_node(TOPICS, {"runtime": "torch", "query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True)
     try:
         client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
         client.idle(1.0)
@@ -97,7 +97,7 @@ def transition(client, transition_id: int) -> bool:
     ids=["missing", "corrupt"],
 )
 def test_bad_weights_fail_to_configure(client, weights, complaint):
-    process = start_node(TOPICS, {"weights": weights, "autostart": False}, stderr=-1, text=True)
+    process = start_node(TOPICS, {"runtime": "torch", "weights": weights, "autostart": False}, stderr=-1, text=True)
     try:
         assert transition(client, Transition.TRANSITION_CONFIGURE) is False
         state = client.create_client(GetState, "/spd/get_state")
@@ -112,7 +112,7 @@ def test_bad_weights_fail_to_configure(client, weights, complaint):
 
 
 def test_lifecycle_by_hand_and_grid(client, rgb):
-    process = start_node(TOPICS, {"autostart": False, "grid": "[4,3]"})
+    process = start_node(TOPICS, {"runtime": "torch", "autostart": False, "grid": "[4,3]"})
     try:
         for _ in range(3):
             assert transition(client, Transition.TRANSITION_CONFIGURE)
@@ -134,7 +134,7 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
 
 def test_silence_is_said_with_the_topics_that_exist(client, rgb):
     other = client.create_publisher(Image, "/other_camera/image", qos_profile_sensor_data)
-    process = start_node({"image": "/nobody/here", "camera_info": "/nobody/info"}, {"diagnostics_period_s": 0.3})
+    process = start_node({"image": "/nobody/here", "camera_info": "/nobody/info"}, {"runtime": "torch", "diagnostics_period_s": 0.3})
     try:
         client.diagnostics = None
         client.spin(lambda: client.diagnostics is not None and "no image for" in client.diagnostics.message, 60)
@@ -158,7 +158,7 @@ def test_silence_is_said_with_the_topics_that_exist(client, rgb):
 
 def test_incompatible_qos_is_named(client):
     best_effort = client.create_publisher(PointCloud2, "/odd/spd/query_points", qos_profile_sensor_data)
-    process = start_node({"__ns": "/odd", **TOPICS}, {"diagnostics_period_s": 0.3})
+    process = start_node({"__ns": "/odd", **TOPICS}, {"runtime": "torch", "diagnostics_period_s": 0.3})
     seen = []
     client.create_subscription(DiagnosticArray, "/diagnostics", seen.append, 10)
     try:
@@ -170,7 +170,7 @@ def test_incompatible_qos_is_named(client):
 
 
 def test_fifty_rounds_of_the_lifecycle(client, rgb):
-    process = start_node(TOPICS, {"autostart": False, "threads": 1})
+    process = start_node(TOPICS, {"runtime": "torch", "autostart": False, "threads": 1})
     try:
         change = client.create_client(ChangeState, "/spd/change_state")
         state = client.create_client(GetState, "/spd/get_state")

@@ -165,6 +165,14 @@ def test_checkpoint_of_another_preset(rooms, tmp_path):
         train(config(rooms, tmp_path, preset="v15", init=checkpoint.EMBEDDED))
 
 
+def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
+    train(config(rooms, tmp_path, steps=1, init="embedded", model={"input_size": [64, 96], "training_focal_px": 80.0}, encoder_lr=0.0, decoder_lr=0.0))
+    learned, embedded = checkpoint.load(tmp_path / "last.safetensors"), checkpoint.load(checkpoint.EMBEDDED)
+    assert (learned.config.input_size, learned.config.training_focal_px) == ((64, 96), 80.0)
+    for name, tensor in embedded.state_dict().items():
+        torch.testing.assert_close(learned.state_dict()[name], tensor)
+
+
 def test_rooms_need_a_validation_set(rooms, tmp_path):
     with pytest.raises(TrainingError, match="no test split of its own; set `val`"):
         train(config(rooms, tmp_path, val=None))
