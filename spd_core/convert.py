@@ -134,9 +134,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_relative(model: SPD, path: Path) -> None:
-    """Relative checkpoints have the same tensors, but end in a ReLU: their large outputs drive the metric models' sigmoid into its end."""
-    frame = random_frame(0, (196, 252))
-    depth_m = Predictor(model, "cpu", input_size=(196, 252)).encode(frame.rgb, frame.camera).dense_depth()
-    share = float((depth_m > 0.98 * depth_m.max()).mean())
-    if share > 0.9 and depth_m.max() > 0.9 * model.config.max_depth_m * frame.camera.focal_px / model.config.training_focal_px:
-        raise CheckpointError(f"{path} answers its largest depth at {share:.0%} of a test image: this is a relative-depth checkpoint under another name")
+    """Relative checkpoints have the same tensors, but end in a ReLU: what they answer is positive nearly everywhere, which in the metric models'
+    sigmoid is beyond half of the largest depth, in a room of a few metres too."""
+    room = random_frame(0, (196, 252))
+    frame = Predictor(model, "cpu", input_size=(196, 252)).encode(room.rgb, room.camera)
+    share = float((frame.dense_depth() / frame.focal_factor > 0.5 * model.config.max_depth_m).mean())
+    if share > 0.9:
+        raise CheckpointError(
+            f"{path} answers more than {0.5 * model.config.max_depth_m:.0f} m at {share:.0%} of a furnished room of a few metres: "
+            "this is a relative-depth checkpoint under another name"
+        )

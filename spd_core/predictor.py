@@ -32,7 +32,7 @@ MAX_ASPECT = 16
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RUNTIMES = ("auto", "torch", "onnxruntime", "compile")
 KEPT_PLANS = 8
-KEPT_POINTS = 16_384  # plans for more points are not kept: they cost little beside their decoding
+KEPT_POINTS = 4096  # plans for more points are not kept: they are large, and cost little beside their decoding
 MOST_POINTS = 1 << 18  # decoded at a time: a plan's memory grows with the points, the decoder's does not
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("onnx", reason="ONNX export is an extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX export is an extra")
 
 
-@pytest.mark.parametrize("preset", ["atto", "v15", "dpt", "depth_anything_v2_vits"])
+@pytest.mark.parametrize("preset", ["atto", "dpt", "depth_anything_v2_vits"])
 def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
     model, size = models[preset], (112, 140)
     assert max(export.export(model, tmp_path, size).values()) < 1e-4

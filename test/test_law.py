@@ -42,6 +42,8 @@ def assert_lawful(out: torch.Tensor, reference: torch.Tensor, tolerance: float =
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_points_are_samples_of_the_dense_map(models, preset, size):
+    if preset == "depth_anything_v2_vits" and size[0] > 400:
+        pytest.skip("test_convert has large images for it")
     model = models[preset]
     features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)))
     dense = model.decode_dense(features)

@@ -91,7 +91,7 @@ def transition(client, transition_id: int) -> bool:
 @pytest.mark.parametrize(
     ("weights", "complaint"),
     [
-        ("/nowhere/weights.safetensors", "weights file /nowhere/weights.safetensors does not exist; give an existing .safetensors file"),
+        ("/nowhere/weights.safetensors", "weights file /nowhere/weights.safetensors does not exist; give a .safetensors file"),
         (__file__, "is not a readable safetensors file"),
     ],
     ids=["missing", "corrupt"],

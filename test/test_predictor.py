@@ -108,8 +108,7 @@ def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch
     np.testing.assert_allclose(frame.depth_at(uv), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "auto"])
-@pytest.mark.parametrize("preset", ["atto", "v15_dinov2"])
+@pytest.mark.parametrize(("preset", "runtime"), [("atto", "auto"), ("v15_dinov2", "onnxruntime")])
 def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, rgb):
     pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
     pytest.importorskip("onnx", reason="the optional encoder runtime")
