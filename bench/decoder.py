@@ -69,7 +69,9 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     images = torch.randn(1, 3, *size, device=DEVICE)
     features, dpt_features = model.encode(images), dpt.encode(images)
     macs = {"dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids), "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids)}
-    variants = {"dense": lambda: model.decode_dense(features), "full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
+    whole, maps = model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0), list(features.maps.values())
+    variants = {"dense": lambda: model.decode_dense(features), "dense by the engine": lambda: model.sparse_decoder.run(whole, maps)}
+    variants |= {"full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
     for case, points in queries(size).items():
         plan = model.plan_points(points, features.grids, features.size)
         macs[case] = model.sparse_decoder.multiply_accumulates(plan)
@@ -81,6 +83,8 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
             points = torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE) if ("pixels", count) in queries(size) else None
             variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
     times = interleaved(variants, repeats)
+    # The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The better one is what we compare with.
+    times["dense"] = min(times["dense"], times.pop("dense by the engine"))
     return {"macs": macs, "ms": times, "stages": stages(model, features, queries(size)["pixels", 128]), "memory_mb": peak_memory(model, features, size)}
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from .layers import POINTWISE, Conv3x3, TapLayer, weighted_sum
 from .sites import Grid, Sites, point_taps
 
-# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.4 x a dense convolution
+# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.5 x a dense convolution
 # (2 AVX2 cores, 64 channels).
 DENSE_ABOVE = 0.65
 

@@ -28,7 +28,6 @@ from ..model import PRESETS, SPD
 from ..pictures import colour_depth, depth_range, side_by_side
 from ..predictor import Predictor
 from ..replay import Sampling, answer_offline, frames_to_ask, report, show, write
-from ..sites import Grid
 
 
 def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
@@ -269,8 +268,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
             features = model.encode(image)
         height, width = config.input_size
         points = np.random.default_rng(0).uniform(0, [width - 1, height - 1], (1, 128, 2))
-        grids = [Grid(*x.shape[:3]) for x in features.maps.values()]
-        decoder = model.sparse_decoder
+        decoder, grids = model.sparse_decoder, features.grids
         counts = counter.get_total_flops() / 2, decoder.multiply_accumulates(inputs=grids), decoder.multiply_accumulates(decoder.plan(points, grids))
         parameters = sum(model.parameter_groups().values())
         table.add_row(name, config.encoder, licence(config.encoder), f"{width}x{height}", f"{parameters / 1e6:.1f} M", *(f"{count / 1e9:.2f}" for count in counts))
