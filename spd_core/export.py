@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,17 +72,28 @@ def _session(graph: bytes):
 
 
 class OnnxEncoder:
-    """`SPD.encode` of one image on the CPU, through onnxruntime. The first image of a size takes seconds."""
+    """`SPD.encode` of one image on the CPU, through onnxruntime. Making the graph of a size takes seconds: torch runs the first images of it."""
+
+    IMAGES_BEFORE_GRAPH = 2
+    KEPT_SIZES = 4
 
     def __init__(self, model: SPD):
-        self._model, self._sessions = model, {}
+        self._model, self._sessions, self._seen = model, {}, Counter()
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Make the graph for images [1, 3, *size]."""
+        if len(self._sessions) == self.KEPT_SIZES:
+            self._sessions.clear()
+        self._sessions[size] = _session(encoder_graph(self._model, size))
 
     def __call__(self, images: Tensor) -> Features:
         size = tuple(images.shape[2:])
         if size not in self._sessions:
-            if len(self._sessions) == 4:  # a camera has one size; whoever has many must not keep them all
-                self._sessions.clear()
-            self._sessions[size] = _session(encoder_graph(self._model, size))
+            self._seen[size] += 1
+            if self._seen[size] <= self.IMAGES_BEFORE_GRAPH:
+                return self._model.encode(images)
+            self._seen.clear()
+            self.prepare(size)
         names = self._model.sparse_decoder.inputs
         maps = self._sessions[size].run(names, {"images": images.numpy()})
         return Features(dict(zip(names, map(torch.from_numpy, maps))), size)

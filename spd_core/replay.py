@@ -117,6 +117,7 @@ def answer_offline(frames: Iterator[BagFrame], predictor: Predictor) -> Iterator
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the status of every point says so
             if index == 0:
+                predictor.warm_up()  # as the node does
                 predictor.encode(frame.rgb, frame.camera).depth_at(np.zeros((1, 2)))
             started = time.monotonic()
             encoded = predictor.encode(frame.rgb, frame.camera)

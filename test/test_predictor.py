@@ -109,15 +109,18 @@ def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch
 
 
 @pytest.mark.parametrize(("preset", "runtime"), [("atto", "auto"), ("v15_dinov2", "onnxruntime")])
-def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, rgb):
+def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, rgb, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
     pytest.importorskip("onnx", reason="the optional encoder runtime")
     uv = np.random.default_rng(8).uniform(0, 400, (100, 2))
     answers = {}
+    monkeypatch.setattr("spd_core.export.OnnxEncoder.IMAGES_BEFORE_GRAPH", 1)
     for name in ("torch", runtime):
         predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime=name)
-        answers[name] = [predictor.encode(image, CAMERA).depth_at(uv) for image in (rgb, rgb[:, :500].copy())]  # two sizes
+        answers[name] = [predictor.encode(image, CAMERA).depth_at(uv) for image in [rgb, rgb[:, :500].copy()] * 2]  # two sizes
+        predictor.warm_up()
     assert predictor.runtime == "onnxruntime"
+    assert len(predictor._encode._sessions) == 2
     np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
 
 
