@@ -42,7 +42,7 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
 
 
 def load(path: str | Path) -> SPD:
-    """The model of a checkpoint file, in eval mode on the CPU.
+    """The model of a checkpoint file, or of "embedded", in eval mode on the CPU.
 
     Raises:
         CheckpointError: no such file, not safetensors, another format, unknown configuration, or tensors that do not fit it.
@@ -81,7 +81,7 @@ def provenance(path: str | Path) -> dict:
 
 
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    path = Path(path)
+    path = EMBEDDED if str(path) == "embedded" else Path(path)
     if not path.is_file():
         raise CheckpointError(
             f"weights file {path} does not exist; give a .safetensors file that `spd train` or `spd convert` wrote (`spd info` lists those found), "

@@ -114,7 +114,7 @@ class Predictor:
             warnings.warn(f"preset {weights!r} has random weights: its depths mean nothing until a checkpoint is loaded", stacklevel=2)
             model = SPD.from_preset(str(weights))
         else:
-            model = checkpoint.load(checkpoint.EMBEDDED if str(weights) == "embedded" else weights)
+            model = checkpoint.load(weights)
         return cls(model, device, precision, input_size, runtime)
 
     @torch.inference_mode()

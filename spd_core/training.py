@@ -360,7 +360,7 @@ def _initial_model(config: TrainConfig) -> SPD:
     model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
     if config.init is None:
         return model
-    loaded, wanted = checkpoint.load(checkpoint.EMBEDDED if str(config.init) == "embedded" else config.init), model.config_dict()
+    loaded, wanted = checkpoint.load(config.init), model.config_dict()
     wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px")}
     differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in loaded.config_dict().items() if value != wanted[name]]
     if differences:

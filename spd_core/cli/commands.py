@@ -253,7 +253,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         folder: where checkpoints are looked for, sub-folders included.
     """
     console = Console()
-    console = Console(width=max(console.width, 130))
+    console.width = max(console.width, 130)
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
         console.print({"file": str(path), "config": checkpoint.load(path).config_dict(), "provenance": checkpoint.provenance(path)})
@@ -293,7 +293,7 @@ def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = 
         weights: "embedded" or a checkpoint file.
         size: (height, width) px of the network's input; its own by default. Graphs have fixed sizes.
     """
-    model = checkpoint.load(checkpoint.EMBEDDED if weights == "embedded" else weights)
+    model = checkpoint.load(weights)
     size = size or model.config.input_size
     for name, difference in exporter.export(model, out, tuple(size)).items():
         Console().print(f"{name}: differs from torch by at most {difference:.1e} (relative)")
