@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from nav_msgs.msg import Path
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
+
+
+# How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
+TF_WAIT_S = 0.1
 
 
 class NoTransformError(ValueError):
@@ -40,7 +46,7 @@ class FrameTransforms:
     """
 
     def __init__(self, node: Node, fixed_frame: str, fixed: list[float]):
-        self._fixed_frame, self._fixed = fixed_frame, rigid_transform(fixed)
+        self._node, self._fixed_frame, self._fixed = node, fixed_frame, rigid_transform(fixed)
         self._buffer = self._listener = None
         try:
             import tf2_ros  # not on every machine, and nothing else needs it
@@ -50,8 +56,12 @@ class FrameTransforms:
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def close(self) -> None:
-        if self._listener is not None:
+        """Take from the node what the listener and the buffer gave it: subscriptions, a service, a watch for jumps of the clock."""
+        if self._buffer is not None:
             self._listener.unregister()
+            self._buffer.jump_handle.unregister()
+            self._node.destroy_service(self._buffer.srv)
+            self._buffer = self._listener = None
 
     def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray:
         """Points [K, 3] m of `frame_id` in the optical frame of an image, at its stamp.
@@ -64,8 +74,13 @@ class FrameTransforms:
         if frame_id == self._fixed_frame:
             rotation, translation = self._fixed
         elif self._buffer is not None:
+            link = image.frame_id, frame_id, Time.from_msg(image.stamp)
+            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused.
+            give_up_s = time.monotonic() + TF_WAIT_S
+            while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
+                time.sleep(0.005)
             try:
-                found = self._buffer.lookup_transform(image.frame_id, frame_id, Time.from_msg(image.stamp)).transform
+                found = self._buffer.lookup_transform(*link).transform
             except Exception as error:  # tf2's exceptions have no common base that can be named without tf2
                 raise NoTransformError(f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}") from error
             t, q = found.translation, found.rotation

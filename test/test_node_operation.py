@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -87,6 +87,32 @@ def test_waypoints_in_an_unknown_frame(running, rgb, ask_waypoints):
     assert answer["status"].tolist() == [Status.NO_TRANSFORM]
     running.spin(lambda: "'map'" in running.diagnostics.message)
     assert ask_waypoints([], "map", running.show(rgb)).tolist() == []
+
+
+def test_waypoints_through_tf(running, rgb, ask_waypoints):
+    """A robot that drives along its odometry's x at 2 m/s, and a transform that comes after the image."""
+    tf2_ros = pytest.importorskip("tf2_ros", reason="TF comes with a ROS installation")
+    broadcaster = tf2_ros.TransformBroadcaster(running)
+    running.idle(0.5)
+    header = running.show(rgb)
+
+    def camera_in_odom(stamp_s: float, x_m: float) -> TransformStamped:
+        link = TransformStamped(header=Header(frame_id="odom"), child_frame_id=header.frame_id)
+        link.header.stamp.sec, link.header.stamp.nanosec = int(stamp_s), round(stamp_s % 1 * 1e9)
+        link.transform.translation.x = x_m
+        # the camera's axes in the robot's: z is forward (x), x is right (-y)
+        q = link.transform.rotation
+        q.x, q.y, q.z, q.w = -0.5, 0.5, -0.5, 0.5
+        return link
+
+    broadcaster.sendTransform(camera_in_odom(header.stamp.sec - 0.5, 9.0))
+    running.idle(0.2)
+    assert ask_waypoints([[13.0, 0.2, 0.1]], "odom", header)["status"].tolist() == [Status.NO_TRANSFORM]  # TF does not reach the stamp
+    later = running.create_timer(0.05, lambda: (later.cancel(), broadcaster.sendTransform(camera_in_odom(header.stamp.sec + 0.5, 11.0))))
+    answer = ask_waypoints([[13.0, 0.2, 0.1]], "odom", header)  # at the stamp the robot is at 10 m
+    assert answer["status"].tolist() == [Status.OK]
+    np.testing.assert_allclose(answer["waypoint_depth"], [3.0], atol=1e-5)
+    np.testing.assert_allclose([answer["u"][0], answer["v"][0]], CAMERA.project(np.array([[-0.2, -0.1, 3.0]]))[0], atol=1e-3)
 
 
 def test_dense_depth_is_published_while_someone_listens(running, rgb):
