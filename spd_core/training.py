@@ -165,7 +165,7 @@ class _Run:
         self.validation = limited(open_dataset(config.val or config.data, "test"), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil(config.epochs * len(samples) / per_step)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config))
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device) if config.ema else None
         self.model, self.optimizer = fabric.setup(model, self.optimizer)
         self.step, self.history, self.best, self.broken, self.waited_s, self.trained_s = 0, [], None, 0, 0.0, 0.0

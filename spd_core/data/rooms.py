@@ -6,11 +6,13 @@ World frame: x and z span the floor, y points up, metres, the floor is y = 0 and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 BOX, CYLINDER, ELLIPSOID = 0, 1, 2
+AT_WALLS = ("table", "desk", "desk", "shelf", "shelf", "cabinet", "cabinet", "sofa", "bed", "chair", "lamp", "plant", "boxes", "counter", "fridge", "television", "person")
+IN_THE_MIDDLE = ("table", "table", "desk", "sofa", "bed", "chair", "chair", "office_chair", "stool", "lamp", "plant", "boxes", "partition", "person")
 TEXTURES = ("plain", "wood", "brick", "tile", "noise", "print", "stripes")
 
 
@@ -52,8 +54,10 @@ class RoomBuilder:
         self._shell()
         self._wall_furnishing()
         self._lights()
-        for place in self.rng.permutation(["wall"] * self.rng.integers(3, 8) + ["middle"] * self.rng.integers(1, 5)):
+        for place in self.rng.permutation(["wall"] * self.rng.integers(3, 9) + ["middle"] * self.rng.integers(1, 5)):
             self._stand(place)
+        for _ in range(self.rng.integers(0, 4)):
+            self._on_the_floor()
         return self.room
 
     # --- materials
@@ -86,10 +90,10 @@ class RoomBuilder:
         self.room.materials.append(material)
 
     def _shell(self) -> None:
-        wall = self._material("plain", "plain", "noise", "stripes", "brick", low=0.25, high=0.85, saturation=0.2)
+        wall = self._material("plain", "plain", "plain", "plain", "noise", "stripes", "brick", low=0.25, high=0.85, saturation=0.2)
         accent = self._material(low=0.1, high=0.8)
         walls = [accent if self.rng.random() < 0.15 else wall for _ in range(4)]
-        floor = self._material("wood", "wood", "tile", "noise", low=0.08, high=0.6)
+        floor = replace(self._material("wood", "wood", "tile", "noise", low=0.08, high=0.6), gloss=self.rng.uniform(0, 0.6))
         ceiling = self._material("plain", "plain", "tile", low=0.6, high=0.9, saturation=0.05)
         self.room.surfaces = [floor, ceiling, *walls]
         width, height, length = self.room.size
@@ -104,46 +108,78 @@ class RoomBuilder:
         for _ in range(self.rng.integers(0, 3)):  # pillars and chimney breasts make rooms that are not boxes
             x, z = self.rng.choice([0.0, width]), self.rng.uniform(0, length)
             self._add(BOX, (x, height / 2, z), (self.rng.uniform(0.1, 0.7), height / 2, self.rng.uniform(0.15, 1.0)), walls[0])
+        if self.rng.random() < 0.3:  # a block in a corner: the room has the shape of an L
+            block, corner = self.rng.uniform(0.15, 0.45, 2) * (width, length), self.rng.choice([0.0, 1.0], 2) * (width, length)
+            self._add(BOX, (corner[0], height / 2, corner[1]), (block[0], height / 2, block[1]), walls[0])
+        if self.rng.random() < 0.15:
+            beam = self._material("wood", "plain")
+            for z in np.arange(0.5, length, self.rng.uniform(0.7, 1.5)):
+                self._add(BOX, (width / 2, height - 0.06, z), (width / 2, 0.06, 0.06), beam)
 
     def _wall_furnishing(self) -> None:
-        """Doors, windows, pictures: thin boxes on the walls."""
+        """Doors, windows with curtains or a radiator, pictures, boards, shelves: boxes on the walls."""
         width, _, length = self.room.size
-        for _ in range(self.rng.integers(3, 9)):
-            what = self.rng.choice(["door", "window", "picture", "picture"])
-            on_x = self.rng.random() < 0.5
-            w, h = {"door": (0.9, 2.0), "window": (self.rng.uniform(0.7, 1.8), self.rng.uniform(0.8, 1.3)), "picture": tuple(self.rng.uniform(0.25, 1.1, 2))}[what]
-            y = {"door": 1.0, "window": 1.5, "picture": self.rng.uniform(1.3, 1.8)}[what]
+        for _ in range(self.rng.integers(3, 10)):
+            what = str(self.rng.choice(["door", "window", "picture", "picture", "board", "shelf"]))
+            side = int(self.rng.integers(4))
+            span = length if side < 2 else width
+            w, h, y = {
+                "door": (0.9, 2.0, 1.0),
+                "window": (self.rng.uniform(0.7, 1.8), self.rng.uniform(0.8, 1.3), 1.5),
+                "picture": (*self.rng.uniform(0.25, 1.1, 2), self.rng.uniform(1.3, 1.8)),
+                "board": (self.rng.uniform(1.0, 2.0), self.rng.uniform(0.7, 1.2), 1.5),
+                "shelf": (self.rng.uniform(0.5, 1.2), 0.03, self.rng.uniform(1.2, 1.8)),
+            }[what]
+            along = self.rng.uniform(w / 2 + 0.1, max(span - w / 2 - 0.1, w / 2 + 0.2))
+            # Furniture frames look into the room: x along the wall, z away from it.
+            origin, yaw = [((0, along), math.pi / 2), ((width, along), -math.pi / 2), ((along, 0), 0.0), ((along, length), math.pi)][side]
             frame = self._material("plain", "wood", low=0.05, high=0.9)
+            if what == "shelf":
+                self._add(BOX, (0, y, 0.12), (w / 2, 0.015, 0.12), frame, yaw, origin)
+                self._clutter(w / 2, 0.1, y + 0.015, self.rng.integers(1, 5), yaw, origin, z=0.12)
+                continue
             inside = self._material("print") if what == "picture" else self._material("wood", "plain", low=0.2, high=0.9)
+            if what == "board":
+                inside = self._material("plain", low=0.05, high=0.95, saturation=0.1)
             if what == "window":
                 glow = np.array([0.75, 0.85, 1.0]) * self.rng.uniform(0.5, 1.0)
                 inside = Material("noise", glow, glow * 0.8, 0.8, emission=self.rng.uniform(0.4, 1.2))
-            span = length if on_x else width
-            along = self.rng.uniform(w / 2 + 0.1, max(span - w / 2 - 0.1, w / 2 + 0.2))
-            wall = self.rng.choice([0.0, width if on_x else length])
+                extra = self.rng.random()
+                if extra < 0.4:
+                    curtain = self._material("stripes", "plain", "noise", saturation=0.8)
+                    for sign in (-1, 1):
+                        self._add(BOX, (sign * (w / 2 + 0.15), y - 0.2, 0.06), (self.rng.uniform(0.1, 0.3), h / 2 + 0.4, 0.05), curtain, yaw, origin)
+                elif extra < 0.7:
+                    self._add(BOX, (0, 0.4, 0.07), (w / 2, 0.28, 0.05), self._material("stripes", low=0.4, high=0.9, saturation=0.1), yaw, origin)
             for depth, grow, material in ((0.03, 0.05, frame), (0.035, 0.0, inside)):
-                flat, tall = w / 2 + grow, h / 2 + grow
-                if on_x:
-                    self._add(BOX, (wall, y, along), (depth, tall, flat), material)
-                else:
-                    self._add(BOX, (along, y, wall), (flat, tall, depth), material)
+                self._add(BOX, (0, y, 0), (w / 2 + grow, h / 2 + grow, depth), material, yaw, origin)
 
     def _lights(self) -> None:
+        """Lamps below the ceiling, flat panels in it or pendants."""
         width, height, length = self.room.size
+        lamp = Material("plain", np.array([1.0, 0.97, 0.9]), np.ones(3), emission=1.5)
+        style = str(self.rng.choice(["round", "round", "panel", "pendant"]))
         for _ in range(self.rng.integers(1, 4)):
-            position = np.array([self.rng.uniform(0.15, 0.85) * width, height - self.rng.uniform(0.12, 0.5), self.rng.uniform(0.15, 0.85) * length])
+            drop = self.rng.uniform(0.5, 0.9) if style == "pendant" else self.rng.uniform(0.12, 0.5)
+            position = np.array([self.rng.uniform(0.15, 0.85) * width, height - drop, self.rng.uniform(0.15, 0.85) * length])
             warmth = self.rng.uniform(-0.25, 0.35)
             power = np.array([1 + warmth, 1.0, 1 - warmth]) * self.rng.uniform(0.6, 1.6)
             self.room.lights.append((position, power))
-            lamp = Material("plain", np.array([1.0, 0.97, 0.9]), np.ones(3), emission=1.5)
-            self._add(self.rng.choice([ELLIPSOID, CYLINDER]), position + np.array([0, 0.08, 0]), (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)), lamp)
+            above = position + np.array([0, 0.08, 0])
+            if style == "panel":
+                self._add(BOX, (position[0], height, position[2]), (0.6, 0.03, 0.3), lamp, self.rng.choice([0.0, math.pi / 2]))
+                continue
+            if style == "pendant":
+                above = position + np.array([0, 0.2, 0])
+                self._add(CYLINDER, (position[0], height - drop / 2, position[2]), (0.006, drop / 2, 0.006), self._material("plain", high=0.3))
+            self._add(self.rng.choice([ELLIPSOID, CYLINDER]), above, (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)), lamp)
 
     # --- furniture
 
     def _stand(self, place: str) -> None:
         """Put one piece of furniture where there is floor for it: its back to a wall, or turned freely in the middle."""
         width, _, length = self.room.size
-        make = getattr(self, "_" + str(self.rng.choice(["table", "desk", "shelf", "cabinet", "sofa", "bed", "chair", "chair", "lamp", "plant", "boxes"])))
+        make = getattr(self, "_" + str(self.rng.choice(AT_WALLS if place == "wall" else IN_THE_MIDDLE)))
         for _ in range(8):
             radius = self.rng.uniform(0.35, 0.9)
             if place == "wall":
@@ -169,15 +205,31 @@ class RoomBuilder:
             for sz in (-1, 1):
                 self._add(kind, (sx * (w - thick), h / 2, sz * (d - thick)), (thick, h / 2, thick), material, yaw, origin)
 
-    def _clutter(self, w: float, d: float, y: float, count: int, yaw: float, origin) -> None:
-        """Small things on a surface of half extents w, d at height y."""
+    def _on_the_floor(self) -> None:
+        """A rug, a bin, a bag or a box: small things that stand anywhere."""
+        width, _, length = self.room.size
+        origin, yaw = (self.rng.uniform(0.3, width - 0.3), self.rng.uniform(0.3, length - 0.3)), self.rng.uniform(-math.pi, math.pi)
+        what = self.rng.choice(["rug", "bin", "bag", "clutter"])
+        if what == "rug":
+            self._add(BOX, (0, 0.004, 0), (self.rng.uniform(0.4, 1.3), 0.006, self.rng.uniform(0.3, 0.9)), self._material("print", "stripes", "noise", saturation=0.8), yaw, origin)
+        elif what == "bin":
+            r, h = self.rng.uniform(0.1, 0.2), self.rng.uniform(0.13, 0.3)
+            self._add(CYLINDER, (0, h, 0), (r, h, r), self._material("plain", saturation=0.8), yaw, origin)
+        elif what == "bag":
+            half = self.rng.uniform((0.12, 0.12, 0.08), (0.25, 0.25, 0.15))
+            self._add(ELLIPSOID, (0, half[1] * 0.9, 0), half, self._material("plain", "noise", "print", saturation=0.9), yaw, origin)
+        else:
+            self._clutter(0.3, 0.3, 0.0, self.rng.integers(1, 4), yaw, origin)
+
+    def _clutter(self, w: float, d: float, y: float, count: int, yaw: float, origin, z: float = 0.0) -> None:
+        """Small things on a surface of half extents w, d, centred at z, at height y."""
         for _ in range(count):
             kind = int(self.rng.choice([BOX, CYLINDER, ELLIPSOID]))
             half = self.rng.uniform(0.03, 0.14, 3)
             if kind == CYLINDER:
                 half[2] = half[0]
-            x, z = self.rng.uniform(-0.8, 0.8, 2) * (w, d)
-            self._add(kind, (x, y + half[1], z), half, self._material(saturation=0.9), yaw, origin)
+            dx, dz = self.rng.uniform(-0.8, 0.8, 2) * (w, d)
+            self._add(kind, (dx, y + half[1], z + dz), half, self._material(saturation=0.9), yaw, origin)
 
     def _table(self, origin, yaw) -> None:
         w, d, h = self.rng.uniform(0.4, 0.9), self.rng.uniform(0.3, 0.5), self.rng.uniform(0.4, 0.78)
@@ -278,6 +330,64 @@ class RoomBuilder:
             half = self.rng.uniform(0.12, 0.3, 3)
             self._add(BOX, (0, y + half[1], 0), half, self._material("plain", "print", "noise", "wood"), yaw + self.rng.uniform(-0.4, 0.4), origin)
             y += 2 * half[1]
+
+    def _counter(self, origin, yaw) -> None:
+        """A kitchen: base units, worktop, wall units over it, sometimes a hood instead."""
+        w, d = self.rng.uniform(0.6, 1.4), 0.3
+        front = self._material("plain", "wood")
+        self._add(BOX, (0, 0.43, 0), (w, 0.43, d - 0.02), front, yaw, origin)
+        self._add(BOX, (0, 0.88, 0), (w + 0.01, 0.02, d), self._material("plain", "noise", "wood"), yaw, origin)
+        units = int(2 * w / 0.5)
+        handle = self._material("plain")
+        for unit in range(units):
+            x = (unit + 0.5) * 2 * w / units - w
+            self._add(BOX, (x, 0.45, d - 0.015), (w / units - 0.012, 0.36, 0.01), front, yaw, origin)
+            self._add(BOX, (x, 0.75, d), (0.05, 0.008, 0.012), handle, yaw, origin)
+        if self.rng.random() < 0.6:
+            self._add(BOX, (0, 1.75, -0.12), (w, 0.35, 0.17), front, yaw, origin)
+        self._clutter(w, d * 0.7, 0.9, self.rng.integers(1, 6), yaw, origin)
+
+    def _fridge(self, origin, yaw) -> None:
+        w, h = self.rng.uniform(0.28, 0.36), self.rng.uniform(0.7, 0.95)
+        body, split = self._material("plain", low=0.3, high=0.95, saturation=0.1), self.rng.uniform(0.9, 1.3) * h
+        self._add(BOX, (0, h, 0), (w, h, 0.3), body, yaw, origin)
+        for low, high in ((0.05, split - 0.01), (split + 0.01, 2 * h - 0.02)):
+            self._add(BOX, (0, (low + high) / 2, 0.31), (w - 0.005, (high - low) / 2, 0.02), body, yaw, origin)
+
+    def _television(self, origin, yaw) -> None:
+        w, h = self.rng.uniform(0.5, 0.9), self.rng.uniform(0.2, 0.3)
+        self._add(BOX, (0, h, 0), (w, h, 0.2), self._material("wood", "plain"), yaw, origin)
+        screen = self.rng.uniform(0.35, 0.65)
+        self._add(BOX, (0, 2 * h + 0.07 + 0.56 * screen, -0.02), (screen, 0.56 * screen, 0.02), self._material("plain", "plain", "print", low=0.01, high=0.1), yaw, origin)
+        self._add(BOX, (0, 2 * h + 0.04, -0.02), (0.12, 0.05, 0.08), self._material("plain", high=0.2), yaw, origin)
+
+    def _stool(self, origin, yaw) -> None:
+        r, h, material = self.rng.uniform(0.15, 0.2), self.rng.uniform(0.42, 0.75), self._material("wood", "plain", saturation=0.8)
+        self._add(CYLINDER, (0, h, 0), (r, 0.025, r), material, yaw, origin)
+        self._legs(r * 0.8, r * 0.8, h, 0.016, material, yaw, origin)
+
+    def _partition(self, origin, yaw) -> None:
+        w, h = self.rng.uniform(0.5, 1.0), self.rng.uniform(0.55, 0.85)
+        self._add(BOX, (0, h, 0), (w, h, 0.025), self._material("plain", "noise", "wood", saturation=0.5), yaw, origin)
+
+    def _office_chair(self, origin, yaw) -> None:
+        fabric, metal = self._material("plain", "noise", low=0.02, high=0.5, saturation=0.7), self._material("plain", high=0.3)
+        seat = self.rng.uniform(0.44, 0.52)
+        self._add(BOX, (0, seat, 0), (0.24, 0.04, 0.23), fabric, yaw, origin)
+        self._add(BOX, (0, seat + 0.38, -0.24), (0.22, self.rng.uniform(0.22, 0.32), 0.03), fabric, yaw, origin)
+        self._add(CYLINDER, (0, seat / 2, 0), (0.03, seat / 2, 0.03), metal, yaw, origin)
+        for turn in range(3):  # six feet
+            self._add(BOX, (0, 0.05, 0), (0.3, 0.03, 0.025), metal, yaw + turn * math.pi / 3, origin)
+
+    def _person(self, origin, yaw) -> None:
+        height = self.rng.uniform(1.5, 1.9)
+        trousers, shirt = self._material("plain", "noise", low=0.02, high=0.5), self._material("plain", "stripes", "print", saturation=0.9)
+        skin = Material("plain", np.array([0.75, 0.5, 0.38]) * self.rng.uniform(0.3, 1.1), np.ones(3) * 0.4)
+        for sign in (-1, 1):
+            self._add(CYLINDER, (sign * 0.1, 0.24 * height, 0), (0.08, 0.24 * height, 0.08), trousers, yaw, origin)
+            self._add(CYLINDER, (sign * 0.25, 0.62 * height, 0.03), (0.05, 0.18 * height, 0.05), shirt, yaw, origin)
+        self._add(ELLIPSOID, (0, 0.65 * height, 0), (0.22, 0.2 * height, 0.14), shirt, yaw, origin)
+        self._add(ELLIPSOID, (0, 0.92 * height, 0), (0.085, 0.08 * height, 0.1), skin, yaw, origin)
 
 
 def random_room(seed: int) -> Room:

@@ -13,15 +13,15 @@ from rich.progress import track
 
 from ..camera import Camera
 from .samples import DataError, Sample
-from .synthetic import random_frame
+from .synthetic import FOCAL_RATIO, random_frame
 
 SHARD = 250  # frames
 LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
-def _draw_shard(first_seed: int, folder: Path, size: tuple[int, int], focal_ratio: tuple[float, float]) -> None:
+def _draw_shard(first_seed: int, folder: Path, **options) -> None:
     torch.set_num_threads(1)
-    frames = [random_frame(seed, size, focal_ratio) for seed in range(first_seed, first_seed + SHARD)]
+    frames = [random_frame(seed, **options) for seed in range(first_seed, first_seed + SHARD)]
     partial_file = folder / f"rooms_{first_seed:08d}.partial.npz"
     np.savez(
         partial_file,
@@ -37,24 +37,27 @@ def draw_rooms(
     count: int = 8000,
     first_seed: int = 1_000_000,
     size: tuple[int, int] = (192, 256),
-    focal_ratio: tuple[float, float] = (0.65, 1.1),
+    focal_ratio: tuple[float, float] = FOCAL_RATIO,
+    rooms: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Draw `count` rooms into `folder`, in several processes. Interrupted, it goes on with the shards that are missing.
+    """Draw `count` frames into `folder`, in several processes. Interrupted, it goes on with the shards that are missing.
 
     Args:
         folder: where the shards go.
-        count: number of rooms, rounded up to whole shards of 250.
-        first_seed: seed of the first room; training, validation and test rooms differ in their seeds.
+        count: number of frames, rounded up to whole shards of 250.
+        first_seed: seed of the first frame; training, validation and test frames differ in their seeds.
         size: (height, width) px.
         focal_ratio: smallest and largest focal length, in image widths.
+        rooms: number of different rooms that all frames show, whatever their seeds; without it each frame has a room of its own.
         workers: processes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()]
     with ProcessPoolExecutor(workers) as pool:
-        for _ in track(pool.map(partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio)), missing), f"rooms -> {folder}", total=len(missing)):
+        draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
+        for _ in track(pool.map(draw_shard, missing), f"rooms -> {folder}", total=len(missing)):
             pass
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from .textures import PATTERNS, hash01
 LAMP_RADIUS_M = 0.12
 # Most of a room's scale is in the height of the camera: a picture does not change if room and camera height grow together.
 CAMERA_HEIGHT_M = (0.9, 1.5)
+KINECT_FOCAL_RATIO = 518.8579 / 640
+# Focal lengths, in image widths: 320 to 928 px at 640 px, an opening of 90 to 38 degrees.
+FOCAL_RATIO = (0.5, 1.45)
 # Rays are cast by image tile, against the primitives that the tile can see: a block of rays x primitives stays in cache.
 TILE_PX = 48
 
@@ -271,28 +275,55 @@ def _illumination(scene: Scene, points: Tensor, normals: Tensor, rays: Tensor, p
 
 
 def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """Linear radiance [3, H, W] to a camera's uint8 [H, W, 3]: exposure, lens blur, shot and read noise, sRGB."""
-    width = radiance.shape[2]
-    target = rng.uniform(0.12, 0.38)
-    exposed = radiance * (target / radiance.clamp(max=4).mean().clamp(min=1e-4)) * torch.as_tensor(rng.uniform(0.92, 1.08, (3, 1, 1)), dtype=torch.float32, device=radiance.device)
-    sigma = rng.uniform(0.35, 0.8) * width / 256
-    taps = torch.arange(-3, 4, device=radiance.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    exposed = F.conv2d(F.pad(exposed[:, None], (3, 3, 3, 3), mode="replicate"), kernel.reshape(1, 1, 1, 7))
-    exposed = F.conv2d(exposed, kernel.reshape(1, 1, 7, 1))[:, 0]
-    generator = torch.Generator(device=radiance.device).manual_seed(int(rng.integers(2**31)))
-    noise = torch.randn(exposed.shape, generator=generator, device=radiance.device)
+    """Linear radiance [3, H, W] to a camera's uint8 [H, W, 3]: exposure, colour temperature, vignetting, blur of lens and motion, shot and
+    read noise, sRGB, JPEG."""
+    device, (_, height, width) = radiance.device, radiance.shape
+
+    def tensor(values):
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+    gains = np.exp(rng.normal(0, 0.12) * np.array([1, 0, -1]) + rng.normal(0, 0.05, 3))
+    exposed = radiance * (rng.uniform(0.1, 0.5) / radiance.clamp(max=4).mean().clamp(min=1e-4)) * tensor(gains)[:, None, None]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height, device=device), torch.linspace(-1, 1, width, device=device), indexing="ij")
+    exposed = exposed * (1 - rng.uniform(0, 0.2) * (x * x + y * y))
+    exposed = _blur(exposed, tensor(_blur_kernel(rng, width)))
+    generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**31)))
+    noise = torch.randn(exposed.shape, generator=generator, device=device)
     exposed = exposed + noise * (rng.uniform(0, 0.004) + rng.uniform(0.002, 0.02) * exposed.clamp(min=0).sqrt())
-    exposed = exposed.clamp(0, 1)
+    exposed = exposed.clamp(0, 1) ** rng.uniform(0.9, 1.4)  # cheap cameras exaggerate contrast
     srgb = torch.where(exposed <= 0.0031308, 12.92 * exposed, 1.055 * exposed ** (1 / 2.4) - 0.055)
-    return (srgb * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    rgb = (srgb * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    if rng.random() < 0.6:
+        rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])[1], cv2.IMREAD_COLOR)  # either order of colours
+    return np.ascontiguousarray(rgb)
+
+
+def _blur_kernel(rng: np.random.Generator, width: int) -> np.ndarray:
+    """[7, 7]: the lens' point spread, for one image in four drawn out along the motion of the camera."""
+    sigma = rng.uniform(0.35, 0.8) * width / 256
+    length = rng.uniform(0, 4) * width / 256 if rng.random() < 0.25 else 0.0
+    angle = rng.uniform(0, math.pi)
+    taps = np.arange(-3, 4)
+    path = np.linspace(-0.5, 0.5, 9)[:, None, None] * length
+    kernel = np.exp(-0.5 * ((taps[None, None] - path * math.cos(angle)) ** 2 + (taps[None, :, None] - path * math.sin(angle)) ** 2) / sigma**2).sum(0)
+    return kernel / kernel.sum()
+
+
+def _blur(image: Tensor, kernel: Tensor) -> Tensor:
+    """[3, H, W] convolved with [7, 7]."""
+    return F.conv2d(F.pad(image[:, None], (3, 3, 3, 3), mode="replicate"), kernel[None, None])[:, 0]
 
 
 def random_camera(rng: np.random.Generator, size: tuple[int, int], focal_ratio: tuple[float, float]) -> Camera:
-    """A camera whose focal length is a random multiple of the image width, square pixels, principal point near the middle."""
+    """A camera whose focal length is a random multiple of the image width, square pixels, principal point near the middle.
+
+    One in four is a Kinect, if the range has it: the camera of NYU Depth V2 and of most indoor recordings.
+    """
     height, width = size
-    focal = width * math.exp(rng.uniform(*np.log(focal_ratio)))
+    ratio = math.exp(rng.uniform(*np.log(focal_ratio)))
+    if rng.random() < 0.25 and focal_ratio[0] <= KINECT_FOCAL_RATIO <= focal_ratio[1]:
+        ratio = KINECT_FOCAL_RATIO
+    focal = width * ratio
     return Camera(focal, focal, (width - 1) / 2 + rng.uniform(-0.02, 0.02) * width, (height - 1) / 2 + rng.uniform(-0.02, 0.02) * height)
 
 
@@ -305,7 +336,7 @@ def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tupl
         position = np.array([rng.uniform(0.3, width - 0.3), min(rng.uniform(*CAMERA_HEIGHT_M), height - 0.3), rng.uniform(0.3, length - 0.3)])
         target = np.array([rng.uniform(0.2, 0.8) * width, 0, rng.uniform(0.2, 0.8) * length])
         yaw = math.atan2(target[0] - position[0], target[2] - position[2])
-        pose = Pose(position, yaw, math.radians(rng.uniform(-28, 6)), math.radians(rng.normal(0, 2)))
+        pose = Pose(position, yaw, math.radians(rng.uniform(-30, 8)), math.radians(rng.normal(0, 2)))
         rays = camera_rays(coarse, pose, coarse_size, "cpu")
         depth, _ = scene.cast(torch.as_tensor(position, dtype=torch.float32), rays, coarse_size)
         if depth.min() > 0.4 and depth.median() > 1.3:
@@ -314,15 +345,22 @@ def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tupl
 
 
 @torch.inference_mode()
-def random_frame(seed: int, size: tuple[int, int] = (192, 256), focal_ratio: tuple[float, float] = (0.65, 1.1), device: torch.device | str = "cpu") -> Frame:
+def random_frame(
+    seed: int,
+    size: tuple[int, int] = (192, 256),
+    focal_ratio: tuple[float, float] = FOCAL_RATIO,
+    rooms: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Frame:
     """The frame of a seed: its own room, camera and pose. Same seed, same frame.
 
     Args:
         size: (H, W) px, multiples of 16.
         focal_ratio: range of focal length / image width.
+        rooms: number of different rooms that all seeds share; without it each has its own.
     """
     rng = np.random.default_rng([seed, 0xF0CA])
-    room = random_room(seed)
+    room = random_room(seed % rooms if rooms else seed)
     camera = random_camera(rng, size, focal_ratio)
     pose = random_pose(room, rng, camera, size)
     return draw(room, camera, pose, size, seed, device)
