@@ -38,7 +38,7 @@ def _without_compiler() -> Iterator[None]:
 
 with _without_compiler():
     import timm
-    from timm.layers.grn import GlobalResponseNorm
+    from timm.layers.mlp import GlobalResponseNormMlp
 
 # ImageNet statistics, which every timm encoder used here was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -51,19 +51,27 @@ def normalise(images: Tensor) -> Tensor:
     return (images - images.new_tensor(MEAN).reshape(shape)) / images.new_tensor(STD).reshape(shape)
 
 
-class _ResponseNorm(GlobalResponseNorm):
-    """ConvNeXt V2's response normalisation for [B, H, W, C], the same function and parameters in fewer passes over the map: the norm over space
-    as a product with ones, because reductions over the inner dimensions are slow, and scale and shift in one step. Without gradients only: a
-    square root has none at zero, where the norm has."""
+class _ResponseMlp(GlobalResponseNormMlp):
+    """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in fewer passes over the
+    widest map of a block. The normalisation scales each channel of an image by a factor and adds a bias: both go into the second layer, whose
+    matrix is small. Without gradients only: a square root has none at zero, where the norm has."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [B, H, W, C], or [B, C, H, W] where timm has 1x1 convolutions for the linear layers
         if torch.is_grad_enabled():
             return super().forward(x)
-        batch, height, width, channels = x.shape
-        squares = x.new_ones(batch, 1, height * width) @ x.square().reshape(batch, height * width, channels)
-        response = squares.sqrt().reshape(batch, 1, 1, channels)
-        factor = 1 + self.weight * (response / (response.mean(-1, keepdim=True) + self.eps))
-        return torch.addcmul(self.bias, x, factor)
+        is_conv = isinstance(self.fc1, nn.Conv2d)
+        x = x.permute(0, 2, 3, 1) if is_conv else x
+        height, width = x.shape[1:3]
+        x = self.act(F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias)).flatten(1, 2)  # [B, H * W, 4 C]
+        if x.device.type == "cpu":  # as a product with ones: reductions over the inner dimensions are slow there
+            response = (x.new_ones(len(x), 1, height * width) @ x.square()).sqrt()
+        else:
+            response = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).to(x.dtype)  # fp16 holds the norm, not its square
+        factor = 1 + self.grn.weight * (response / (response.mean(-1, keepdim=True) + self.grn.eps))  # [B, 1, 4 C]
+        weight = self.fc2.weight.flatten(1)
+        x = x @ (weight * factor).transpose(1, 2) + (self.fc2.bias + weight @ self.grn.bias)
+        x = x.unflatten(1, (height, width))
+        return x.permute(0, 3, 1, 2) if is_conv else x
 
 
 class PyramidEncoder(nn.Module):
@@ -81,8 +89,8 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.backbone = _create(name, pretrained, features_only=True)
         for module in self.backbone.modules():
-            if type(module) is GlobalResponseNorm and module.channel_dim == -1:
-                module.__class__ = _ResponseNorm
+            if type(module) is GlobalResponseNormMlp:
+                module.__class__ = _ResponseMlp
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
             raise ValueError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
