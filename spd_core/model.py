@@ -142,11 +142,11 @@ class SPD(nn.Module):
             size: (H, W) px of the image, `Features.size`.
         """
         batch = grids[0].batch
-        points = points.detach().cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
+        points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
         if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
-        height, width = size
-        points = np.clip(points, 0, [width - 1, height - 1])  # the image's border, not that of its padding; NaN stays
+        for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
+            np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
         return self.sparse_decoder.plan(points, grids).to(next(self.parameters()).device)
 
     def decode_points(self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None) -> Tensor:
