@@ -28,7 +28,8 @@ class Protocol:
         crop: "eigen" cuts 480x640 images to [45:471, 41:601], "none" does not, "auto" does so for NYU.
         min_depth_m: pixels count whose truth lies strictly above; predictions are clamped to it.
         max_depth_m: pixels count whose truth lies strictly below; predictions are clamped to it.
-        resize_eval: height, width that images are scaled to fit before the network sees them; without it they are taken at their own size.
+        resize_eval: height, width that images are scaled to fit before the network sees them; without it they are taken at their own size,
+            or at the training focal length where that is how the model fits images (`SPDConfig.fit`).
         flip_average: average with the prediction of the mirror image (AdaBins, ZoeDepth and NeWCRFs do, BTS does not).
         ignore_intrinsics: leave out the focal correction.
         points: evaluate at this many random valid pixels of each image, by sparse queries, instead of at all pixels.
@@ -119,7 +120,8 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    predictor.input_size = protocol.resize_eval or sample.rgb.shape[:2]
+    config = predictor.model.config
+    predictor.input_size = protocol.resize_eval or (config.input_size if config.fit == "focal" else sample.rgb.shape[:2])
     camera = None if protocol.ignore_intrinsics else sample.camera
     pred_m = _answer(predictor, sample.rgb, camera, at)
     if not protocol.flip_average:

@@ -9,6 +9,7 @@ import io
 import logging
 import warnings
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,22 +82,24 @@ class OnnxEncoder:
         self._model, self._sessions, self._seen = model, {}, Counter()
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Make the graph for images [1, 3, *size]."""
+        """Make the graph for images [1, 3, *size] and all that are padded to the same size."""
+        size = tuple(self._model.padded(torch.empty(1, 1, *size)).shape[2:])
         if len(self._sessions) == self.KEPT_SIZES:
             self._sessions.clear()
         self._sessions[size] = _session(encoder_graph(self._model, size))
 
     def __call__(self, images: Tensor) -> Features:
+        asked, images = tuple(images.shape[2:]), self._model.padded(images)
         size = tuple(images.shape[2:])
         if size not in self._sessions:
             self._seen[size] += 1
             if self._seen[size] <= self.IMAGES_BEFORE_GRAPH:
-                return self._model.encode(images)
+                return replace(self._model.encode(images), size=asked)
             self._seen.clear()
             self.prepare(size)
         names = self._model.sparse_decoder.inputs
         maps = self._sessions[size].run(names, {"images": images.numpy()})
-        return Features(dict(zip(names, map(torch.from_numpy, maps))), size)
+        return Features(dict(zip(names, map(torch.from_numpy, maps))), asked)
 
 
 @torch.inference_mode()

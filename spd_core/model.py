@@ -33,8 +33,10 @@ class SPDConfig:
         input_size: (height, width) px that camera images are scaled to; the network itself takes any size >= 64.
         training_focal_px: focal length, at `input_size`, at which network depth is metres.
         max_depth_m: what a "sigmoid" is scaled to.
-        fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "cover" scales its shorter side to that of
-            `input_size` and both to multiples of the encoder's stride (cubic), as Depth Anything V2 does.
+        fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "focal" to the training focal length, whatever size
+            that gives, so that a thing of 10 cm at 1 m has the same size for every camera (the canonical camera of Metric3D, Yin et al.
+            2023; without intrinsics as "inside"); "cover" scales its shorter side to that of `input_size` and both to multiples of the
+            encoder's stride (cubic), as Depth Anything V2 does.
     """
 
     encoder: str
@@ -50,8 +52,8 @@ class SPDConfig:
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
-        if self.fit not in ("inside", "cover"):
-            raise ValueError(f"fit must be inside or cover, got {self.fit!r}")
+        if self.fit not in ("inside", "focal", "cover"):
+            raise ValueError(f"fit must be inside, focal or cover, got {self.fit!r}")
         if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
             raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
@@ -66,7 +68,7 @@ PRESETS = {
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
-    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=518.8579 * 0.4),
+    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=518.8579 * 0.4, fit="focal"),
     "depth_anything_v2_vits": _DEPTH_ANYTHING,
     "depth_anything_v2_vitb": replace(_DEPTH_ANYTHING, encoder="vit_base_patch14_dinov2", features=128),
     "depth_anything_v2_vitl": replace(_DEPTH_ANYTHING, encoder="vit_large_patch14_dinov2", features=256),
@@ -120,13 +122,16 @@ class SPD(nn.Module):
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE:
             raise ValueError(f"images must be [B, 3, H, W] with H and W >= {MIN_SIZE}, got {list(images.shape)}")
         height, width = images.shape[2:]
-        stride = self.encoder.stride
-        images = F.pad(images, (0, -width % stride, 0, -height % stride))
-        levels = self.encoder(images)
+        levels = self.encoder(self.padded(images))
         maps = {f"level{i}": level for i, level in enumerate(levels, start=1)}
         if self.global_path is not None:
             maps["stride8"] = self.global_path(maps["level3"], maps["level4"])
         return Features({name: maps[name] for name in self.sparse_decoder.inputs}, (height, width))
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] with zeros right and below, up to multiples of the encoder's stride."""
+        height, width = images.shape[2:]
+        return F.pad(images, (0, -width % self.encoder.stride, 0, -height % self.encoder.stride))
 
     def decode_dense(self, features: Features) -> Tensor:
         """Depth at every pixel, [B, 1, H, W] m, float32."""

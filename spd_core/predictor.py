@@ -33,6 +33,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 RUNTIMES = ("auto", "torch", "onnxruntime", "compile")
 KEPT_PLANS = 8
 KEPT_POINTS = 4096  # plans for more points are not kept: they are large, and cost little beside their decoding
+MOST_INPUT = 3.0  # pixels of network input under fit "focal", in multiples of the model's input size: cameras of very wide view are scaled down
 MOST_POINTS = 1 << 18  # decoded at a time: a plan's memory grows with the points, the decoder's does not
 
 
@@ -74,7 +75,7 @@ class Predictor:
         own_size = model.config.input_size
         self.input_size = own_size if input_size is None else tuple(input_size)
         self.runtime, self._encode = self._pick_runtime(runtime)
-        self._grids: dict[tuple[int, int], tuple[Grid, ...]] = {}  # by size of network input: what a plan needs to know
+        self._grids: dict[tuple[int, int], tuple[tuple[int, int], tuple[Grid, ...]]] = {}  # by image size: the network's, and what a plan needs to know
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()  # the last used at the end
         self._plans_lock = threading.Lock()
         self._warned = False
@@ -132,9 +133,9 @@ class Predictor:
         height, width = rgb.shape[:2]
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise ValueError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
-        size = self._network_size(height, width)
+        size = self._network_size(height, width, camera)
         features = self._encode(self._network_input(rgb, size))
-        self._grids[size] = features.grids
+        self._grids[height, width] = size, features.grids
         scale_xy = np.array([size[1] / width, size[0] / height])
         factor = 1.0
         if camera is not None:
@@ -145,13 +146,17 @@ class Predictor:
             warnings.warn(f"no camera intrinsics: depth assumes a focal length of {expected:.0f} px at {width}x{height}, and is off in proportion", stacklevel=2)
         return EncodedFrame(self, features, (height, width), scale_xy, camera, factor)
 
-    def _network_size(self, height: int, width: int) -> tuple[int, int]:
+    def _network_size(self, height: int, width: int, camera: Camera | None = None) -> tuple[int, int]:
         """(height, width) px that an image is scaled to; see `SPDConfig.fit`."""
         if self.model.config.fit == "cover":
             stride, shorter = self.model.encoder.stride, min(self.input_size)
             scale = shorter / min(height, width)
             return tuple(max(round(extent * scale / stride), math.ceil(shorter / stride)) * stride for extent in (height, width))
-        scale = max(min(self.input_size[0] / height, self.input_size[1] / width), MIN_SIZE / min(height, width))
+        scale = min(self.input_size[0] / height, self.input_size[1] / width)
+        if self.model.config.fit == "focal" and camera is not None and self.input_size == self.model.config.input_size:
+            most = math.sqrt(MOST_INPUT * math.prod(self.input_size) / (height * width))
+            scale = min(self.model.config.training_focal_px / camera.focal_px, most)  # the correction of depth makes up what is left
+        scale = max(scale, MIN_SIZE / min(height, width))
         return round(height * scale), round(width * scale)
 
     def _network_input(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
@@ -176,8 +181,7 @@ class Predictor:
 
     def prepare(self, uv: np.ndarray, size: tuple[int, int]) -> None:
         """Plan `depth_at(uv)` for images of `size` (height, width) ahead, while another thread encodes one. Does nothing before the first of that size."""
-        network_size = self._network_size(*size)
-        grids = self._grids.get(network_size)
+        network_size, grids = self._grids.get(size, (None, None))
         uv = uv[inside_image(uv, size)]
         if grids is not None and 0 < len(uv) <= KEPT_POINTS:
             self.plan(scale_points(uv, np.array([network_size[1] / size[1], network_size[0] / size[0]]))[None], grids, network_size)

@@ -161,7 +161,7 @@ class _Run:
         if config.val is None and not samples.layout.startswith("NYU"):
             raise TrainingError(f"{config.data} ({samples.layout}) has no test split of its own; set `val` to a folder of other samples")
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
-        self.samples = AugmentedSamples(samples, augment, model.config.training_focal_px, config.seed)
+        self.samples = AugmentedSamples(samples, augment, model.config.training_focal_px, config.seed, model.config.fit == "focal", config.batch_size)
         self.validation = limited(open_dataset(config.val or config.data, "test"), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil(config.epochs * len(samples) / per_step)
@@ -356,12 +356,12 @@ class _Run:
 
 def _initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that preset; it may know another
-    input size and focal length."""
+    input size, focal length and fit."""
     model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
     if config.init is None:
         return model
     loaded, wanted = checkpoint.load(config.init), model.config_dict()
-    wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px")}
+    wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px", "fit")}
     differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in loaded.config_dict().items() if value != wanted[name]]
     if differences:
         raise TrainingError(f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it has {'; '.join(differences)}")

@@ -10,7 +10,6 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
-
 # How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
 TF_WAIT_S = 0.1
 

@@ -53,10 +53,21 @@ def test_order_is_kept_among_points_inside_and_outside(predictor, rgb):
     assert frame.depth_at(np.zeros((0, 2))).shape == (0,)
 
 
-def test_depth_grows_with_the_focal_length(predictor, rgb):
+def test_depth_grows_with_the_focal_length(rgb):
+    predictor = Predictor(SPD.from_preset("atto", fit="inside"), "cpu")
     uv = np.array([[100.5, 200.25]])
     near, far = (predictor.encode(rgb, Camera(f, f, 319.5, 239.5)).depth_at(uv) for f in (400, 800))
     assert far == pytest.approx(2 * near, rel=1e-6)
+
+
+@pytest.mark.parametrize(("focal_px", "size"), [(350, (285, 380)), (525, (190, 253)), (900, (111, 148)), (100, (333, 443)), (5000, (64, 85))])
+def test_images_are_scaled_to_the_training_focal_length(predictor, rgb, focal_px, size):
+    """Up to three times the input size, and down to 64 px; the correction of depth makes up what is left."""
+    frame = predictor.encode(rgb, Camera(focal_px, focal_px, 319.5, 239.5))
+    assert frame.features.size == size
+    assert frame.focal_factor == pytest.approx(focal_px * size[1] / 640 / predictor.model.config.training_focal_px, rel=0.01)
+    assert (abs(frame.focal_factor - 1) < 0.01) == (focal_px in (350, 525, 900))
+    assert np.isfinite(frame.depth_at(np.array([[0.0, 0.0], [639, 479]]))).all()
 
 
 def test_training_focal_length_needs_no_correction(predictor, rgb):

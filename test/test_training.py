@@ -22,6 +22,7 @@ from spd_core.losses import Loss
 from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
 
 SIZE = (64, 96)
+MODEL = {"input_size": [64, 64], "training_focal_px": 60.0}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def config(rooms, out, **changes) -> TrainConfig:
         "data": rooms,
         "val": rooms,
         "preset": "atto",
+        "model": MODEL,
         "batch_size": 4,
         "steps": 8,
         "warmup": 2,
@@ -55,7 +57,7 @@ def command(settings: TrainConfig, folder) -> list[str]:
     file = folder / "train.yaml"
     keys = ("out", "data", "val", "preset", "batch_size", "steps", "warmup", "ema", "validate_every", "save_every", "workers", "pictures", "device", "threads")
     lines = [f"{key}: {getattr(settings, key)}" for key in keys]
-    file.write_text("\n".join([*lines, "augment: {crop: [64, 64], rotate_deg: 1}", "validation: {limit: 4}"]) + "\n")
+    file.write_text("\n".join([*lines, f"model: {json.dumps(MODEL)}", "augment: {crop: [64, 64], rotate_deg: 1}", "validation: {limit: 4}"]) + "\n")
     return [sys.executable, "-m", "spd_core.cli", "train", "--config", str(file)]
 
 

@@ -71,7 +71,7 @@ def evaluate_checkpoint(
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
     own_size, size = predictor.input_size, protocol.resize_eval or first.rgb.shape[:2]
-    if max(s / o for s, o in zip(size, own_size)) > 1.5:
+    if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
         console.print(
             f"[yellow]note:[/] images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval [{own_size[0]},{own_size[1]}] scales them"
         )

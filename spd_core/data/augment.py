@@ -23,6 +23,8 @@ class Augmentation:
         rotate_deg: largest rotation about the principal point, which is a roll of the camera; corners become black, without depth.
         scale: smallest and largest factor of an isotropic resize; the focal length follows, and through it the depth that is trained.
         crop: height, width of the random crop; without it the model's input size.
+        crop_scale: range of a factor of that size, one for each batch. Other than (1, 1) crops are taken around the principal point: cameras of
+            wider and narrower view, which keep their focal length.
         flip: probability of a mirror image.
         colour: probability of a change of colour.
         gamma: range of that change's exponent.
@@ -34,14 +36,19 @@ class Augmentation:
     rotate_deg: float = 2.5
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[int, int] | None = None
+    crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     colour: float = 0.5
     gamma: tuple[float, float] = (0.9, 1.1)
     brightness: tuple[float, float] = (0.75, 1.25)
     gain: tuple[float, float] = (0.9, 1.1)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None) -> Sample:
         """The augmented sample, of size `crop`.
+
+        Args:
+            crop_factor: of `crop_scale`.
+            focal_px: scale the image to this focal length before anything is random, or as far down as the crop allows.
 
         Raises:
             DataError: the sample has no depth or camera, or is smaller than the crop.
@@ -53,16 +60,23 @@ class Augmentation:
             if depth_m.shape != (480, 640):
                 raise DataError(f"{sample.name}: border_crop is for 480x640 images of NYU, this one is {list(depth_m.shape)}")
             rgb, depth_m, camera = crop(rgb, depth_m, camera, *NYU_BORDER_CROP)
+        height, width = (round(extent * crop_factor / 8) * 8 if crop_factor != 1 else extent for extent in self.crop or depth_m.shape)
+        if focal_px is not None:
+            factor = max(focal_px / camera.focal_px, height / depth_m.shape[0], width / depth_m.shape[1])
+            if abs(factor - 1) > 1e-3:
+                rgb, depth_m, camera = resize(rgb, depth_m, camera, factor)
         if self.rotate_deg > 0:
             rgb, depth_m = rotate(rgb, depth_m, camera, rng.uniform(-self.rotate_deg, self.rotate_deg))
         if tuple(self.scale) != (1.0, 1.0):
             rgb, depth_m, camera = resize(rgb, depth_m, camera, np.exp(rng.uniform(*np.log(self.scale))))
         if self.crop is not None:
-            height, width = self.crop
             spare_y, spare_x = depth_m.shape[0] - height, depth_m.shape[1] - width
             if spare_y < 0 or spare_x < 0:
                 raise DataError(f"{sample.name}: {list(depth_m.shape)} px are fewer than the crop {[height, width]}; set a smaller augment.crop")
-            left, top = rng.integers(spare_x + 1), rng.integers(spare_y + 1)
+            if tuple(self.crop_scale) == (1.0, 1.0):
+                left, top = rng.integers(spare_x + 1), rng.integers(spare_y + 1)
+            else:
+                left, top = (int(np.clip(round(c - (extent - 1) / 2), 0, spare)) for c, extent, spare in ((camera.cx, width, spare_x), (camera.cy, height, spare_y)))
             rgb, depth_m, camera = crop(rgb, depth_m, camera, left, top, left + width, top + height)
         if rng.random() < self.flip:
             rgb, depth_m, camera = flip(rgb, depth_m, camera)

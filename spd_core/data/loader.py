@@ -21,19 +21,27 @@ class AugmentedSamples(torch.utils.data.Dataset):
     """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random generator.
 
     A broken sample is replaced by the one after it in the data set and named in "broken".
+
+    Args:
+        training_focal_px: depth is trained as a camera of this focal length would see it.
+        to_focal: scale images to that focal length first, as `SPDConfig.fit` "focal" does.
+        batch_size: of a process: samples of one batch get crops of one size.
     """
 
-    def __init__(self, dataset: Dataset, augment: Augmentation, training_focal_px: float, seed: int):
+    def __init__(self, dataset: Dataset, augment: Augmentation, training_focal_px: float, seed: int, to_focal: bool = False, batch_size: int = 1):
         self.dataset, self.augment, self.training_focal_px, self.seed = dataset, augment, training_focal_px, seed
+        self.to_focal, self.batch_size = to_focal, batch_size
         self._order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(dataset)))
 
     def __getitem__(self, position: int) -> dict:
         epoch, i = divmod(position, len(self.dataset))
         start, broken = int(self._order(epoch)[i]), []
+        of_batch = np.random.default_rng([self.seed, 2, position // self.batch_size])
+        crop_factor = float(np.exp(of_batch.uniform(*np.log(self.augment.crop_scale))))
         for offset in range(min(len(self.dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
-                sample = self.augment(self.dataset[(start + offset) % len(self.dataset)], rng)
+                sample = self.augment(self.dataset[(start + offset) % len(self.dataset)], rng, crop_factor, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue
