@@ -57,7 +57,7 @@ class Predictor:
         model: in eval mode.
         device: see `pick_device`.
         precision: "fp32", "bf16" or, on a GPU, "fp16" (the head stays in fp32).
-        input_size: (height, width) px that images are scaled to fit; None takes the model's own.
+        input_size: (height, width) px that images are scaled to fit; None takes the model's own way (`SPDConfig.fit`).
         runtime: what runs the encoder. "torch"; "compile": torch.compile (minutes at the first image; for GPUs); "onnxruntime": on a CPU, in
             fp32; "auto": onnxruntime where it is installed and possible (docs/performance.md), else torch.
     """
