@@ -29,6 +29,12 @@ def inside_image(points_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
 
 
+def cell_centres(size: tuple[int, int], columns: int, rows: int) -> np.ndarray:
+    """Centres [columns * rows, 2] (x, y) px of a grid of cells that covers an image of `size` (height, width), row by row."""
+    x, y = ((np.arange(count) + 0.5) * extent / count - 0.5 for count, extent in ((columns, size[1]), (rows, size[0])))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
 @dataclass(frozen=True)
 class Camera:
     """Pinhole intrinsics in pixels: `fx, fy` focal lengths, `cx, cy` principal point (pixel-centre rule above).
@@ -60,6 +66,10 @@ class Camera:
     def cropped(self, left: float, top: float) -> Camera:
         """Intrinsics after `left` columns and `top` rows were cut off."""
         return replace(self, cx=self.cx - left, cy=self.cy - top)
+
+    def mirrored(self, width: int) -> Camera:
+        """Intrinsics of the mirror image of an image of `width` px: a point at (x, y, z) m is seen where (-x, y, z) was."""
+        return replace(self, cx=width - 1 - self.cx)
 
     def project(self, xyz_m: np.ndarray) -> np.ndarray:
         """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0."""

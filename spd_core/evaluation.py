@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from .camera import Camera
+from .camera import Camera, cell_centres
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, Subset
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
@@ -127,7 +127,7 @@ def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.nda
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
-    mirrored = None if camera is None else Camera(camera.fx, camera.fy, last - camera.cx, camera.cy)
+    mirrored = None if camera is None else camera.mirrored(last + 1)
     other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, None if at is None else [last, 0] + at * [-1, 1])
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
@@ -150,10 +150,7 @@ def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: 
         inside[top:bottom, left:right] = True
         gt_m = np.where(inside, gt_m, 0)
     if protocol.grid is not None:
-        columns, rows = protocol.grid
-        height, width = gt_m.shape
-        x, y = ((np.arange(count) + 0.5) * extent / count for count, extent in ((columns, width), (rows, height)))
-        at = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(int)
+        at = (cell_centres(gt_m.shape, *protocol.grid) + 0.5).astype(int)
         return at[gt_m[at[:, 1], at[:, 0]] > 0]
     y, x = np.nonzero(gt_m)
     chosen = np.random.default_rng([protocol.seed, index]).permutation(len(x))[: protocol.points]

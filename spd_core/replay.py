@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .camera import inside_image
+from .camera import cell_centres, inside_image
 from .data.bag import BagFrame, Topics, read_frames
 from .messages import Status
 from .metrics import depth_metrics, mean_metrics
@@ -58,8 +58,7 @@ def frames_to_ask(path: str | Path, topics: Topics, sampling: Sampling, toleranc
         if sampling.recorded:
             points = [uv for uv, _ in frame.queries]
         elif sampling.grid is not None:
-            u, v = ((np.arange(n) + 0.5) * extent / n - 0.5 for n, extent in zip(sampling.grid, (width, height)))
-            points = [np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)]
+            points = [cell_centres((height, width), *sampling.grid)]
         else:
             known = np.ones((height, width), dtype=bool) if frame.depth_m is None else frame.depth_m > 0
             v, u = np.nonzero(known)

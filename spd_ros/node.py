@@ -29,7 +29,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
-from spd_core.camera import Camera, inside_image
+from spd_core.camera import Camera, cell_centres, inside_image
 from spd_core.messages import MessageError, Status, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import EncodedFrame, Predictor
@@ -100,7 +100,6 @@ class SPDNode(LifecycleNode):
         }
         self._last_s = {"overlay": 0.0, "dense": 0.0}
         self._camera_info: CameraInfo | None = None
-        self._grid: tuple[tuple[int, int], np.ndarray] | None = None
         self._image_size: tuple[int, int] | None = None
         height, width = self._predictor.input_size
         self.get_logger().info(
@@ -227,7 +226,6 @@ class SPDNode(LifecycleNode):
         if self._predictor is not None:
             for change in known:
                 setattr(self._settings, change.name, parameters.checked(change.name, change.value))
-            self._grid = None
             if self._scheduler is not None:
                 self._scheduler.timeout_s, self._scheduler.tolerance_ns = self._settings.query_timeout_s, round(self._settings.stamp_tolerance_s * 1e9)
         return SetParametersResult(successful=True)
@@ -263,20 +261,11 @@ class SPDNode(LifecycleNode):
     def _on_frame(self, frame: CameraFrame) -> None:
         columns, rows = self._settings.grid
         if columns and rows:
-            uv = self._grid_points(frame.encoded.size, columns, rows)
+            uv = cell_centres(frame.encoded.size, columns, rows)
             stamp_ns = Time.from_msg(frame.header.stamp).nanoseconds
             self._answer(Query(stamp_ns, uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame, None)
         if self._is_due("dense"):
             self._outputs["dense"].publish(depth_to_image(frame.encoded.dense_depth(), frame.header))
-
-    def _grid_points(self, size: tuple[int, int], columns: int, rows: int) -> np.ndarray:
-        """Centres [columns * rows, 2] px of a grid of cells that covers the image."""
-        key = (size, columns, rows)
-        grid = self._grid
-        if grid is None or grid[0] != key:
-            u, v = ((np.arange(n) + 0.5) * extent / n - 0.5 for n, extent in ((columns, size[1]), (rows, size[0])))
-            self._grid = grid = (key, np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2))
-        return grid[1]
 
     def _answer(self, query: Query, frame: CameraFrame | None, failure: Status | None) -> None:
         """Publish the one answer to a query: from `frame`, or NaN with `failure` as the status of every point."""

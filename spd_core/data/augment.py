@@ -96,8 +96,8 @@ def crop(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, left: int, top: i
 
 
 def flip(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray, Camera]:
-    """The mirror image: a point at (x, y, z) m is seen where (-x, y, z) was."""
-    return rgb[:, ::-1], depth_m[:, ::-1], Camera(camera.fx, camera.fy, rgb.shape[1] - 1 - camera.cx, camera.cy)
+    """The mirror image, and its camera."""
+    return rgb[:, ::-1], depth_m[:, ::-1], camera.mirrored(rgb.shape[1])
 
 
 def resize(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, scale: float) -> tuple[np.ndarray, np.ndarray, Camera]:
