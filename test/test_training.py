@@ -22,7 +22,7 @@ from spd_core.losses import Loss
 from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
 
 SIZE = (64, 96)
-MODEL = {"input_size": [64, 64], "training_focal_px": 60.0}
+MODEL = {"fit": "inside"}
 
 
 @pytest.fixture(scope="module")
