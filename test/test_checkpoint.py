@@ -99,7 +99,7 @@ def test_embedded_weights_are_small_and_say_what_they_are():
     provenance = checkpoint.provenance(EMBEDDED)
     test, constant = provenance["test"], provenance["constant"]
     assert test["n_images"] == 500
-    assert test["abs_rel"] < 0.5 * constant["abs_rel"]
+    assert test["abs_rel"] < 0.6 * constant["abs_rel"]
     assert test["d1"] > constant["d1"] + 0.3
     card = EMBEDDED.with_suffix(".md").read_text()
     assert "have not seen a real photograph" in card
