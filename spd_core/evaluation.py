@@ -84,7 +84,7 @@ def evaluate(
     dataset = limited(dataset, protocol.limit)
     crop = _crop(protocol, dataset)
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
-    own_size, per_image, constant = predictor.input_size, [], []
+    own_way, per_image, constant = (predictor.input_size, predictor.fit), [], []
     try:
         for index, sample in enumerate(track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)):
             if isinstance(sample, DataError):
@@ -99,7 +99,7 @@ def evaluate(
             if constant_m is not None:
                 constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
     finally:
-        predictor.input_size = own_size
+        predictor.input_size, predictor.fit = own_way
     mean = mean_metrics([{k: v for k, v in image.items() if k != "name"} for image in per_image])
     result = {"protocol": {**asdict(protocol), "crop": crop or "none"}, "layout": dataset.layout, "mean": mean, "per_image": per_image}
     return {**result, "constant_m": constant_m, "constant": mean_metrics(constant)} if constant else result
@@ -120,8 +120,7 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    config = predictor.model.config
-    predictor.input_size = protocol.resize_eval or (config.input_size if config.fit == "focal" else sample.rgb.shape[:2])
+    predictor.fit_images(protocol.resize_eval or (None if predictor.model.config.fit == "focal" else sample.rgb.shape[:2]))
     camera = None if protocol.ignore_intrinsics else sample.camera
     pred_m = _answer(predictor, sample.rgb, camera, at)
     if not protocol.flip_average:

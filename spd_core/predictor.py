@@ -72,13 +72,18 @@ class Predictor:
             raise ValueError("precision fp16 is for GPUs; on a CPU it is slower than fp32")
         self.dtype = PRECISIONS[precision]
         self.model = model.to(self.device, self.dtype).eval()
-        own_size = model.config.input_size
-        self.input_size = own_size if input_size is None else tuple(input_size)
+        self.fit_images(input_size)
         self.runtime, self._encode = self._pick_runtime(runtime)
         self._grids: dict[tuple[int, int], tuple[tuple[int, int], tuple[Grid, ...]]] = {}  # by image size: the network's, and what a plan needs to know
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()  # the last used at the end
         self._plans_lock = threading.Lock()
         self._warned = False
+
+    def fit_images(self, input_size: tuple[int, int] | None) -> None:
+        """Scale images to fit into `input_size` (height, width) px from now on; None is the model's own way (`SPDConfig.fit`)."""
+        config = self.model.config
+        self.input_size = config.input_size if input_size is None else tuple(input_size)
+        self.fit = "inside" if config.fit == "focal" and input_size is not None else config.fit
 
     def _pick_runtime(self, runtime: str) -> tuple[str, Callable[[torch.Tensor], Features]]:
         """The runtime that "auto" stands for, and how it encodes."""
@@ -148,12 +153,12 @@ class Predictor:
 
     def _network_size(self, height: int, width: int, camera: Camera | None = None) -> tuple[int, int]:
         """(height, width) px that an image is scaled to; see `SPDConfig.fit`."""
-        if self.model.config.fit == "cover":
+        if self.fit == "cover":
             stride, shorter = self.model.encoder.stride, min(self.input_size)
             scale = shorter / min(height, width)
             return tuple(max(round(extent * scale / stride), math.ceil(shorter / stride)) * stride for extent in (height, width))
         scale = min(self.input_size[0] / height, self.input_size[1] / width)
-        if self.model.config.fit == "focal" and camera is not None and self.input_size == self.model.config.input_size:
+        if self.fit == "focal" and camera is not None:
             most = math.sqrt(MOST_INPUT * math.prod(self.input_size) / (height * width))
             scale = min(self.model.config.training_focal_px / camera.focal_px, most)  # the correction of depth makes up what is left
         scale = max(scale, MIN_SIZE / min(height, width))
@@ -161,7 +166,7 @@ class Predictor:
 
     def _network_input(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """Image uint8 [H, W, 3] -> normalised [1, 3, *size] on the device."""
-        if self.model.config.fit == "cover" and size != rgb.shape[:2]:  # as Depth Anything V2 does it: OpenCV's cubic, not antialiased, on floats
+        if self.fit == "cover" and size != rgb.shape[:2]:  # as Depth Anything V2 does it: OpenCV's cubic, not antialiased, on floats
             image = torch.from_numpy(cv2.resize(rgb.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)).to(self.device).permute(2, 0, 1)[None]
         else:
             image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
