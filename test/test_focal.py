@@ -39,6 +39,6 @@ def at_the_training_focal_length(s_star):
     return s_star(640 * TRAINING_FOCAL_RATIO, (192, 256))
 
 
-@pytest.mark.parametrize(("focal_px", "size"), [(350, (240, 320)), (430, (192, 256)), (620, (288, 384)), (750, (192, 256)), (900, (240, 320))])
+@pytest.mark.parametrize(("focal_px", "size"), [(350, (192, 256)), (620, (240, 320)), (900, (288, 384))])
 def test_answers_do_not_shrink_with_the_focal_length(s_star, at_the_training_focal_length, focal_px, size):
     assert s_star(focal_px, size) == pytest.approx(at_the_training_focal_length, rel=0.05)
