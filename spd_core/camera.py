@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+# Focal length, at 640 px width, of the Kinect that recorded NYU Depth V2 (`data/nyu.py` has the whole camera): what the presets train at.
+NYU_FOCAL_PX = 518.8579
+
 # distortion models of sensor_msgs/CameraInfo, as OpenCV defines them, with the numbers of coefficients they may have
 DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 

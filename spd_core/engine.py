@@ -71,13 +71,24 @@ class Plan:
     sample: Read
     shape: tuple[int, int]
 
-    def to(self, device: torch.device | str) -> Plan:
-        """The same plan with its index tensors on `device`."""
-        for read in [self.sample, *(read for step in self.steps for read in step.reads)]:
-            read.taps, read.weights = (None if x is None else x.to(device, non_blocking=True) for x in (read.taps, read.weights))
-        for step in self.steps:
-            step.zero = None if step.zero is None else step.zero.to(device, non_blocking=True)
+    def to(self, device: torch.device) -> Plan:
+        """The same plan with its index tensors on `device`: one copy for each type of number, not one for each of some fifty tensors."""
+        if device.type == "cpu":  # where they are made
+            return self
+        fields = [(read, name) for read in [self.sample, *(read for step in self.steps for read in step.reads)] for name in ("taps", "weights")]
+        fields += [(step, "zero") for step in self.steps]
+        for dtype in (torch.int32, torch.int64, torch.float32):
+            group = [(owner, name, x) for owner, name in fields if (x := getattr(owner, name)) is not None and x.dtype == dtype]
+            if group:
+                parts = upload(torch.cat([x.reshape(-1) for *_, x in group]), device).split([x.numel() for *_, x in group])
+                for (owner, name, x), part in zip(group, parts):
+                    setattr(owner, name, part.view(x.shape))
         return self
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`; to CUDA from pinned memory, so that the host does not wait for the copy."""
+    return (x.pin_memory() if device.type == "cuda" and torch.cuda.is_available() else x).to(device, non_blocking=True)
 
 
 class SparseDecoder:

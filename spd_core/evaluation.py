@@ -100,7 +100,7 @@ def evaluate(
                 constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
     finally:
         predictor.input_size, predictor.fit = own_way
-    mean = mean_metrics([{k: v for k, v in image.items() if k != "name"} for image in per_image])
+    mean = mean_metrics(per_image)
     result = {"protocol": {**asdict(protocol), "crop": crop or "none"}, "layout": dataset.layout, "mean": mean, "per_image": per_image}
     return {**result, "constant_m": constant_m, "constant": mean_metrics(constant)} if constant else result
 

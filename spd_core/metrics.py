@@ -92,11 +92,11 @@ def collapsed(mean: dict[str, float]) -> bool:
 
 def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
     """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an image has none.
-    `n_valid` is summed."""
+    `n_valid` is summed, a `name` left out."""
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
         raise ValueError(f"none of {len(per_image)} images has a valid depth pixel")
-    mean = {key: _nanmean([m[key] for m in counted]) for key in counted[0]}
+    mean = {key: _nanmean([m[key] for m in counted]) for key in counted[0] if key != "name"}
     return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted)}
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
 from .encoders import create_encoder
 from .engine import Plan, SparseDecoder
@@ -44,7 +45,7 @@ class SPDConfig:
     activation: str
     features: int = 64
     input_size: tuple[int, int] = (416, 544)
-    training_focal_px: float = 518.8579
+    training_focal_px: float = NYU_FOCAL_PX
     max_depth_m: float | None = None
     fit: str = "inside"
 
@@ -58,7 +59,7 @@ class SPDConfig:
             raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
-# NYU presets train on 416x544 crops, which keep NYU's focal length of 518.8579 px. `atto` trains on 192x256 images (NYU's field of view)
+# NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of view)
 # and has half the decoder channels: at 64 its decoder would cost four times its encoder.
 # Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was scaled with the image
 # (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px height (`spd convert` sets that).
@@ -68,7 +69,7 @@ PRESETS = {
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
-    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=518.8579 * 0.4, fit="focal"),
+    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=0.4 * NYU_FOCAL_PX, fit="focal"),
     "depth_anything_v2_vits": _DEPTH_ANYTHING,
     "depth_anything_v2_vitb": replace(_DEPTH_ANYTHING, encoder="vit_base_patch14_dinov2", features=128),
     "depth_anything_v2_vitl": replace(_DEPTH_ANYTHING, encoder="vit_large_patch14_dinov2", features=256),

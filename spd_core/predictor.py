@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from . import checkpoint, export
 from .camera import Camera, focal_correction, inside_image, scale_points
 from .encoders import normalise
-from .engine import Plan
+from .engine import Plan, upload
 from .model import MIN_SIZE, PRESETS, SPD, Features
 from .sites import Grid
 
@@ -167,9 +167,9 @@ class Predictor:
     def _network_input(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """Image uint8 [H, W, 3] -> normalised [1, 3, *size] on the device."""
         if self.fit == "cover" and size != rgb.shape[:2]:  # as Depth Anything V2 does it: OpenCV's cubic, not antialiased, on floats
-            image = torch.from_numpy(cv2.resize(rgb.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)).to(self.device).permute(2, 0, 1)[None]
+            image = upload(torch.from_numpy(cv2.resize(rgb.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)), self.device).permute(2, 0, 1)[None]
         else:
-            image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device, non_blocking=True).permute(2, 0, 1)[None]
+            image = upload(torch.from_numpy(np.ascontiguousarray(rgb)), self.device).permute(2, 0, 1)[None]
         if size != tuple(image.shape[2:]):
             if self.device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
                 image = image.float()

@@ -42,11 +42,6 @@ class Grid:
         b, y = np.divmod(rest, self.height + 2)
         return b, y - 1, x - 1
 
-    @property
-    def numbers(self) -> np.ndarray:
-        """Site numbers [B * H * W] of the map, without the border, in the order of its rows."""
-        return np.arange(self.bordered_count).reshape(self.batch, self.height + 2, self.width + 2)[:, 1:-1, 1:-1].reshape(-1)
-
     def inside(self, numbers: np.ndarray) -> np.ndarray:
         """The same site numbers, border sites replaced by their nearest site inside."""
         return _inside(self).take(numbers)

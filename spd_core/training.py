@@ -271,7 +271,7 @@ class _Run:
             gathered = [None] * fabric.world_size
             torch.distributed.all_gather_object(gathered, per_image)
             per_image = [image for part in gathered for image in part]
-        mean = mean_metrics([{k: v for k, v in image.items() if k != "name"} for image in per_image])
+        mean = mean_metrics(per_image)
         self.history.append({"step": self.step, "loss": loss, **mean})
         is_best = self.best is None or mean["abs_rel"] < self.best["abs_rel"]
         if is_best:

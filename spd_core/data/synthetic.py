@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..camera import Camera
+from ..camera import NYU_FOCAL_PX, Camera
 from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
 
 LAMP_RADIUS_M = 0.12
 # Most of a room's scale is in the height of the camera: a picture does not change if room and camera height grow together.
 CAMERA_HEIGHT_M = (0.9, 1.5)
-KINECT_FOCAL_RATIO = 518.8579 / 640
+KINECT_FOCAL_RATIO = NYU_FOCAL_PX / 640
 # Focal lengths, in image widths: 320 to 928 px at 640 px, an opening of 90 to 38 degrees.
 FOCAL_RATIO = (0.5, 1.45)
 # Rays are cast by image tile, against the primitives that the tile can see: a block of rays x primitives stays in cache.
@@ -286,7 +286,7 @@ def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
     exposed = radiance * (rng.uniform(0.1, 0.5) / radiance.clamp(max=4).mean().clamp(min=1e-4)) * tensor(gains)[:, None, None]
     y, x = torch.meshgrid(torch.linspace(-1, 1, height, device=device), torch.linspace(-1, 1, width, device=device), indexing="ij")
     exposed = exposed * (1 - rng.uniform(0, 0.2) * (x * x + y * y))
-    exposed = _blur(exposed, tensor(_blur_kernel(rng, width)))
+    exposed = F.conv2d(F.pad(exposed[:, None], (3, 3, 3, 3), mode="replicate"), tensor(_blur_kernel(rng, width))[None, None])[:, 0]
     generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**31)))
     noise = torch.randn(exposed.shape, generator=generator, device=device)
     exposed = exposed + noise * (rng.uniform(0, 0.004) + rng.uniform(0.002, 0.02) * exposed.clamp(min=0).sqrt())
@@ -307,11 +307,6 @@ def _blur_kernel(rng: np.random.Generator, width: int) -> np.ndarray:
     path = np.linspace(-0.5, 0.5, 9)[:, None, None] * length
     kernel = np.exp(-0.5 * ((taps[None, None] - path * math.cos(angle)) ** 2 + (taps[None, :, None] - path * math.sin(angle)) ** 2) / sigma**2).sum(0)
     return kernel / kernel.sum()
-
-
-def _blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """[3, H, W] convolved with [7, 7]."""
-    return F.conv2d(F.pad(image[:, None], (3, 3, 3, 3), mode="replicate"), kernel[None, None])[:, 0]
 
 
 def random_camera(rng: np.random.Generator, size: tuple[int, int], focal_ratio: tuple[float, float]) -> Camera:
