@@ -82,8 +82,8 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         frame += 1
         if frame % int(rate_hz) == 0:
             memory.append(resident_mb(pid))
-        while time.monotonic() < started + frame / rate_hz:
-            rclpy.spin_once(client, timeout_sec=0.002)
+        while (left_s := started + frame / rate_hz - time.monotonic()) > 0:
+            rclpy.spin_once(client, timeout_sec=left_s)  # sleeps until something comes: the cores are the node's
     client.idle(3.0)
     diagnostics = {v.key: v.value for v in client.diagnostics.values}
     tenth = max(len(memory) // 10, 1)

@@ -44,10 +44,10 @@ from .waypoints import FrameTransforms, NoTransformError, path_points
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """An encoded image with what its answers need."""
+    """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because the ring keeps many of these."""
 
     header: Header
-    rgb: np.ndarray
+    rgb: np.ndarray | None
     encoded: EncodedFrame
 
 
@@ -243,7 +243,7 @@ class SPDNode(LifecycleNode):
         encoded = self._predictor.encode(rgb, self._camera(self._image_size))
         self._statistics.encoded(time.monotonic() - started)
         self._statistics.last_error = ""
-        return CameraFrame(image.message.header, rgb, encoded)
+        return CameraFrame(image.message.header, rgb if self._outputs["overlay"].get_subscription_count() else None, encoded)
 
     def _camera(self, size: tuple[int, int]) -> Camera | None:
         info = self._camera_info
@@ -297,7 +297,7 @@ class SPDNode(LifecycleNode):
         self._outputs[topic].publish(answer_cloud(header, uv, query.ids, depth_m, xyz_m, status, waypoint_depth_m))
         now_s = time.monotonic()
         self._statistics.answered(status, now_s - query.received_s, query.parsing_s + now_s - started_s - decoding_s)
-        if frame is not None and self._is_due("overlay"):
+        if frame is not None and frame.rgb is not None and self._is_due("overlay"):
             self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
 
     def _project(self, query: Query, frame: CameraFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ PARAMETERS: dict[str, Parameter] = {
     "threads": _at_least(0, 0, "CPU threads of the network; 0 leaves torch's choice"),
     "image_transport": _one_of("raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"),
     "grid": _pair([0, 0], "(columns, rows) of a fixed grid answered on every encoded frame; [0, 0] is off", at_run_time=True),
-    "frame_buffer": _at_least(30, 1, "encoded frames kept for late queries; 1.5 MB each with the embedded weights, 7 MB with v15"),
+    "frame_buffer": _at_least(30, 1, "encoded frames kept for late queries; 0.6 MB each with the embedded weights, 6 MB with v15"),
     "query_timeout_s": _at_least(1.0, 0.0, "how long a query waits for its image, s", at_run_time=True),
     "stamp_tolerance_s": _at_least(0.0, 0.0, "a query and an image whose stamps differ by at most this belong together, s", at_run_time=True),
     "overlay_rate_hz": _at_least(10.0, 0.1, "at most this many overlay pictures per second, and only while someone listens", at_run_time=True),

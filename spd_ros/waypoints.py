@@ -74,8 +74,9 @@ class FrameTransforms:
             rotation, translation = self._fixed
         elif self._buffer is not None:
             link = image.frame_id, frame_id, Time.from_msg(image.stamp)
-            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused.
-            give_up_s = time.monotonic() + TF_WAIT_S
+            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames that nothing has ever
+            # linked are not waited for: the thread that waits is the one that answers.
+            give_up_s = time.monotonic() + (TF_WAIT_S if self._buffer.can_transform_core(*link[:2], Time())[0] else 0)
             while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
                 time.sleep(0.005)
             try:
