@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 from timing import machine, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
-from robot import TOPICS, Client, resident_mb
+from robot import CAMERA, TOPICS, Client, resident_mb
 from test_node_operation import mutated, path
 
 from spd_core.data.synthetic import random_frame
@@ -108,7 +108,9 @@ def sweep(weights: str, seconds: float) -> list[dict]:
         process = start_node(TOPICS, {"weights": weights, "diagnostics_period_s": 0.5, **({"input_size": list(input_size)} if input_size else {})})
         try:
             client.connect(process)
-            client.show(rgb)
+            for _ in range(4):  # the encoder's graph for this camera is made at its third image
+                client.show(rgb, CAMERA.scaled(size[1] / 640))
+                client.idle(1.0)
             client.idle(2.0)
             result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
         finally:
