@@ -72,7 +72,7 @@ class Plan:
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> Plan:
-        """The same plan with its index tensors on `device`: one copy for each type of number, not one for each of some fifty tensors."""
+        """The same plan with its index tensors on `device`: one copy for each type of number, not one for each of some twenty tensors."""
         if device.type == "cpu":  # where they are made
             return self
         fields = [(read, name) for read in [self.sample, *(read for step in self.steps for read in step.reads)] for name in ("taps", "weights")]
