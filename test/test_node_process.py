@@ -60,8 +60,9 @@ def test_encoder_slower_than_the_camera(client, rgb):
         client.answers.clear()
 
 
-def test_clean_exit(client):
-    """Waiting queries are answered, the exit code is 0 and there is no traceback; `stop_node` checks the exit code of SIGINT in every other test."""
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_clean_exit(client, signum):
+    """Waiting queries are answered, the exit code is 0 and there is no traceback."""
     process = start_node(TOPICS, {"runtime": "torch", "query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True)
     try:
         client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
@@ -71,7 +72,7 @@ def test_clean_exit(client):
         future.stamp.sec = 3_000_000
         client.send([[1, 1]], future)
         client.idle(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         _, points = client.answer()
         assert points["status"].tolist() == [Status.SHUTTING_DOWN]
         assert process.wait(timeout=20) == 0
