@@ -77,12 +77,12 @@ class Plan:
             return self
         fields = [(read, name) for read in [self.sample, *(read for step in self.steps for read in step.reads)] for name in ("taps", "weights")]
         fields += [(step, "zero") for step in self.steps]
-        for dtype in (torch.int32, torch.int64, torch.float32):
-            group = [(owner, name, x) for owner, name in fields if (x := getattr(owner, name)) is not None and x.dtype == dtype]
-            if group:
-                parts = upload(torch.cat([x.reshape(-1) for *_, x in group]), device).split([x.numel() for *_, x in group])
-                for (owner, name, x), part in zip(group, parts):
-                    setattr(owner, name, part.view(x.shape))
+        tensors = [(owner, name, x) for owner, name in fields if (x := getattr(owner, name)) is not None]
+        for dtype in {x.dtype for *_, x in tensors}:
+            group = [(owner, name, x) for owner, name, x in tensors if x.dtype == dtype]
+            parts = upload(torch.cat([x.reshape(-1) for *_, x in group]), device).split([x.numel() for *_, x in group])
+            for (owner, name, x), part in zip(group, parts):
+                setattr(owner, name, part.view(x.shape))
         return self
 
 
