@@ -46,9 +46,9 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """RGB [..., 3, H, W] in [0, 1] to what the encoders take."""
-    shape = (3, 1, 1)
-    return (images - images.new_tensor(MEAN).reshape(shape)) / images.new_tensor(STD).reshape(shape)
+    """RGB [..., 3, H, W] in 0 ... 255, uint8 or floating, to what the encoders take, in float32."""
+    scale, offset = 1 / (255 * images.new_tensor(STD, dtype=torch.float32)), images.new_tensor(MEAN, dtype=torch.float32) / images.new_tensor(STD, dtype=torch.float32)
+    return (images * scale[:, None, None]).sub_(offset[:, None, None])
 
 
 class _ResponseMlp(GlobalResponseNormMlp):

@@ -241,7 +241,7 @@ class _Run:
         total = 0.0
         for micro in range(config.accumulate):
             batch = next(batches)
-            images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255)
+            images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
                 pred_m = self.model(images)
                 loss = config.loss(pred_m.float(), batch["depth_m"].to(fabric.device, non_blocking=True)) / config.accumulate
