@@ -108,10 +108,8 @@ def sweep(weights: str, seconds: float) -> list[dict]:
         process = start_node(TOPICS, {"weights": weights, "diagnostics_period_s": 0.5, **({"input_size": list(input_size)} if input_size else {})})
         try:
             client.connect(process)
-            for _ in range(4):  # the encoder's graph for this camera is made at its third image
-                client.show(rgb, CAMERA.scaled(size[1] / 640))
-                client.idle(1.0)
-            client.idle(2.0)
+            client.show(rgb, CAMERA.scaled(size[1] / 640))
+            client.idle(1.0)
             result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
         finally:
             stop_node(process)

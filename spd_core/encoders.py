@@ -84,6 +84,7 @@ class PyramidEncoder(nn.Module):
     """
 
     stride = 32
+    size_is_free = True
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
@@ -113,6 +114,7 @@ class DINOv2Encoder(nn.Module):
     """
 
     stride = 14
+    size_is_free = False  # in an ONNX graph: the position embedding is resampled for one size
     # Blocks whose outputs are taken, and channels of the four maps (Depth-Anything-V2, metric_depth/README.md).
     VARIANTS: ClassVar = {
         "vit_small_patch14_dinov2": ((2, 5, 8, 11), (48, 96, 192, 384)),

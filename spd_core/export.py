@@ -1,6 +1,6 @@
 """ONNX: the network's two dense halves as files, and the encoder run by onnxruntime instead of torch.
 
-Shapes are fixed when a graph is made: one for each size of network input. Both packages are an extra (`pip install onnx onnxruntime`).
+The files are for one size of network input. Both packages are an extra (`pip install onnx onnxruntime`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,13 @@ class _Encode(nn.Module):
         return tuple(self.model.encode(images).maps.values())
 
 
-def encoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
-    """Encoder and global path for `images` [1, 3, *size], ImageNet-normalised; outputs are the maps of `Features`, [1, h, w, C] each."""
-    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs)
+def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False) -> bytes:
+    """Encoder and global path for `images` [1, 3, *size], ImageNet-normalised; outputs are the maps of `Features`, [1, h, w, C] each.
+
+    With `size_is_free`, which a convolutional encoder allows, for any multiples of its stride.
+    """
+    free = {"dynamic_axes": {"images": {2: "height", 3: "width"}}} if size_is_free else {}
+    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs, **free)
 
 
 def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
@@ -51,13 +55,13 @@ def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
     return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str]) -> bytes:
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str], **options) -> bytes:
     if not is_available():
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # sizes become constants, as said above
-        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, input_names=input_names, output_names=output_names)
+        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, input_names=input_names, output_names=output_names, **options)
     return buffer.getvalue()
 
 
@@ -74,32 +78,37 @@ def _session(graph: bytes):
 
 
 class OnnxEncoder:
-    """`SPD.encode` of one image on the CPU, through onnxruntime. Making the graph of a size takes seconds: torch runs the first images of it."""
+    """`SPD.encode` of one image on the CPU, through onnxruntime. A convolutional encoder has one graph for all sizes; others have one for each, which
+    takes seconds to make: torch runs the first images of a size."""
 
     IMAGES_BEFORE_GRAPH = 2
-    KEPT_SIZES = 4
+    KEPT_GRAPHS = 4
 
     def __init__(self, model: SPD):
         self._model, self._sessions, self._seen = model, {}, Counter()
 
-    def prepare(self, size: tuple[int, int]) -> None:
-        """Make the graph for images [1, 3, *size] and all that are padded to the same size."""
-        size = tuple(self._model.padded(torch.empty(1, 1, *size)).shape[2:])
-        if len(self._sessions) == self.KEPT_SIZES:
+    def prepare(self, images: Tensor) -> None:
+        """Make the graph for images of that size."""
+        if len(self._sessions) == self.KEPT_GRAPHS:
             self._sessions.clear()
-        self._sessions[size] = _session(encoder_graph(self._model, size))
+        size = tuple(self._model.padded(images).shape[2:])
+        self._sessions[self._key(size)] = _session(encoder_graph(self._model, size, self._model.encoder.size_is_free))
+
+    def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The same for sizes that share a graph."""
+        return None if self._model.encoder.size_is_free else size
 
     def __call__(self, images: Tensor) -> Features:
         asked, images = tuple(images.shape[2:]), self._model.padded(images)
-        size = tuple(images.shape[2:])
-        if size not in self._sessions:
-            self._seen[size] += 1
-            if self._seen[size] <= self.IMAGES_BEFORE_GRAPH:
+        key = self._key(tuple(images.shape[2:]))
+        if key not in self._sessions:
+            self._seen[key] += 1
+            if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:
                 return replace(self._model.encode(images), size=asked)
             self._seen.clear()
-            self.prepare(size)
+            self.prepare(images)
         names = self._model.sparse_decoder.inputs
-        maps = self._sessions[size].run(names, {"images": images.numpy()})
+        maps = self._sessions[key].run(names, {"images": images.numpy()})
         return Features(dict(zip(names, map(torch.from_numpy, maps))), asked)
 
 

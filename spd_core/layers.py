@@ -65,7 +65,7 @@ class TapLayer(nn.Module):
     """A layer that reads more than one site of its input for a site of its output. A second input only lends its size."""
 
     def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C] -> [B, H', W', C']
-        return self.on_map(x, self.output_size(*(tuple(map(int, other.shape[1:3])) for other in (x, *like))))
+        return self.on_map(x, self.output_size(*(tuple(other.shape[1:3]) for other in (x, *like))))
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
         """(H', W') of the output for an input of `size`."""
@@ -146,7 +146,7 @@ class Resize(TapLayer):
         self.align_corners = align_corners
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
-        return like[0] if like else (int(size[0] * self.scale), int(size[1] * self.scale))
+        return like[0] if like else tuple(extent * self.scale.numerator // self.scale.denominator for extent in size)
 
     def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=self.align_corners).permute(0, 2, 3, 1)

@@ -179,7 +179,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Encode and ask once at the input size, so that the first image does not wait for what is made at first use."""
         if isinstance(self._encode, export.OnnxEncoder):
-            self._encode.prepare(self._network_size(*self.input_size))
+            self._encode.prepare(torch.empty(1, 3, *self._network_size(*self.input_size)))
         warned, self._warned = self._warned, True
         self.encode(np.zeros((*self.input_size, 3), np.uint8)).depth_at(np.zeros((1, 2)))
         self._warned = warned
