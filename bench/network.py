@@ -48,7 +48,7 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
                 images = torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype)
                 variants[name, precision, runtime] = lambda encode=predictor._encode, images=images: encode(images)
     with torch.inference_mode():
-        return interleaved(variants, repeats, "encoders"), macs
+        return interleaved(variants, repeats, "encoders", warm=True), macs
 
 
 def whole(ms: dict, repeats: int) -> dict:
