@@ -47,7 +47,8 @@ STD = (0.229, 0.224, 0.225)
 
 def normalise(images: Tensor) -> Tensor:
     """RGB [..., 3, H, W] in 0 ... 255, uint8 or floating, to what the encoders take, in float32."""
-    scale, offset = 1 / (255 * images.new_tensor(STD, dtype=torch.float32)), images.new_tensor(MEAN, dtype=torch.float32) / images.new_tensor(STD, dtype=torch.float32)
+    scale = images.new_tensor([1 / (255 * std) for std in STD], dtype=torch.float32)
+    offset = images.new_tensor([mean / std for mean, std in zip(MEAN, STD)], dtype=torch.float32)
     return (images * scale[:, None, None]).sub_(offset[:, None, None])
 
 
@@ -84,7 +85,7 @@ class PyramidEncoder(nn.Module):
     """
 
     stride = 32
-    size_is_free = True
+    size_is_free = True  # in an ONNX graph
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
@@ -114,7 +115,7 @@ class DINOv2Encoder(nn.Module):
     """
 
     stride = 14
-    size_is_free = False  # in an ONNX graph: the position embedding is resampled for one size
+    size_is_free = False  # the position embedding is resampled for one size
     # Blocks whose outputs are taken, and channels of the four maps (Depth-Anything-V2, metric_depth/README.md).
     VARIANTS: ClassVar = {
         "vit_small_patch14_dinov2": ((2, 5, 8, 11), (48, 96, 192, 384)),
