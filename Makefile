@@ -21,7 +21,7 @@ $(VENV)/.ready: requirements.txt setup.py
 	@command -v uv >/dev/null || [ -x $(VENV)-uv/bin/uv ] || { python3 -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; }
 	@uv=$$(command -v uv || echo $(VENV)-uv/bin/uv); set -e; \
 	  [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11,<3.14' $(VENV); \
-	  env -u ROS_DISTRO -u AMENT_PREFIX_PATH $$uv pip install -q --python $(PYTHON) -r requirements.txt; \
+	  env -u ROS_DISTRO -u AMENT_PREFIX_PATH $$uv pip install -q --compile-bytecode --python $(PYTHON) -r requirements.txt; \
 	  $$uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
 
