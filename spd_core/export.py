@@ -45,8 +45,8 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
 
     With `size_is_free`, which a convolutional encoder allows, for any multiples of its stride.
     """
-    free = {"dynamic_axes": {"images": {2: "height", 3: "width"}}} if size_is_free else {}
-    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs, **free)
+    free_axes = {"images": {2: "height", 3: "width"}} if size_is_free else None
+    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs, free_axes)
 
 
 def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
@@ -55,13 +55,14 @@ def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
     return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str], **options) -> bytes:
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str], free_axes: dict | None = None) -> bytes:
     if not is_available():
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # sizes become constants, as said above
-        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, input_names=input_names, output_names=output_names, **options)
+        warnings.simplefilter("ignore")  # of sizes that become constants: all of them, or the checks of one whose size is free
+        names = {"input_names": input_names, "output_names": output_names, "dynamic_axes": free_axes}
+        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, **names)
     return buffer.getvalue()
 
 
