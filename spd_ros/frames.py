@@ -1,10 +1,12 @@
 """Which image is encoded next, and when each query is answered: threads and time, no topics.
 
-One worker thread does all the network's work, so that message callbacks only put things down here and return. Its rules:
+Two threads do the network's work, so that message callbacks only put things down here and return: one encodes images, the other answers
+queries, also while the next image is encoded. Their rules:
 
 - a query whose frame is encoded is answered at once; one that cannot be answered any more is told why; each is answered exactly once;
 - an image that a waiting query names is encoded first, the newest of them before the others;
-- otherwise the newest image wins: an older one that nobody waits for is skipped and counted.
+- otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
+- no image is begun while there is more to answer than what is being answered: answers that are slower than images slow the images down.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,14 +53,14 @@ class PendingImage:
 
 
 class FrameScheduler:
-    """The worker thread, the ring of encoded frames, and what waits for it.
+    """The two threads, the ring of encoded frames, and what waits for them.
 
     Args:
-        encode: PendingImage -> encoded frame (anything); an exception marks the image as bad.
-        answer: (Query, encoded frame or None, Status or None), called exactly once for each query.
-        on_frame: called with each newly encoded frame.
+        encode: PendingImage -> encoded frame (anything), in one thread; an exception marks the image as bad.
+        answer: (Query, encoded frame or None, Status or None), called exactly once for each query, in the other thread.
+        on_frame: called with each newly encoded frame, in the thread of `answer`.
         on_skip: called with the number of images skipped.
-        on_error: called with an exception of `encode`, `answer` or `on_frame`; the worker goes on.
+        on_error: called with an exception of `encode`, `answer` or `on_frame`; the threads go on.
         capacity: encoded frames kept.
         timeout_s: how long a query waits for its image to come and to be taken up.
         tolerance_ns: stamps this close are the same.
@@ -72,19 +74,24 @@ class FrameScheduler:
         self._waiting: deque[Query] = deque()
         self._lost: OrderedDict[int, Status] = OrderedDict()  # stamps of images that will not be answered, and why
         self._newest_ns = -1
-        self._stopping = self._encoding = False
+        self._fresh = None  # an encoded frame that `on_frame` has not seen
+        self._encoding_ns: int | None = None
+        self._stopping = False
         self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="spd_worker", daemon=True)
+        work = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
+        self._threads = [threading.Thread(target=self._work, args=args, name=name, daemon=True) for name, args in work.items()]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the worker after what it is doing now; queries that still wait are answered SHUTTING_DOWN before this returns."""
+        """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN before this returns."""
         with self._condition:
             self._stopping = True
-            self._condition.notify()
-        self._thread.join()
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.join()
         while self._waiting:
             self._run_guarded(partial(self._answer, self._waiting.popleft(), None, Status.SHUTTING_DOWN))
 
@@ -100,15 +107,15 @@ class FrameScheduler:
             self._newest_ns = stamp_ns
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
-            self._condition.notify()
+            self._condition.notify_all()
         return jumped
 
     def add_query(self, query: Query) -> bool:
-        """Take a query. True if the worker is busy with an image, so that there is time to plan ahead."""
+        """Take a query. True while an image is encoded, so that there is time to plan ahead."""
         with self._condition:
             self._waiting.append(query)
-            self._condition.notify()
-            return self._encoding
+            self._condition.notify_all()
+            return self._encoding_ns is not None
 
     # --- under the lock
 
@@ -144,6 +151,8 @@ class FrameScheduler:
         frame = next(reversed(self._ring.values()), None) if stamp == 0 else self._ring.get(self._near(self._ring, stamp))
         if frame is not None:
             return frame, None
+        if self._is_being_encoded(query):
+            return None
         is_pending = bool(self._pending) if stamp == 0 else self._near(self._pending, stamp) is not None
         if not is_pending and stamp:
             lost = self._near(self._lost, stamp)
@@ -155,25 +164,46 @@ class FrameScheduler:
             return None, Status.TIMED_OUT if is_pending else Status.NO_IMAGE
         return None
 
-    def _next_job(self) -> Callable | None:
-        for i, query in enumerate(self._waiting):
-            if (resolved := self._resolve(query)) is not None:
-                del self._waiting[i]
-                return partial(self._answer, query, *resolved)
+    def _answerable(self) -> Iterator[tuple[int, tuple[Any, Status | None]]]:
+        """Positions of waiting queries that need not wait, and what they resolve to."""
+        return ((i, resolved) for i, query in enumerate(self._waiting) if (resolved := self._resolve(query)) is not None)
+
+    def _is_being_encoded(self, query: Query) -> bool:
+        return self._encoding_ns is not None and (query.stamp_ns == 0 or self._near((self._encoding_ns,), query.stamp_ns) is not None)
+
+    def _next_answer(self) -> Callable | None:
+        if self._fresh is not None:
+            job, self._fresh = partial(self._on_frame, self._fresh), None
+        elif (answerable := next(self._answerable(), None)) is not None:
+            i, resolved = answerable
+            job = partial(self._answer, self._waiting[i], *resolved)
+            del self._waiting[i]
+        else:
+            return None
+        self._condition.notify_all()  # an image may have been held back for this
+        return job
+
+    def _next_image(self) -> Callable | None:
+        if self._fresh is not None or next(self._answerable(), None) is not None:
+            return None
         self._drop_unwanted()  # what a query that is gone had wanted
-        if self._pending:
-            stamp = max(self._wanted() or self._pending, key=lambda s: self._pending[s].received_s)
-            return partial(self._encode_image, self._pending.pop(stamp))
-        return None
+        if not self._pending:
+            return None
+        self._encoding_ns = max(self._wanted() or self._pending, key=lambda s: self._pending[s].received_s)
+        return partial(self._encode_image, self._pending.pop(self._encoding_ns))
 
-    # --- in the worker thread
+    def _patience_s(self) -> float | None:
+        """Seconds until the first of the waiting queries will have waited too long."""
+        first = min((query.received_s for query in self._waiting if not self._is_being_encoded(query)), default=None)
+        return None if first is None else max(first + self.timeout_s - time.monotonic(), 0) + 0.001
 
-    def _work(self) -> None:
+    # --- in the two threads
+
+    def _work(self, next_job: Callable[[], Callable | None], patience_s: Callable[[], float | None]) -> None:
         while True:
             with self._condition:
-                while not self._stopping and (job := self._next_job()) is None:
-                    oldest = min((query.received_s for query in self._waiting), default=None)
-                    self._condition.wait(None if oldest is None else max(oldest + self.timeout_s - time.monotonic(), 0) + 0.001)
+                while not self._stopping and (job := next_job()) is None:
+                    self._condition.wait(patience_s())
                 if self._stopping:
                     return
             self._run_guarded(job)
@@ -181,22 +211,22 @@ class FrameScheduler:
     def _run_guarded(self, job: Callable) -> None:
         try:
             job()
-        except Exception as error:  # a message must never end the worker
+        except Exception as error:  # a message must never end a thread
             self._on_error(error)
 
     def _encode_image(self, image: PendingImage) -> None:
-        self._encoding = True
+        frame = None
         try:
             frame = self._encode(image)
-        except Exception:
-            with self._condition:
-                self._remember(image.stamp_ns, Status.BAD_IMAGE)
-            raise
-        finally:
-            self._encoding = False
+        except Exception as error:
+            self._on_error(error)
         with self._condition:
-            self._ring.pop(image.stamp_ns, None)
-            self._ring[image.stamp_ns] = frame
+            self._encoding_ns = None
+            if frame is None:
+                self._remember(image.stamp_ns, Status.BAD_IMAGE)
+            else:
+                self._ring.pop(image.stamp_ns, None)
+                self._ring[image.stamp_ns] = self._fresh = frame
             while len(self._ring) > self._capacity:
                 self._remember(self._ring.popitem(last=False)[0], Status.FRAME_EXPIRED)
-        self._on_frame(frame)
+            self._condition.notify_all()

@@ -1,6 +1,6 @@
 """The lifecycle node `spd`: camera topic and query points in, metric depths out.
 
-Callbacks only decode small messages and hand them to the `FrameScheduler`; its worker thread encodes images and answers queries.
+Callbacks only decode small messages and hand them to the `FrameScheduler`; its two threads encode images and answer queries.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class SPDNode(LifecycleNode):
                 self._scheduler.timeout_s, self._scheduler.tolerance_ns = self._settings.query_timeout_s, round(self._settings.stamp_tolerance_s * 1e9)
         return SetParametersResult(successful=True)
 
-    # --- the worker thread
+    # --- the scheduler's two threads: `_encode` runs in one, the rest in the other
 
     def _encode(self, image: PendingImage) -> CameraFrame:
         started = time.monotonic()

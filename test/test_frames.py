@@ -19,7 +19,8 @@ class Bench:
         self.gate = threading.Semaphore(0)
         self.encoded, self.answers, self.errors, self.frames = [], [], [], []
         self.skipped = 0
-        self.encoding = threading.Event()
+        self.encoding, self.answering = threading.Event(), threading.Event()
+        self.may_answer = threading.Event()  # for queries that are slow
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
         self.scheduler = FrameScheduler(self._encode, self._answer, self.frames.append, self._skip, self.errors.append, **settings)
         self.scheduler.start()
@@ -36,6 +37,9 @@ class Bench:
     def _answer(self, query, frame, failure):
         if query.header == "explode":
             raise RuntimeError("answering failed")
+        if str(query.header).startswith("slow"):
+            self.answering.set()
+            self.may_answer.wait(10)
         self.answers.append((query.header, frame, failure))
 
     def _skip(self, count):
@@ -71,6 +75,7 @@ def bench():
     yield make
     for one in made:
         one.gate.release(100)
+        one.may_answer.set()
         one.scheduler.stop()
 
 
@@ -160,6 +165,64 @@ def test_zero_stamp_is_the_newest_encoded_frame(bench):
     assert b.wait(3)[2] == ("newest", 6, None)
 
 
+def test_an_encoded_frame_answers_while_the_next_image_is_encoded(bench):
+    b = bench()
+    b.gate.release(1)
+    b.image(1)
+    b.query("one", 1)
+    b.wait(1)
+    b.occupy(2)
+    b.query("one again", 1)
+    b.query("newest", 0)
+    b.query("unreadable", 2, failure=Status.BAD_QUERY)
+    assert b.wait(4)[1:] == [("one again", 1, None), ("newest", 1, None), ("unreadable", None, Status.BAD_QUERY)]
+    assert b.encoding.is_set()
+    assert b.encoded == [1]
+
+
+def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
+    b = bench(timeout_s=0.05)
+    b.occupy(1)
+    b.image(2)
+    b.query("one", 1)
+    b.query("newest", 0)
+    b.query("two", 2)
+    assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
+    b.gate.release(1)
+    assert b.wait(3)[1:] == [("one", 1, None), ("newest", 1, None)]
+
+
+def test_images_wait_for_answers_that_are_slower(bench):
+    b = bench()
+    b.gate.release(5)
+    b.query("slow", 1)
+    b.image(1)
+    assert b.answering.wait(5)
+    b.query("behind", 1)
+    b.image(2)
+    b.image(3)
+    time.sleep(0.05)
+    assert b.encoded == [1]
+    b.may_answer.set()
+    b.query("three", 3)
+    assert b.wait(3) == [("slow", 1, None), ("behind", 1, None), ("three", 3, None)]
+    assert b.encoded == [1, 3]
+    assert b.frames == [1, 3]
+
+
+def test_the_next_image_is_encoded_beside_the_last_answer(bench):
+    b = bench()
+    b.gate.release(1)
+    b.query("slow", 1)
+    b.image(1)
+    assert b.answering.wait(5)
+    b.occupy(2)
+    b.gate.release(1)
+    b.may_answer.set()
+    b.query("two", 2)
+    assert b.wait(2) == [("slow", 1, None), ("two", 2, None)]
+
+
 def test_late_queries_find_frames_in_the_ring(bench):
     b = bench(capacity=2)
     for stamp in (1, 2, 3):
@@ -180,7 +243,7 @@ def test_stamps_within_the_tolerance_belong_together(bench):
     assert b.wait(1) == [("near", 100 * MS, None)]
 
 
-def test_a_bad_image_is_told_to_its_queries_and_the_worker_lives_on(bench):
+def test_a_bad_image_is_told_to_its_queries_and_the_threads_live_on(bench):
     b = bench()
     b.gate.release(3)
     b.query("bad", 1)
@@ -192,7 +255,7 @@ def test_a_bad_image_is_told_to_its_queries_and_the_worker_lives_on(bench):
     assert b.wait(2)[1] == ("good", 2, None)
 
 
-def test_a_failing_answer_does_not_end_the_worker(bench):
+def test_a_failing_answer_does_not_end_its_thread(bench):
     b = bench()
     b.gate.release(1)
     b.image(1)
