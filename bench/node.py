@@ -1,6 +1,6 @@
 """The node under load, over real DDS: a camera with a query per image, late queries from a second publisher, or thousands of broken messages.
 
-python bench/node.py --seconds 600               # 30 Hz 640x480, 128 points each, and 5 Hz late queries: answers, latency, overhead, memory
+python bench/node.py --seconds 600               # 30 Hz 640x480, 128 points each, and 5 Hz later queries: answers, latency, overhead, memory
 python bench/node.py --sweep                     # image sizes, numbers of points, rates: message in to answer out
 python bench/node.py --fuzz 10000                # so many malformed messages on every input; the node must live, answer and count
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -44,22 +44,24 @@ SWEEP = (
 
 
 def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int, late_hz: float = 5.0) -> dict:
-    """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old; what was answered and how."""
+    """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old or the newest, in turns; what
+    was answered and how."""
     late = client.create_publisher(PointCloud2, "/spd/query_points", 50)
-    rng, sent_s, latency_ms, statuses, memory, headers = np.random.default_rng(0), {}, [], Counter(), [], []
-    asked = 0
+    rng, sent_s, latency_ms, statuses, memory, headers = np.random.default_rng(0), {}, defaultdict(list), Counter(), [], []
+    asked, asks_newest = 0, False
 
     def receive(msg: PointCloud2) -> None:
         answer = cloud_to_array(msg)
         first = int(answer["id"][0])
-        latency_ms.append(1000 * (time.monotonic() - sent_s.pop(first)))  # a second answer to the same query is a KeyError
+        kind, asked_s = sent_s.pop(first)  # a second answer to the same query is a KeyError
+        latency_ms[kind].append(1000 * (time.monotonic() - asked_s))
         statuses.update(answer["status"].tolist())
 
-    def ask(publisher, header: Header) -> None:
+    def ask(kind: str, publisher, header: Header) -> None:
         nonlocal asked
         ids = np.arange(asked, asked + points, dtype=np.uint32)
         asked += points
-        sent_s[int(ids[0])] = time.monotonic()
+        sent_s[int(ids[0])] = kind, time.monotonic()
         publisher.publish(query_cloud(rng.uniform([0, 0], [rgb.shape[1] - 1, rgb.shape[0] - 1], (points, 2)), header, ids))
 
     client.answers = None
@@ -71,12 +73,15 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
     while time.monotonic() < started + seconds:
         header = client.header()
         client.images.publish(rgb_to_image(rgb, header))
-        ask(client.queries, header)
+        ask("latency_ms", client.queries, header)
         queries += 1
         headers.append((time.monotonic(), header))
         if late_hz and time.monotonic() >= next_late:
             next_late += 1 / late_hz
-            ask(late, next(h for t, h in reversed(headers) if time.monotonic() - t >= 0.5))
+            if asks_newest := not asks_newest:
+                ask("newest_latency_ms", late, Header(frame_id=header.frame_id))
+            else:
+                ask("late_latency_ms", late, next(h for t, h in reversed(headers) if time.monotonic() - t >= 0.5))
             queries += 1
         headers = headers[-60:]
         frame += 1
@@ -90,9 +95,9 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
     return {
         "images": frame,
         "queries": queries,
-        "answered": len(latency_ms),
+        "answered": sum(map(len, latency_ms.values())),
         "points_by_status": {str(k): v for k, v in statuses.items()},
-        "latency_ms": dict(zip(("p50", "p90", "p99"), np.percentile(latency_ms, [50, 90, 99]).round(2).tolist())),
+        **{kind: dict(zip(("p50", "p90", "p99"), np.percentile(series, [50, 90, 99]).round(2).tolist())) for kind, series in latency_ms.items()},
         "overhead_ms": {p: float(diagnostics[f"node overhead {p} [ms]"]) for p in ("p50", "p99")},
         "encode_ms": {p: float(diagnostics[f"encode {p} [ms]"]) for p in ("p50", "p99")},
         "images_encoded": int(diagnostics["images encoded"]),
