@@ -111,11 +111,11 @@ class FrameScheduler:
         return jumped
 
     def add_query(self, query: Query) -> bool:
-        """Take a query. True while an image is encoded, so that there is time to plan ahead."""
+        """Take a query. True if it has to wait while an image is encoded, so that there is time to plan ahead."""
         with self._condition:
             self._waiting.append(query)
             self._condition.notify_all()
-            return self._encoding_ns is not None
+            return self._encoding_ns is not None and self._resolve(query) is None
 
     # --- under the lock
 

@@ -49,7 +49,7 @@ class Bench:
         self.scheduler.add_image(stamp, message)
 
     def query(self, name, stamp, **fields):
-        self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
+        return self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
 
     def occupy(self, stamp=1):
         """Make the encoder busy with an image."""
@@ -172,24 +172,24 @@ def test_an_encoded_frame_answers_while_the_next_image_is_encoded(bench):
     b.query("one", 1)
     b.wait(1)
     b.occupy(2)
-    b.query("one again", 1)
-    b.query("newest", 0)
-    b.query("unreadable", 2, failure=Status.BAD_QUERY)
+    has_to_wait = [b.query("one again", 1), b.query("newest", 0), b.query("unreadable", 2, failure=Status.BAD_QUERY)]
+    assert has_to_wait == [False] * 3
     assert b.wait(4)[1:] == [("one again", 1, None), ("newest", 1, None), ("unreadable", None, Status.BAD_QUERY)]
     assert b.encoding.is_set()
     assert b.encoded == [1]
 
 
 def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
-    b = bench(timeout_s=0.05)
+    b = bench(timeout_s=0.3)
+    assert not b.query("early", 1)
     b.occupy(1)
     b.image(2)
-    b.query("one", 1)
-    b.query("newest", 0)
+    assert b.query("one", 1)
+    assert b.query("newest", 0)
     b.query("two", 2)
     assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
     b.gate.release(1)
-    assert b.wait(3)[1:] == [("one", 1, None), ("newest", 1, None)]
+    assert b.wait(4)[1:] == [("early", 1, None), ("one", 1, None), ("newest", 1, None)]
 
 
 def test_images_wait_for_answers_that_are_slower(bench):
