@@ -56,6 +56,13 @@ class Bench:
         self.image(stamp)
         assert self.encoding.wait(5)
 
+    def occupy_answers(self):
+        """Encode image 1 and make the other thread busy with an answer from it."""
+        self.gate.release(1)
+        self.query("slow", 1)
+        self.image(1)
+        assert self.answering.wait(5)
+
     def wait(self, answers):
         deadline = time.monotonic() + 5
         while len(self.answers) < answers and time.monotonic() < deadline:
@@ -194,10 +201,8 @@ def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
 
 def test_images_wait_for_answers_that_are_slower(bench):
     b = bench()
-    b.gate.release(5)
-    b.query("slow", 1)
-    b.image(1)
-    assert b.answering.wait(5)
+    b.occupy_answers()
+    b.gate.release(4)
     b.query("behind", 1)
     b.image(2)
     b.image(3)
@@ -212,10 +217,7 @@ def test_images_wait_for_answers_that_are_slower(bench):
 
 def test_the_next_image_is_encoded_beside_the_last_answer(bench):
     b = bench()
-    b.gate.release(1)
-    b.query("slow", 1)
-    b.image(1)
-    assert b.answering.wait(5)
+    b.occupy_answers()
     b.occupy(2)
     b.gate.release(1)
     b.may_answer.set()
