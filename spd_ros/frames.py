@@ -208,18 +208,16 @@ class FrameScheduler:
                     return
             self._run_guarded(job)
 
-    def _run_guarded(self, job: Callable) -> None:
+    def _run_guarded(self, job: Callable) -> Any:
+        """What `job` returns; None after an exception."""
         try:
-            job()
+            return job()
         except Exception as error:  # a message must never end a thread
             self._on_error(error)
+            return None
 
     def _encode_image(self, image: PendingImage) -> None:
-        frame = None
-        try:
-            frame = self._encode(image)
-        except Exception as error:
-            self._on_error(error)
+        frame = self._run_guarded(partial(self._encode, image))
         with self._condition:
             self._encoding_ns = None
             if frame is None:
