@@ -19,7 +19,18 @@ setup(
     # What pip can resolve everywhere. rclpy and the messages come from ROS, or from requirements.txt.
     install_requires=["setuptools"],
     extras_require={
-        "model": ["torch", "torchvision", "timm", "numpy", "safetensors", "opencv-python-headless", "rosbags", "rich", "jsonargparse[signatures]", *TRAINING],
+        "model": [
+            "torch",
+            "torchvision",
+            "timm",
+            "numpy",
+            "safetensors",
+            "opencv-python-headless",
+            "rosbags",
+            "rich",
+            "jsonargparse[signatures]",
+            *TRAINING,
+        ],
         "onnx": ["onnx", "onnxruntime"],
     },
     python_requires=">=3.10",

@@ -1,6 +1,8 @@
-"""Data loading: images per second of each layout through augmentation, and the share of a training step that waits for data.
+"""Data loading: images per second of each layout through augmentation, and the share of a training step that waits for
+data.
 
-Files in each layout's exact format are written to a temporary folder (random images compress worse than photographs: PNG figures are pessimistic).
+Files in each layout's exact format are written to a temporary folder (random images compress worse than photographs:
+PNG figures are pessimistic).
 """
 
 from __future__ import annotations
@@ -56,13 +58,37 @@ def main() -> None:
             results[name] = {f"workers_{w}": images_per_second(folder, nyu, w, batches) for w in (1, 2)}
         rooms = Path(root) / "rooms"
         draw_rooms(rooms, count=250)
-        results["rooms"] = {f"workers_{w}": images_per_second(rooms, Augmentation(crop=(192, 256)), w, 10 * batches) for w in (1, 2)}
+        results["rooms"] = {
+            f"workers_{w}": images_per_second(rooms, Augmentation(crop=(192, 256)), w, 10 * batches) for w in (1, 2)
+        }
         for preset, folder in (("atto", rooms), ("v15", Path(root) / "h5")):
             steps = 20 if preset == "atto" else 3
-            settings = {"ema": 0.0, "validation": Protocol(limit=1), "warmup": 1, "workers": 1, "pictures": 0, "augment": Augmentation()}
-            run = train(TrainConfig(out=Path(root) / preset, data=folder, val=folder, preset=preset, steps=steps, batch_size=BATCH, **settings))
+            settings = {
+                "ema": 0.0,
+                "validation": Protocol(limit=1),
+                "warmup": 1,
+                "workers": 1,
+                "pictures": 0,
+                "augment": Augmentation(),
+            }
+            run = train(
+                TrainConfig(
+                    out=Path(root) / preset,
+                    data=folder,
+                    val=folder,
+                    preset=preset,
+                    steps=steps,
+                    batch_size=BATCH,
+                    **settings,
+                )
+            )
             results[f"train {preset}"] = {"waits_for_data": run["data_wait_fraction"]}
-    table = Table("layout", "1 worker, img/s", "2 workers, img/s", title=f"through augmentation, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    table = Table(
+        "layout",
+        "1 worker, img/s",
+        "2 workers, img/s",
+        title=f"through augmentation, torch {torch.__version__}, {torch.get_num_threads()} threads",
+    )
     for name, rates in results.items():
         if "workers_1" in rates:
             table.add_row(name, f"{rates['workers_1']:.0f}", f"{rates['workers_2']:.0f}")

@@ -1,5 +1,5 @@
-"""Decoder time and multiply-accumulates against the number of points: sparse with a fresh and a reused plan, beside the dense decoder, the
-research plan's patch method and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
+"""Decoder time and multiply-accumulates against the number of points: sparse with a fresh and a reused plan, beside the
+dense decoder, the research plan's patch method and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
 
     python bench/decoder.py                     # or: --preset depth_anything_v2_vits --size 392 518
 """
@@ -26,27 +26,36 @@ PLAN_BREAK_EVEN = 402  # research plan, section 11.5
 
 
 def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:
-    """Points [1, K, 2] px by (kind, K): uniform pixels, uniform sub-pixel points, pixels of one 64x64 object, and every pixel."""
+    """Points [1, K, 2] px by (kind, K): uniform pixels, uniform sub-pixel points, pixels of one 64x64 object, and every
+    pixel."""
     height, width = size
     rng = np.random.default_rng(0)
     cases = {("pixels", k): rng.integers(0, [width, height], (1, k, 2)).astype(float) for k in COUNTS}
     cases |= {("sub-pixel", k): rng.uniform(0, [width - 1, height - 1], (1, k, 2)) for k in (16, 128, 1024)}
-    cases |= {("in one object", k): rng.integers(0, 64, (1, k, 2)) + np.array([width / 2, height / 2]) for k in (16, 128, 1024)}
+    cases |= {
+        ("in one object", k): rng.integers(0, 64, (1, k, 2)) + np.array([width / 2, height / 2])
+        for k in (16, 128, 1024)
+    }
     y, x = np.mgrid[:height, :width]
     cases["every pixel", height * width] = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float)
     return cases
 
 
 def patch_method(decoder, maps: dict[str, torch.Tensor], points: torch.Tensor) -> torch.Tensor:
-    """The research plan's inference (section 6.3) with `v15`'s weights: 9x9 patches per query, valid convolutions. Another function than the dense decoder."""
+    """The research plan's inference (section 6.3) with `v15`'s weights: 9x9 patches per query, valid convolutions.
+    Another function than the dense decoder."""
 
     def patches(x: torch.Tensor, stride: int) -> torch.Tensor:  # [1, h, w, C] -> [K, C, 9, 9]
         offset = torch.arange(-4, 5, device=x.device, dtype=x.dtype)
         y, x_ = torch.meshgrid(offset, offset, indexing="ij")
         at = torch.stack([points[:, 0, None, None] / stride + x_, points[:, 1, None, None] / stride + y], dim=-1)
         at = 2 * at / torch.tensor([x.shape[2] - 1, x.shape[1] - 1], device=x.device) - 1
-        sampled = F.grid_sample(x.permute(0, 3, 1, 2), at.reshape(1, -1, 9, 2), padding_mode="zeros", align_corners=True)
-        return sampled.reshape(x.shape[3], len(points), 9, 9).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        sampled = F.grid_sample(
+            x.permute(0, 3, 1, 2), at.reshape(1, -1, 9, 2), padding_mode="zeros", align_corners=True
+        )
+        return (
+            sampled.reshape(x.shape[3], len(points), 9, 9).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        )
 
     def conv(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(F.conv2d(x, layer.weight, layer.bias))
@@ -68,9 +77,18 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     model, dpt = (SPD.from_preset(name).eval().to(DEVICE) for name in (preset, "dpt"))
     images = torch.randn(1, 3, *size, device=DEVICE)
     features, dpt_features = model.encode(images), dpt.encode(images)
-    macs = {"dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids), "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids)}
-    whole, maps = model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0), list(features.maps.values())
-    variants = {"dense": lambda: model.decode_dense(features), "dense by the engine": lambda: model.sparse_decoder.run(whole, maps)}
+    macs = {
+        "dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids),
+        "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids),
+    }
+    whole, maps = (
+        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0),
+        list(features.maps.values()),
+    )
+    variants = {
+        "dense": lambda: model.decode_dense(features),
+        "dense by the engine": lambda: model.sparse_decoder.run(whole, maps),
+    }
     variants |= {"full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
     for case, points in queries(size).items():
         plan = model.plan_points(points, features.grids, features.size)
@@ -80,12 +98,22 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         variants[case, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
     if preset == "v15":
         for count in PATCH_COUNTS:
-            points = torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE) if ("pixels", count) in queries(size) else None
+            points = (
+                torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE)
+                if ("pixels", count) in queries(size)
+                else None
+            )
             variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
     times = interleaved(variants, repeats)
-    # The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The better one is what we compare with.
+    # The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The better
+    # one is what we compare with.
     times["dense"] = min(times["dense"], times.pop("dense by the engine"))
-    return {"macs": macs, "ms": times, "stages": stages(model, features, queries(size)["pixels", 128]), "memory_mb": peak_memory(model, features, size)}
+    return {
+        "macs": macs,
+        "ms": times,
+        "stages": stages(model, features, queries(size)["pixels", 128]),
+        "memory_mb": peak_memory(model, features, size),
+    }
 
 
 def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[dict]:
@@ -96,7 +124,15 @@ def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[
     rows = []
     for sparse_step, dense_step in zip(plan.steps, dense.steps):
         layer = decoder.layers[sparse_step.value - len(decoder.inputs)]
-        rows.append({"layer": type(layer).__name__, "sites": sparse_step.sites, "sparse": not sparse_step.dense, "ms": [], "dense_ms": []})
+        rows.append(
+            {
+                "layer": type(layer).__name__,
+                "sites": sparse_step.sites,
+                "sparse": not sparse_step.dense,
+                "ms": [],
+                "dense_ms": [],
+            }
+        )
         macs = layer.weight.numel() if isinstance(layer, (Conv3x3, torch.nn.Linear)) else 0
         rows[-1] |= {"macs": macs * sparse_step.sites, "dense_macs": macs * dense_step.sites}
     clock = {"started": 0.0}
@@ -143,12 +179,31 @@ def draw(result: dict, title: str):
     axes[0].loglog(counts, [result["ms"][("pixels", k), "reused"] for k in counts], ".:", label="pixels, plan reused")
     patches = [k for k in PATCH_COUNTS if ("patches", k) in result["ms"]]
     if patches:
-        axes[0].loglog(patches, [result["ms"]["patches", k] for k in patches], "x-", color="tab:red", label="the plan's patches (not exact)")
-        axes[1].loglog(COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="the plan's patches, 7.4 M each")
+        axes[0].loglog(
+            patches,
+            [result["ms"]["patches", k] for k in patches],
+            "x-",
+            color="tab:red",
+            label="the plan's patches (not exact)",
+        )
+        axes[1].loglog(
+            COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="the plan's patches, 7.4 M each"
+        )
     for axis, column, scale in ((axes[0], "ms", 1), (axes[1], "macs", 1e6)):
         axis.axhline(result[column]["dense"] / scale, color="black", label="dense decoder")
-        axis.axhline(result[column]["full DPT decoder"] / scale, color="grey", linestyle="-.", label="full DPT decoder (once per frame parts included)")
-        axis.axvline(PLAN_BREAK_EVEN, color="tab:red", linestyle=":", linewidth=1, label=f"the plan's predicted break-even, K = {PLAN_BREAK_EVEN}")
+        axis.axhline(
+            result[column]["full DPT decoder"] / scale,
+            color="grey",
+            linestyle="-.",
+            label="full DPT decoder (once per frame parts included)",
+        )
+        axis.axvline(
+            PLAN_BREAK_EVEN,
+            color="tab:red",
+            linestyle=":",
+            linewidth=1,
+            label=f"the plan's predicted break-even, K = {PLAN_BREAK_EVEN}",
+        )
         axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
         axis.grid(alpha=0.3)
         axis.set_ylim(top=50 * result[column]["dense"] / scale)  # room for the legend
@@ -170,24 +225,80 @@ def main() -> None:
     dense_ms, dense_macs = result["ms"]["dense"], result["macs"]["dense"]
     title = f"decoder of {arguments.preset} at {size[0]}x{size[1]}, fp32, {machine()}"
     console = Console(width=150)
-    columns = ("points", "plan [ms]", "fresh [ms]", "dense ÷ fresh", "reused [ms]", "dense ÷ reused", "MACs", "dense MACs ÷ MACs", "patches [ms]")
+    columns = (
+        "points",
+        "plan [ms]",
+        "fresh [ms]",
+        "dense ÷ fresh",
+        "reused [ms]",
+        "dense ÷ reused",
+        "MACs",
+        "dense MACs ÷ MACs",
+        "patches [ms]",
+    )
     table, rows = Table(*columns, title=title), {}
     for kind, count in (case for case in result["macs"] if isinstance(case, tuple)):
         plan_ms, fresh_ms, reused_ms = (result["ms"][(kind, count), what] for what in ("plan", "fresh", "reused"))
-        macs, patches_ms = result["macs"][kind, count], result["ms"].get(("patches", count)) if kind == "pixels" else None
-        rows[f"{count} {kind}"] = {"plan_ms": plan_ms, "fresh_ms": fresh_ms, "reused_ms": reused_ms, "macs": macs, "patches_ms": patches_ms}
-        numbers = (plan_ms, fresh_ms, dense_ms / fresh_ms, reused_ms, dense_ms / reused_ms, macs / 1e6, dense_macs / macs, patches_ms)
+        macs, patches_ms = (
+            result["macs"][kind, count],
+            result["ms"].get(("patches", count)) if kind == "pixels" else None,
+        )
+        rows[f"{count} {kind}"] = {
+            "plan_ms": plan_ms,
+            "fresh_ms": fresh_ms,
+            "reused_ms": reused_ms,
+            "macs": macs,
+            "patches_ms": patches_ms,
+        }
+        numbers = (
+            plan_ms,
+            fresh_ms,
+            dense_ms / fresh_ms,
+            reused_ms,
+            dense_ms / reused_ms,
+            macs / 1e6,
+            dense_macs / macs,
+            patches_ms,
+        )
         table.add_row(f"{count} {kind}", *("" if number is None else f"{number:.1f}" for number in numbers))
     console.print(table)
     dpt = {what: result[what]["full DPT decoder"] for what in ("ms", "macs")}
-    console.print(f"dense {dense_ms:.0f} ms, {dense_macs / 1e9:.2f} G; full DPT decoder {dpt['ms']:.0f} ms, {dpt['macs'] / 1e9:.2f} G; MACs above in millions")
-    stage_table = Table("layer", "sites at 128 pixels", "ms", "GFLOP/s", "on the whole map [ms]", "GFLOP/s", title=f"stages; torch.mm reaches {roof:.0f} GFLOP/s")
+    console.print(
+        f"dense {dense_ms:.0f} ms, {dense_macs / 1e9:.2f} G; full DPT decoder {dpt['ms']:.0f} ms,"
+        f" {dpt['macs'] / 1e9:.2f} G; MACs above in millions"
+    )
+    stage_table = Table(
+        "layer",
+        "sites at 128 pixels",
+        "ms",
+        "GFLOP/s",
+        "on the whole map [ms]",
+        "GFLOP/s",
+        title=f"stages; torch.mm reaches {roof:.0f} GFLOP/s",
+    )
     for row in result["stages"]:
-        speed, dense_speed = (f"{2 * macs / ms / 1e6:.0f}" if macs else "" for macs, ms in ((row["macs"], row["ms"]), (row["dense_macs"], row["dense_ms"])))
-        stage_table.add_row(row["layer"], f"{row['sites']}{'' if row['sparse'] else ' (dense)'}", f"{row['ms']:.2f}", speed, f"{row['dense_ms']:.2f}", dense_speed)
+        speed, dense_speed = (
+            f"{2 * macs / ms / 1e6:.0f}" if macs else ""
+            for macs, ms in ((row["macs"], row["ms"]), (row["dense_macs"], row["dense_ms"]))
+        )
+        stage_table.add_row(
+            row["layer"],
+            f"{row['sites']}{'' if row['sparse'] else ' (dense)'}",
+            f"{row['ms']:.2f}",
+            speed,
+            f"{row['dense_ms']:.2f}",
+            dense_speed,
+        )
     console.print(stage_table)
     console.print("peak memory, MB: " + ", ".join(f"{name} {mb:.0f}" for name, mb in result["memory_mb"].items()))
-    everything = {"title": title, "matmul_gflops": roof, "dense_ms": dense_ms, "dense_macs": dense_macs, "full_dpt": dpt, "points": rows}
+    everything = {
+        "title": title,
+        "matmul_gflops": roof,
+        "dense_ms": dense_ms,
+        "dense_macs": dense_macs,
+        "full_dpt": dpt,
+        "points": rows,
+    }
     everything |= {"stages": result["stages"], "memory_mb": result["memory_mb"]}
     write("decoder" if arguments.preset == "v15" else f"decoder_{arguments.preset}", everything, draw(result, title))
 

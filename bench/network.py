@@ -1,4 +1,5 @@
-"""The whole network: encoder and global path by preset, precision and runtime; image to 128 answers beside dense networks; one training step.
+"""The whole network: encoder and global path by preset, precision and runtime; image to 128 answers beside dense
+networks; one training step.
 
 python bench/network.py                     # --compile adds torch.compile (minutes)
 """
@@ -18,7 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from spd_core import SPD, Predictor, export
 from spd_core.losses import Loss
 
-INPUTS = {"atto": (192, 256), "atto at 480x640": (480, 640), "v15": (416, 544), "v15_refinenet": (416, 544), "v15_dinov2": (420, 546), "depth_anything_v2_vits": (420, 546)}
+INPUTS = {
+    "atto": (192, 256),
+    "atto at 480x640": (480, 640),
+    "v15": (416, 544),
+    "v15_refinenet": (416, 544),
+    "v15_dinov2": (420, 546),
+    "depth_anything_v2_vits": (420, 546),
+}
 SPARSE = ("v15", "v15_refinenet", "v15_dinov2", "depth_anything_v2_vits")
 POINTS = 128
 
@@ -27,11 +35,19 @@ def precisions() -> list[str]:
     """Those that this machine computes in hardware."""
     if DEVICE.type == "cuda":
         return ["fp32", "bf16", "fp16"]
-    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported() else ["fp32"]
+    return (
+        ["fp32", "bf16"]
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+        else ["fp32"]
+    )
 
 
 def runtimes(precision: str, with_compile: bool) -> list[str]:
-    return ["torch", *(["onnxruntime"] if DEVICE.type == "cpu" and precision == "fp32" and export.is_available() else []), *(["compile"] if with_compile else [])]
+    return [
+        "torch",
+        *(["onnxruntime"] if DEVICE.type == "cpu" and precision == "fp32" and export.is_available() else []),
+        *(["compile"] if with_compile else []),
+    ]
 
 
 def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
@@ -52,7 +68,8 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
 
 
 def whole(ms: dict, repeats: int) -> dict:
-    """Decoders of each preset, fp32: dense, and at 128 pixels with the plan made meanwhile or made first; with the fastest encoder of `ms`."""
+    """Decoders of each preset, fp32: dense, and at 128 pixels with the plan made meanwhile or made first; with the
+    fastest encoder of `ms`."""
     variants = {}
     for name in SPARSE:
         model = SPD.from_preset(name).eval().to(DEVICE)
@@ -61,14 +78,22 @@ def whole(ms: dict, repeats: int) -> dict:
             features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
         points = np.random.default_rng(0).integers(0, size[::-1], (1, POINTS, 2)).astype(float)
         variants[name, "dense"] = lambda model=model, features=features: model.decode_dense(features)
-        variants[name, "sparse"] = lambda model=model, features=features, points=points: model.decode_points(features, points)
+        variants[name, "sparse"] = lambda model=model, features=features, points=points: model.decode_points(
+            features, points
+        )
     with torch.inference_mode():
         times = interleaved(variants, repeats, "decoders")
     result = {}
     for name in SPARSE:
         encode_ms = min(value for (preset, precision, _), value in ms.items() if preset == name and precision == "fp32")
         dense_ms, sparse_ms = encode_ms + times[name, "dense"], encode_ms + times[name, "sparse"]
-        result[name] = {"encode_ms": encode_ms, "dense_ms": dense_ms, "sparse_ms": sparse_ms, "ratio": dense_ms / sparse_ms, "bound": dense_ms / encode_ms}
+        result[name] = {
+            "encode_ms": encode_ms,
+            "dense_ms": dense_ms,
+            "sparse_ms": sparse_ms,
+            "ratio": dense_ms / sparse_ms,
+            "bound": dense_ms / encode_ms,
+        }
     return result
 
 
@@ -94,7 +119,14 @@ def draw(result: dict):
     names = list(result["whole"])
     for offset, column, label in ((-0.2, "dense_ms", "dense network"), (0.2, "sparse_ms", f"{POINTS} points")):
         axes[0].bar(np.arange(len(names)) + offset, [result["whole"][name][column] for name in names], 0.4, label=label)
-    axes[0].bar(np.arange(len(names)), [result["whole"][name]["encode_ms"] for name in names], 0.8, label="of that, encoder", color="none", edgecolor="black")
+    axes[0].bar(
+        np.arange(len(names)),
+        [result["whole"][name]["encode_ms"] for name in names],
+        0.8,
+        label="of that, encoder",
+        color="none",
+        edgecolor="black",
+    )
     axes[0].set_xticks(range(len(names)), [name.replace("_v2", "\n_v2") for name in names], fontsize=8)
     axes[0].set_ylabel("image to answers, ms")
     axes[0].legend()
@@ -115,14 +147,30 @@ def main() -> None:
     console, roof = Console(width=130), matmul_gflops()
     ms, macs = encoders(arguments.compile, arguments.repeats)
     result = {"title": f"network, fp32 unless said, {machine()}", "matmul_gflops": roof, "encoders": {}}
-    table = Table("input", "precision", "runtime", "ms", "GFLOP/s", title=f"encoder and global path; torch.mm reaches {roof:.0f} GFLOP/s; {result['title']}")
+    table = Table(
+        "input",
+        "precision",
+        "runtime",
+        "ms",
+        "GFLOP/s",
+        title=f"encoder and global path; torch.mm reaches {roof:.0f} GFLOP/s; {result['title']}",
+    )
     for (name, precision, runtime), value in ms.items():
         speed = 2 * macs[name] / value / 1e6
         result["encoders"][f"{name}, {precision}, {runtime}"] = {"ms": value, "gflops": speed}
         table.add_row(f"{name} {INPUTS[name][0]}x{INPUTS[name][1]}", precision, runtime, f"{value:.1f}", f"{speed:.0f}")
     console.print(table)
     result["whole"] = whole(ms, arguments.repeats)
-    table = Table("preset", "encoder", "dense network", f"{POINTS} points", "dense ÷ points", "at most (points free)", "reached", title="image to answers, ms")
+    table = Table(
+        "preset",
+        "encoder",
+        "dense network",
+        f"{POINTS} points",
+        "dense ÷ points",
+        "at most (points free)",
+        "reached",
+        title="image to answers, ms",
+    )
     for name, row in result["whole"].items():
         cells = (f"{row[column]:.0f}" for column in ("encode_ms", "dense_ms", "sparse_ms"))
         table.add_row(name, *cells, f"{row['ratio']:.2f}", f"{row['bound']:.2f}", f"{row['ratio'] / row['bound']:.0%}")
@@ -132,7 +180,9 @@ def main() -> None:
     result["depth_anything_dense_over_v15_points"] = against
     result["training"] = training_steps(3)
     for name, row in result["training"].items():
-        console.print(f"training step of {name} at {INPUTS[name]}, batch 1: {row['ms']:.0f} ms, peak {row['peak_mb']:.0f} MB")
+        console.print(
+            f"training step of {name} at {INPUTS[name]}, batch 1: {row['ms']:.0f} ms, peak {row['peak_mb']:.0f} MB"
+        )
     write("network", result, draw(result))
 
 

@@ -1,8 +1,9 @@
-"""The node under load, over real DDS: a camera with a query per image, late queries from a second publisher, or thousands of broken messages.
+"""The node under load, over real DDS: a camera with a query per image, late queries from a second publisher, or
+thousands of broken messages.
 
-python bench/node.py --seconds 600               # 30 Hz 640x480, 128 points each, and 5 Hz later queries: answers, latency, overhead, memory
-python bench/node.py --sweep                     # image sizes, numbers of points, rates: message in to answer out
-python bench/node.py --fuzz 10000                # so many malformed messages on every input; the node must live, answer and count
+python bench/node.py --seconds 600   # 30 Hz 640x480, 128 points each, 5 Hz later queries: answers, latency, memory
+python bench/node.py --sweep         # image sizes, numbers of points, rates: message in to answer out
+python bench/node.py --fuzz 10000    # so many malformed messages on every input; the node must live, answer and count
 """
 
 from __future__ import annotations
@@ -43,11 +44,20 @@ SWEEP = (
 )
 
 
-def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int, late_hz: float = 5.0) -> dict:
-    """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old or the newest, in turns; what
-    was answered and how."""
+def soak(
+    client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int, late_hz: float = 5.0
+) -> dict:
+    """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old or the
+    newest, in turns; what was answered and how."""
     late = client.create_publisher(PointCloud2, "/spd/query_points", 50)
-    rng, sent_s, latency_ms, statuses, memory, headers = np.random.default_rng(0), {}, defaultdict(list), Counter(), [], []
+    rng, sent_s, latency_ms, statuses, memory, headers = (
+        np.random.default_rng(0),
+        {},
+        defaultdict(list),
+        Counter(),
+        [],
+        [],
+    )
     asked, asks_newest = 0, False
 
     def receive(msg: PointCloud2) -> None:
@@ -62,7 +72,9 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         ids = np.arange(asked, asked + points, dtype=np.uint32)
         asked += points
         sent_s[int(ids[0])] = kind, time.monotonic()
-        publisher.publish(query_cloud(rng.uniform([0, 0], [rgb.shape[1] - 1, rgb.shape[0] - 1], (points, 2)), header, ids))
+        publisher.publish(
+            query_cloud(rng.uniform([0, 0], [rgb.shape[1] - 1, rgb.shape[0] - 1], (points, 2)), header, ids)
+        )
 
     client.answers = None
     client.create_subscription(PointCloud2, "/spd/depths", receive, 500)
@@ -97,11 +109,17 @@ def soak(client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: flo
         "queries": queries,
         "answered": sum(map(len, latency_ms.values())),
         "points_by_status": {str(k): v for k, v in statuses.items()},
-        **{kind: dict(zip(("p50", "p90", "p99"), np.percentile(series, [50, 90, 99]).round(2).tolist())) for kind, series in latency_ms.items()},
+        **{
+            kind: dict(zip(("p50", "p90", "p99"), np.percentile(series, [50, 90, 99]).round(2).tolist()))
+            for kind, series in latency_ms.items()
+        },
         "overhead_ms": {p: float(diagnostics[f"node overhead {p} [ms]"]) for p in ("p50", "p99")},
         "encode_ms": {p: float(diagnostics[f"encode {p} [ms]"]) for p in ("p50", "p99")},
         "images_encoded": int(diagnostics["images encoded"]),
-        "memory_mb": {"second_tenth": float(np.median(memory[tenth : 2 * tenth])), "last_tenth": float(np.median(memory[-tenth:]))},
+        "memory_mb": {
+            "second_tenth": float(np.median(memory[tenth : 2 * tenth])),
+            "last_tenth": float(np.median(memory[-tenth:])),
+        },
     }
 
 
@@ -110,7 +128,14 @@ def sweep(weights: str, seconds: float) -> list[dict]:
     rows = []
     for size, points, rate_hz, input_size in SWEEP:
         client, rgb = Client(), random_frame(42, size).rgb
-        process = start_node(TOPICS, {"weights": weights, "diagnostics_period_s": 0.5, **({"input_size": list(input_size)} if input_size else {})})
+        process = start_node(
+            TOPICS,
+            {
+                "weights": weights,
+                "diagnostics_period_s": 0.5,
+                **({"input_size": list(input_size)} if input_size else {}),
+            },
+        )
         try:
             client.connect(process)
             client.show(rgb, CAMERA.scaled(size[1] / 640))
@@ -120,8 +145,18 @@ def sweep(weights: str, seconds: float) -> list[dict]:
             stop_node(process)
             client.destroy_node()
         total = sum(result["points_by_status"].values())
-        rows.append({"image": f"{size[1]}x{size[0]}", "network": "own" if input_size is None else f"{input_size[1]}x{input_size[0]}", "points": points, "rate_hz": rate_hz})
-        rows[-1] |= {"with_depth": result["points_by_status"].get("0", 0) / total, **{name: result[name] for name in ("latency_ms", "overhead_ms", "encode_ms")}}
+        rows.append(
+            {
+                "image": f"{size[1]}x{size[0]}",
+                "network": "own" if input_size is None else f"{input_size[1]}x{input_size[0]}",
+                "points": points,
+                "rate_hz": rate_hz,
+            }
+        )
+        rows[-1] |= {
+            "with_depth": result["points_by_status"].get("0", 0) / total,
+            **{name: result[name] for name in ("latency_ms", "overhead_ms", "encode_ms")},
+        }
     return rows
 
 
@@ -136,11 +171,24 @@ def fuzz(client: Client, process, rgb: np.ndarray, count: int) -> dict:
         header = client.header()
         k = rng.choice([0.0, -1.0, np.nan, np.inf, 500.0], 9)
         client.infos.publish(
-            CameraInfo(header=header, width=int(rng.integers(0, 3000)), height=80, k=k, d=rng.normal(size=int(rng.integers(0, 9))).tolist(), distortion_model="plumb_bob")
+            CameraInfo(
+                header=header,
+                width=int(rng.integers(0, 3000)),
+                height=80,
+                k=k,
+                d=rng.normal(size=int(rng.integers(0, 9))).tolist(),
+                distortion_model="plumb_bob",
+            )
         )
         client.images.publish(mutated(rng, rgb_to_image(small, header)))
         client.queries.publish(mutated(rng, query_cloud(rng.uniform(0, 60, (8, 2)), header)))
-        paths.publish(path(rng.choice([np.nan, np.inf, -1.0, 1e300, 0.0, 2.0], (4, 3)), str(rng.choice(["", "map", "camera_optical_frame"])), header.stamp))
+        paths.publish(
+            path(
+                rng.choice([np.nan, np.inf, -1.0, 1e300, 0.0, 2.0], (4, 3)),
+                str(rng.choice(["", "map", "camera_optical_frame"])),
+                header.stamp,
+            )
+        )
         asked += 1
         client.idle(0.004)
         if i % 100 == 0:
@@ -187,7 +235,11 @@ def main() -> None:
         client.connect(process)
         client.show(rgb)
         client.idle(1.0)
-        result = fuzz(client, process, rgb, given.fuzz) if given.fuzz else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
+        result = (
+            fuzz(client, process, rgb, given.fuzz)
+            if given.fuzz
+            else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
+        )
     finally:
         result_code = stop_node(process)
     table = Table("", "", title=f"node, {given.weights}, {machine()}")
@@ -199,7 +251,9 @@ def main() -> None:
 
 def draw(rows: list[dict], title: str):
     figure, axis = plt.subplots(figsize=(9, 4))
-    names = [f"{row['image']}, {row['points']} points, {row['rate_hz']:.0f} Hz, network {row['network']}" for row in rows]
+    names = [
+        f"{row['image']}, {row['points']} points, {row['rate_hz']:.0f} Hz, network {row['network']}" for row in rows
+    ]
     for offset, percentile in ((-0.2, "p50"), (0.2, "p99")):
         axis.barh(np.arange(len(rows)) + offset, [row["latency_ms"][percentile] for row in rows], 0.4, label=percentile)
     axis.set_yticks(range(len(rows)), names, fontsize=8)

@@ -1,4 +1,5 @@
-"""What every benchmark here shares: variants that take turns in one run, so that a noisy machine is noisy for all; a title with machine and date; files."""
+"""What every benchmark here shares: variants that take turns in one run, so that a noisy machine is noisy for all; a
+title with machine and date; files."""
 
 from __future__ import annotations
 
@@ -35,14 +36,19 @@ def machine() -> str:
     if DEVICE.type == "cuda":
         where = torch.cuda.get_device_name()
     else:
-        where = f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}"
+        where = (
+            f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()},"
+            f" OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}"
+        )
     return f"{where}, torch {torch.__version__}, {date.today()}"
 
 
 def interleaved(variants: dict, repeats: int, text: str = "measuring", warm: bool = False) -> dict:
-    """Median milliseconds of each variant (callables without arguments); every round runs each of them once, the first round warms up.
+    """Median milliseconds of each variant (callables without arguments); every round runs each of them once, the first
+    round warms up.
 
-    With `warm` each runs once more before it is timed: its weights are in the cache as those of a node's encoder are, which nothing else evicts.
+    With `warm` each runs once more before it is timed: its weights are in the cache as those of a node's encoder are,
+    which nothing else evicts.
     """
     times: dict = {name: [] for name in variants}
     for repeat in track(range(repeats + 1), text):
@@ -76,7 +82,8 @@ def matmul_gflops(size: int = 1024) -> float:
 
 
 def peak_mb(run: Callable) -> float:
-    """MB that a call allocates at its peak, beyond what is there before it: on CUDA by torch's counter, on a CPU by its profiler."""
+    """MB that a call allocates at its peak, beyond what is there before it: on CUDA by torch's counter, on a CPU by its
+    profiler."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -85,7 +92,9 @@ def peak_mb(run: Callable) -> float:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     now = peak = 0
-    for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    ):
         now += event.nbytes()
         peak = max(peak, now)
     return peak / 1e6

@@ -1,9 +1,17 @@
-"""Evaluate the node on a bag with depth: ros2 launch spd_ros replay.launch.py bag:=/path/to/bag out:=/path/to/results [points:=128 ...]."""
+"""Evaluate the node on a bag with depth: ros2 launch spd_ros replay.launch.py bag:=/path/to/bag out:=/path/to/results
+[points:=128 ...]."""
 
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -30,12 +38,36 @@ def start(context):
         PythonLaunchDescriptionSource(str(share / "launch" / "spd.launch.py")),
         launch_arguments={name: value[name] for name in ("weights", "device", "params_file")}.items(),
     )
-    command = [str(spd), "replay", value["bag"], "--node", "running", "--out", value["out"], "--points", value["points"], "--rate", value["rate"]]
+    command = [
+        str(spd),
+        "replay",
+        value["bag"],
+        "--node",
+        "running",
+        "--out",
+        value["out"],
+        "--points",
+        value["points"],
+        "--rate",
+        value["rate"],
+    ]
     replay = ExecuteProcess(cmd=command, output="screen", name="spd_replay")
-    return [node, replay, RegisterEventHandler(OnProcessExit(target_action=replay, on_exit=[EmitEvent(event=Shutdown(reason="the replay has ended"))]))]
+    return [
+        node,
+        replay,
+        RegisterEventHandler(
+            OnProcessExit(target_action=replay, on_exit=[EmitEvent(event=Shutdown(reason="the replay has ended"))])
+        ),
+    ]
 
 
 def generate_launch_description():
     return LaunchDescription(
-        [*(DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()), OpaqueFunction(function=start)]
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text)
+                for name, (default, text) in ARGUMENTS.items()
+            ),
+            OpaqueFunction(function=start),
+        ]
     )

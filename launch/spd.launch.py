@@ -11,7 +11,11 @@ from launch_ros.actions import Node
 from launch import LaunchDescription
 
 # Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
-PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
+PROFILE_VARIABLE = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE"
+    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    else "FASTDDS_DEFAULT_PROFILES_FILE"
+)
 
 ARGUMENTS = {
     "params_file": ("", "YAML file of parameters; empty takes config/spd.yaml of the package"),
@@ -32,13 +36,25 @@ def start_nodes(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     share = Path(get_package_share_directory("spd_ros"))
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
-    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), {"use_sim_time": value["use_sim_time"].lower() == "true", **given}]
+    parameters = [
+        value["params_file"] or str(share / "config" / "spd.yaml"),
+        {"use_sim_time": value["use_sim_time"].lower() == "true", **given},
+    ]
     cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
     if cameras and (value["image"] or value["camera_info"]):
-        raise ValueError(f"`cameras` ({value['cameras']}) takes each camera's own topics; leave `image` and `camera_info` empty, or start one node for each")
+        raise ValueError(
+            f"`cameras` ({value['cameras']}) takes each camera's own topics; leave `image` and `camera_info` empty, or"
+            " start one node for each"
+        )
     actions = []
     for camera in cameras or [None]:
-        folder = "/".join(["", *([value["namespace"].strip("/")] if value["namespace"].strip("/") and camera else []), camera or "camera"])
+        folder = "/".join(
+            [
+                "",
+                *([value["namespace"].strip("/")] if value["namespace"].strip("/") and camera else []),
+                camera or "camera",
+            ]
+        )
         image, camera_info = value["image"] or f"{folder}/image_raw", value["camera_info"] or f"{folder}/camera_info"
         actions.append(
             Node(
@@ -47,13 +63,24 @@ def start_nodes(context):
                 name="spd",
                 namespace="/".join(part for part in (value["namespace"], camera) if part),
                 parameters=parameters,
-                remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
+                remappings=[
+                    ("image", image),
+                    ("image/compressed", f"{image}/compressed"),
+                    ("camera_info", camera_info),
+                ],
                 arguments=["--ros-args", "--log-level", value["log_level"]],
                 output="screen",
             )
         )
     if value["rviz"].lower() == "true":
-        actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", str(share / "config" / "spd.rviz")], output="screen"))
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                arguments=["-d", str(share / "config" / "spd.rviz")],
+                output="screen",
+            )
+        )
     return actions
 
 
@@ -61,7 +88,10 @@ def generate_launch_description():
     profile = str(Path(get_package_share_directory("spd_ros")) / "config" / "fastdds.xml")
     return LaunchDescription(
         [
-            *(DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()),
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text)
+                for name, (default, text) in ARGUMENTS.items()
+            ),
             SetEnvironmentVariable(PROFILE_VARIABLE, profile),
             OpaqueFunction(function=start_nodes),
         ]

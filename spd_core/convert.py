@@ -5,7 +5,7 @@ pretrained.<x>                                      encoder.pretrained.<x>      
 depth_head.projects.<i>, .resize_layers.<i>         encoder.projects.<i>, .resize_layers.<i>
 depth_head.scratch.layer<n>_rn                      <part>.project<n>                     part: decoder for n = 1, 2,
 depth_head.scratch.refinenet<n>.resConfUnit1        <part>.refine<n>.skip_unit                  global_path for n = 3, 4
-depth_head.scratch.refinenet<n>.resConfUnit2        <part>.refine<n>.unit                 (refinenet4.resConfUnit1 is not used)
+depth_head.scratch.refinenet<n>.resConfUnit2        <part>.refine<n>.unit                 (not refinenet4.resConfUnit1)
 depth_head.scratch.refinenet<n>.out_conv            <part>.refine<n>.out
 depth_head.scratch.output_conv1, output_conv2.0     decoder.conv1, decoder.conv2
 depth_head.scratch.output_conv2.2                   decoder.head
@@ -28,7 +28,8 @@ from .predictor import Predictor
 
 SOURCE = "https://github.com/DepthAnything/Depth-Anything-V2"
 LICENCES = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0", "vitl": "CC-BY-NC-4.0"}
-# What their file names say: largest depth, and focal length at the network's size of 518 px (metric_depth/README.md; focal lengths of the data sets).
+# What their file names say: largest depth, and focal length at the network's size of 518 px (metric_depth/README.md;
+# focal lengths of the data sets).
 DATASETS = {"hypersim": (20.0, 886.81 * 518 / 768), "vkitti": (80.0, 725.0 * 518 / 375)}
 UNUSED = re.compile(r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\..*")
 RENAMED = (
@@ -56,11 +57,13 @@ def our_name(name: str) -> str | None:
 
 
 def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tuple[SPD, dict]:
-    """A released metric checkpoint `depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth` as a model, and its provenance.
+    """A released metric checkpoint `depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth` as a model, and
+    its provenance.
 
     Args:
         path: the file; read without running pickled code.
-        max_depth_m: for a file under another name: 20 (Hypersim) or 80 (Virtual KITTI). Their network multiplies by it, the file does not hold it.
+        max_depth_m: for a file under another name: 20 (Hypersim) or 80 (Virtual KITTI). Their network multiplies by it,
+            the file does not hold it.
 
     Raises:
         CheckpointError: no such file, not these weights, a relative-depth checkpoint, or a wrong `max_depth_m`.
@@ -69,36 +72,53 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
     dataset = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
     if dataset is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
         raise CheckpointError(
-            f"{path} is a relative-depth checkpoint of Depth Anything V2: it answers inverse depth of unknown scale, never metres. "
-            f"Get depth_anything_v2_metric_hypersim_vits.pth (indoor) or depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
+            f"{path} is a relative-depth checkpoint of Depth Anything V2: it answers inverse depth of unknown scale,"
+            " never metres. Get depth_anything_v2_metric_hypersim_vits.pth (indoor) or"
+            f" depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
         )
     by_depth = {depth: name for name, (depth, _) in DATASETS.items()}
     if dataset is None and max_depth_m is None:
-        raise CheckpointError(f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim model, 80 for Virtual KITTI")
+        raise CheckpointError(
+            f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim model,"
+            " 80 for Virtual KITTI"
+        )
     if max_depth_m is not None and max_depth_m not in by_depth:
         raise CheckpointError(f"max_depth_m is {max_depth_m}; expected 20 (Hypersim) or 80 (Virtual KITTI)")
     if dataset is not None and max_depth_m not in (None, DATASETS[dataset][0]):
-        raise CheckpointError(f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}: every answer would be wrong in proportion")
+        raise CheckpointError(
+            f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}:"
+            " every answer would be wrong in proportion"
+        )
     dataset = dataset or by_depth[max_depth_m]
     theirs = _read(path)
     ours = {our_name(name): tensor for name, tensor in theirs.items() if our_name(name)}
     projection = ours.get("encoder.projects.0.weight")
     sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
     if projection is None or projection.shape[1] not in sizes:
-        raise CheckpointError(f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are {', '.join(sorted(theirs)[:3])}, ...")
+        raise CheckpointError(
+            f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are"
+            f" {', '.join(sorted(theirs)[:3])}, ..."
+        )
     size = sizes[projection.shape[1]]
     depth_m, focal_px = DATASETS[dataset]
     model = SPD(replace(PRESETS[f"depth_anything_v2_{size}"], max_depth_m=depth_m, training_focal_px=focal_px))
     expected = model.state_dict()
     for name, tensor in ours.items():
-        if name in expected and tensor.dim() == 4 and expected[name].dim() == 2:  # our 1x1 convolutions are linear layers
+        if (
+            name in expected and tensor.dim() == 4 and expected[name].dim() == 2
+        ):  # our 1x1 convolutions are linear layers
             ours[name] = tensor[:, :, 0, 0]
     try:
         model.load_state_dict(ours)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit Depth Anything V2 {size}: {error}") from error
     _refuse_relative(model.eval(), path)
-    return model, {"source": f"{SOURCE}, {path.name}", "license": LICENCES[size], "trained_on": dataset, "converted_by": "spd convert"}
+    return model, {
+        "source": f"{SOURCE}, {path.name}",
+        "license": LICENCES[size],
+        "trained_on": dataset,
+        "converted_by": "spd convert",
+    }
 
 
 def download(name: str) -> Path:
@@ -109,38 +129,49 @@ def download(name: str) -> Path:
     """
     match = re.fullmatch(r"depth_anything_v2_metric_(hypersim|vkitti)_vit([sbl])\.pth", name)
     if match is None:
-        raise CheckpointError(f"{name} is not released; there are depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth")
+        raise CheckpointError(
+            f"{name} is not released; there are depth_anything_v2_metric_<hypersim|vkitti>_<vits|vitb|vitl>.pth"
+        )
     from huggingface_hub import hf_hub_download  # comes with timm; needed here alone
 
-    dataset, size = {"hypersim": "Hypersim", "vkitti": "VKITTI"}[match[1]], {"s": "Small", "b": "Base", "l": "Large"}[match[2]]
+    dataset, size = (
+        {"hypersim": "Hypersim", "vkitti": "VKITTI"}[match[1]],
+        {"s": "Small", "b": "Base", "l": "Large"}[match[2]],
+    )
     repository = f"depth-anything/Depth-Anything-V2-Metric-{dataset}-{size}"
     try:
         return Path(hf_hub_download(repository, name))
     except Exception as error:  # the client raises those of three HTTP libraries
-        raise CheckpointError(f"{name} could not be fetched from {repository} ({type(error).__name__}); fetch it elsewhere and give its path") from error
+        raise CheckpointError(
+            f"{name} could not be fetched from {repository} ({type(error).__name__}); fetch it elsewhere and give its"
+            " path"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(
-            f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download fetches them. The weights 'embedded' run without any"
+            f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download"
+            " fetches them. The weights 'embedded' run without any"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}); fetch it again") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}); fetch it again"
+        ) from error
     content = content.get("model", content) if isinstance(content, dict) else {}
     return {name.removeprefix("module."): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
 def _refuse_relative(model: SPD, path: Path) -> None:
-    """Relative checkpoints have the same tensors, but end in a ReLU: what they answer is positive nearly everywhere, which in the metric models'
-    sigmoid is beyond half of the largest depth, in a room of a few metres too."""
+    """Relative checkpoints have the same tensors, but end in a ReLU: what they answer is positive nearly everywhere,
+    which in the metric models' sigmoid is beyond half of the largest depth, in a room of a few metres too."""
     room = random_frame(0, (196, 252))
     frame = Predictor(model, "cpu", input_size=(196, 252)).encode(room.rgb, room.camera)
     share = float((frame.dense_depth() / frame.focal_factor > 0.5 * model.config.max_depth_m).mean())
     if share > 0.9:
         raise CheckpointError(
-            f"{path} answers more than {0.5 * model.config.max_depth_m:.0f} m at {share:.0%} of a furnished room of a few metres: "
-            "this is a relative-depth checkpoint under another name"
+            f"{path} answers more than {0.5 * model.config.max_depth_m:.0f} m at {share:.0%} of a furnished room of a"
+            " few metres: this is a relative-depth checkpoint under another name"
         )

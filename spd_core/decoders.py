@@ -1,4 +1,5 @@
-"""Local decoders, one class each: from the stride-8 map and the fine encoder levels to depth at every pixel, or at some.
+"""Local decoders, one class each: from the stride-8 map and the fine encoder levels to depth at every pixel, or at
+some.
 
 Each is written once, from the layers of `layers.py`. The argument names of `forward` say which feature maps it takes:
 `stride8` (the global path, of the class named by `GLOBAL_PATH`) and `level1` ... `level4` (the encoder).
@@ -24,7 +25,9 @@ class PlanDecoder(nn.Module):
 
     GLOBAL_PATH = GlobalPath
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
+    def __init__(
+        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
+    ):
         super().__init__()
         self.s8_1, self.s8_2 = Conv3x3(features, features), Conv3x3(features, features)
         self.project1 = nn.Linear(channels[0], features)
@@ -35,7 +38,9 @@ class PlanDecoder(nn.Module):
         self.act = GELU()
         self.upsample = Resize(2)
 
-    def forward(self, stride8: Tensor, level1: Tensor) -> Tensor:  # [B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m
+    def forward(
+        self, stride8: Tensor, level1: Tensor
+    ) -> Tensor:  # [B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m
         x = self.act(self.s8_2(self.act(self.s8_1(stride8))))
         x = self.act(self.upsample(x) + self.project1(level1))
         x = self.upsample(self.act(self.merge2(self.act(self.merge1(x)))))
@@ -44,7 +49,8 @@ class PlanDecoder(nn.Module):
 
 
 class RefineNetDecoder(nn.Module):
-    """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus (Exp 12)."""
+    """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus
+    (Exp 12)."""
 
     GLOBAL_PATH = GlobalPath
 
@@ -79,20 +85,30 @@ class RefineNetDecoder(nn.Module):
 
 
 class ReassembledDecoder(RefineNetDecoder):
-    """The same over DPT's reassembled transformer levels, as Depth Anything V2 has it. Level 1 has a stride of 3.5 px: refinenet1 doubles
-    it, the head's resize makes up the patch of 14 px (7/4)."""
+    """The same over DPT's reassembled transformer levels, as Depth Anything V2 has it. Level 1 has a stride of 3.5 px:
+    refinenet1 doubles it, the head's resize makes up the patch of 14 px (7/4)."""
 
     GLOBAL_PATH = ReassembledGlobalPath
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
-        options = {"project": partial(Conv3x3, bias=False), "act": nn.ReLU, "head_features": 32, "scale": Fraction(7, 4)}
+    def __init__(
+        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
+    ):
+        options = {
+            "project": partial(Conv3x3, bias=False),
+            "act": nn.ReLU,
+            "head_features": 32,
+            "scale": Fraction(7, 4),
+        }
         super().__init__(channels, features, activation, max_depth_m, **options)
 
 
 class DPTDecoder(nn.Module):
-    """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but the encoder."""
+    """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but
+    the encoder."""
 
-    def __init__(self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None):
+    def __init__(
+        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
+    ):
         super().__init__()
         self.global_path = GlobalPath(channels, features)
         self.local_path = RefineNetDecoder(channels, features, activation, max_depth_m)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Keep torch's compiler from being imported: torchvision and timm import it for a decorator and a check of operators that nothing here
-    uses, and it takes half of the time in which a node starts. It can be imported afterwards as ever."""
+    """Keep torch's compiler from being imported: torchvision and timm import it for a decorator and a check of
+    operators that nothing here uses, and it takes half of the time in which a node starts. It can be imported
+    afterwards as ever."""
     if "torch._dynamo" in sys.modules:
         yield
         return
@@ -53,11 +54,14 @@ def normalise(images: Tensor) -> Tensor:
 
 
 class _ResponseMlp(GlobalResponseNormMlp):
-    """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in fewer passes over the
-    widest map of a block. The normalisation scales each channel of an image by a factor and adds a bias: both go into the second layer, whose
-    matrix is small. Without gradients only: a square root has none at zero, where the norm has."""
+    """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in
+    fewer passes over the widest map of a block. The normalisation scales each channel of an image by a factor and adds
+    a bias: both go into the second layer, whose matrix is small. Without gradients only: a square root has none at
+    zero, where the norm has."""
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, H, W, C], or [B, C, H, W] where timm has 1x1 convolutions for the linear layers
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # [B, H, W, C], or [B, C, H, W] where timm has 1x1 convolutions for the linear layers
         if torch.is_grad_enabled():
             return super().forward(x)
         is_conv = isinstance(self.fc1, nn.Conv2d)
@@ -67,7 +71,9 @@ class _ResponseMlp(GlobalResponseNormMlp):
         if x.device.type == "cpu":  # as a product with ones: reductions over the inner dimensions are slow there
             response = (x.new_ones(len(x), 1, height * width) @ x.square()).sqrt()
         else:
-            response = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).to(x.dtype)  # fp16 holds the norm, not its square
+            response = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).to(
+                x.dtype
+            )  # fp16 holds the norm, not its square
         factor = 1 + self.grn.weight * (response / (response.mean(-1, keepdim=True) + self.grn.eps))  # [B, 1, 4 C]
         weight = self.fc2.weight.flatten(1)
         x = x @ (weight * factor).transpose(1, 2) + (self.fc2.bias + weight @ self.grn.bias)
@@ -80,8 +86,8 @@ class PyramidEncoder(nn.Module):
 
     Args:
         name: timm model with feature maps at strides 4, 8, 16, 32, e.g. "convnextv2_tiny".
-        pretrained: True loads timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False starts from random,
-            a path loads a local checkpoint file of that timm model.
+        pretrained: True loads timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False
+            starts from random, a path loads a local checkpoint file of that timm model.
     """
 
     stride = 32
@@ -105,9 +111,11 @@ class PyramidEncoder(nn.Module):
 
 
 class DINOv2Encoder(nn.Module):
-    """A DINOv2 vision transformer and DPT's reassembly: four of its blocks' outputs as maps at 4, 2, 1 and 1/2 times the patch grid.
+    """A DINOv2 vision transformer and DPT's reassembly: four of its blocks' outputs as maps at 4, 2, 1 and 1/2 times
+    the patch grid.
 
-    The reassembly of Ranftl et al. 2021 as Depth Anything V2 has it; modules bear that network's names, so that its weights fit.
+    The reassembly of Ranftl et al. 2021 as Depth Anything V2 has it; modules bear that network's names, so that its
+    weights fit.
 
     Args:
         name: timm model with patches of 14 px, e.g. "vit_small_patch14_dinov2".
@@ -131,16 +139,27 @@ class DINOv2Encoder(nn.Module):
         self.projects = nn.ModuleList(nn.Conv2d(dim, out, 1) for out in self.channels)
         c = self.channels
         self.resize_layers = nn.ModuleList(
-            [nn.ConvTranspose2d(c[0], c[0], 4, stride=4), nn.ConvTranspose2d(c[1], c[1], 2, stride=2), nn.Identity(), nn.Conv2d(c[3], c[3], 3, stride=2, padding=1)]
+            [
+                nn.ConvTranspose2d(c[0], c[0], 4, stride=4),
+                nn.ConvTranspose2d(c[1], c[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(c[3], c[3], 3, stride=2, padding=1),
+            ]
         )
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, 14 h, 14 w] -> [B, 4h, 4w, C1], [B, 2h, 2w, C2], [B, h, w, C3], [B, ceil(h/2), ceil(w/2), C4]
+    def forward(
+        self, images: Tensor
+    ) -> list[
+        Tensor
+    ]:  # [B, 3, 14 h, 14 w] -> [B, 4h, 4w, C1], [B, 2h, 2w, C2], [B, h, w, C3], [B, ceil(h/2), ceil(w/2), C4]
         vit = self.pretrained
         height, width = (int(extent) // self.stride for extent in images.shape[2:])
         patches = vit.patch_embed(images)  # [B, h, w, dim]
         position = self._position_embedding(height, width)
-        x = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches.flatten(1, 2)], dim=1) + position.to(patches.dtype)
+        x = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches.flatten(1, 2)], dim=1) + position.to(
+            patches.dtype
+        )
         taken = []
         for i, block in enumerate(vit.blocks):
             x = block(x)
@@ -150,8 +169,8 @@ class DINOv2Encoder(nn.Module):
         return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
-        """Position embedding [1, 1 + height * width, dim], resampled as DINOv2's own code does it (bicubic, by (size + 0.1) / trained size);
-        timm's way antialiases and differs by several percent."""
+        """Position embedding [1, 1 + height * width, dim], resampled as DINOv2's own code does it (bicubic, by (size +
+        0.1) / trained size); timm's way antialiases and differs by several percent."""
         embedding = self.pretrained.pos_embed
         side = math.isqrt(int(embedding.shape[1]) - 1)
         if (height, width) == (side, side):
@@ -171,7 +190,9 @@ def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
     overlay = None
     if isinstance(pretrained, (str, Path)):
         if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}")
+            raise FileNotFoundError(
+                f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}"
+            )
         overlay = {"file": str(pretrained)}
     return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
 

@@ -1,16 +1,19 @@
-"""The exact sparse engine: runs a decoder's own `forward` at the sites that some query points can see, and nowhere else.
+"""The exact sparse engine: runs a decoder's own `forward` at the sites that some query points can see, and nowhere
+else.
 
 The law it keeps, for every decoder, image, size, point and number of points:
 
     decode_points(features, p) == bilinear_sample(decode_dense(features), p)
 
 1. `SparseDecoder` traces the decoder's `forward` once (torch.fx) into a list of layers.
-2. `plan` walks that list backwards from the points: each layer says which input sites its output sites need, one site set per value.
-   Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper per site.
+2. `plan` walks that list backwards from the points: each layer says which input sites its output sites need, one site
+   set per value. Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper
+   per site.
 3. `run` walks it forwards on rows, every value at each of its sites exactly once.
 
-Shapes: B batch, K points, S sites, T taps. A sparse value is rows [S, C], a dense value is a map [B, H, W, C]. What a convolution reads has
-its border with it (a row of zeros for each border site that is needed, or a padded map), so that no neighbour is a special case.
+Shapes: B batch, K points, S sites, T taps. A sparse value is rows [S, C], a dense value is a map [B, H, W, C]. What a
+convolution reads has its border with it (a row of zeros for each border site that is needed, or a padded map), so that
+no neighbour is a special case.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from torch import Tensor, fx, nn
 from .layers import POINTWISE, Conv3x3, TapLayer, weighted_sum
 from .sites import Grid, Sites, point_taps
 
-# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.5 x a dense convolution
-# (2 AVX2 cores, 64 channels).
+# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.5 x a dense
+# convolution (2 AVX2 cores, 64 channels).
 DENSE_ABOVE = 0.65
 
 
@@ -39,7 +42,8 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class Read:
-    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in order)."""
+    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in
+    order)."""
 
     value: int
     taps: Tensor | None = None
@@ -64,7 +68,8 @@ class Step:
 
 @dataclass
 class Plan:
-    """What to compute for a set of points; depends on the points and the map sizes alone, so it is reused while those stay."""
+    """What to compute for a set of points; depends on the points and the map sizes alone, so it is reused while those
+    stay."""
 
     grids: tuple[Grid, ...]
     steps: list[Step]
@@ -72,10 +77,15 @@ class Plan:
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> Plan:
-        """The same plan with its index tensors on `device`: one copy for each type of number, not one for each of some twenty tensors."""
+        """The same plan with its index tensors on `device`: one copy for each type of number, not one for each of some
+        twenty tensors."""
         if device.type == "cpu":  # where they are made
             return self
-        fields = [(read, name) for read in [self.sample, *(read for step in self.steps for read in step.reads)] for name in ("taps", "weights")]
+        fields = [
+            (read, name)
+            for read in [self.sample, *(read for step in self.steps for read in step.reads)]
+            for name in ("taps", "weights")
+        ]
         fields += [(step, "zero") for step in self.steps]
         tensors = [(owner, name, x) for owner, name in fields if (x := getattr(owner, name)) is not None]
         for dtype in {x.dtype for *_, x in tensors}:
@@ -95,7 +105,8 @@ class SparseDecoder:
     """A decoder module as a list of layers, which can be planned and run at points.
 
     Args:
-        decoder: module whose `forward` takes maps [B, H, W, C] and returns one map, built from the layers of `layers.py` and `+`.
+        decoder: module whose `forward` takes maps [B, H, W, C] and returns one map, built from the layers of
+            `layers.py` and `+`.
     """
 
     def __init__(self, decoder: nn.Module):
@@ -109,10 +120,16 @@ class SparseDecoder:
             elif node.op == "call_function" and node.target is operator.add:
                 self.layers.append(operator.add)
             else:
-                raise TypeError(f"{type(decoder).__name__}.forward does {node.format_node()}: a decoder is built from spd_core.layers and '+' only")
+                raise TypeError(
+                    f"{type(decoder).__name__}.forward does {node.format_node()}: a decoder is built from"
+                    " spd_core.layers and '+' only"
+                )
             self.arguments.append([number[argument] for argument in node.args])
         # A resize may take a second input for its size alone: no sites are read from it.
-        self.read_arguments = [arguments[:1] if isinstance(layer, TapLayer) else arguments for layer, arguments in zip(self.layers, self.arguments)]
+        self.read_arguments = [
+            arguments[:1] if isinstance(layer, TapLayer) else arguments
+            for layer, arguments in zip(self.layers, self.arguments)
+        ]
 
     def _grids(self, inputs: tuple[Grid, ...]) -> tuple[Grid, ...]:
         """Grid of every value: the inputs, then each layer's output."""
@@ -124,11 +141,14 @@ class SparseDecoder:
         return tuple(grids)
 
     def plan(self, points_px: np.ndarray, inputs: tuple[Grid, ...], dense_above: float = DENSE_ABOVE) -> Plan:
-        """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given grids."""
+        """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given
+        grids."""
         grids = self._grids(inputs)
         first = len(self.inputs)
         sites: list[Sites | None] = [None] * len(grids)  # None: dense
-        wanted: list[list] = [[] for _ in grids]  # per value: site numbers, Sites objects (shared as they are), or "all"
+        wanted: list[list] = [
+            [] for _ in grids
+        ]  # per value: site numbers, Sites objects (shared as they are), or "all"
         bordered: set[int] = set()  # values that a convolution reads at sites
         sample_numbers, sample_weights = point_taps(points_px, grids[-1])
         wanted[-1].append(sample_numbers)
@@ -157,17 +177,31 @@ class SparseDecoder:
                 reads = [_read_same_sites(a, sites[a], out, grids[a]) for a in arguments]
             else:
                 reads = [_read_taps(a, sites[a], grids[a], numbers, weights) for a in arguments]
-            zero = torch.from_numpy(out.border_rows) if out is not None and value in bordered and len(out.border_rows) else None
+            zero = (
+                torch.from_numpy(out.border_rows)
+                if out is not None and value in bordered and len(out.border_rows)
+                else None
+            )
             last_use = tuple(unused & set(arguments))
             unused -= set(arguments)
-            steps.append(Step(value, out is None, reads, grids[value].count if out is None else len(out), zero, last_use))
+            steps.append(
+                Step(value, out is None, reads, grids[value].count if out is None else len(out), zero, last_use)
+            )
         sample = _read_taps(len(grids) - 1, sites[-1], grids[-1], sample_numbers, sample_weights)
         return Plan(grids, steps[::-1], sample, points_px.shape[:2])
 
     def multiply_accumulates(self, plan: Plan | None = None, inputs: tuple[Grid, ...] | None = None) -> int:
         """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over `inputs`."""
-        sites = [grid.count for grid in self._grids(inputs)[len(self.inputs) :]] if plan is None else [step.sites for step in plan.steps]
-        return sum(count * layer.weight.numel() for count, layer in zip(sites, self.layers) if isinstance(layer, (Conv3x3, nn.Linear)))
+        sites = (
+            [grid.count for grid in self._grids(inputs)[len(self.inputs) :]]
+            if plan is None
+            else [step.sites for step in plan.steps]
+        )
+        return sum(
+            count * layer.weight.numel()
+            for count, layer in zip(sites, self.layers)
+            if isinstance(layer, (Conv3x3, nn.Linear))
+        )
 
     def run(self, plan: Plan, inputs: list[Tensor], on_step: Callable[[int], None] | None = None) -> Tensor:
         """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K].
@@ -186,13 +220,17 @@ class SparseDecoder:
             if step.dense:
                 values = [maps[read.value] for read in step.reads]
                 grid = plan.grids[step.value]
-                maps[step.value] = layer.on_map(*values, (grid.height, grid.width)) if isinstance(layer, TapLayer) else layer(*values)
+                maps[step.value] = (
+                    layer.on_map(*values, (grid.height, grid.width)) if isinstance(layer, TapLayer) else layer(*values)
+                )
             else:
                 rows = [_rows(maps[read.value], read) for read in step.reads]
                 if isinstance(layer, TapLayer):
                     rows = layer.on_rows(rows[0], step.reads[0].taps, step.reads[0].weights)
                 else:
-                    rows = layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads)))
+                    rows = layer(
+                        *(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads))
+                    )
                 maps[step.value] = rows if step.zero is None else _cleared(rows, step.zero)
             for value in step.last_use:
                 maps[value] = None
@@ -208,7 +246,8 @@ def _cleared(rows: Tensor, zero: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor, read: Read) -> Tensor:
-    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy unless its border is needed."""
+    """Rows of a value: a dense map [B, H, W, C] is the rows of all its sites, without a copy unless its border is
+    needed."""
     if x.dim() == 2:
         return x
     return (F.pad(x, (0, 0, 1, 1, 1, 1)) if read.pad else x).flatten(0, 2)
@@ -231,7 +270,9 @@ def _read_same_sites(argument: int, source: Sites | None, out: Sites, grid: Grid
     return Read(argument) if len(source) == len(out) else Read(argument, torch.from_numpy(source.rows(out.numbers)))
 
 
-def _read_taps(argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None) -> Read:
+def _read_taps(
+    argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None
+) -> Read:
     pad = source is None and weights is None
     if source is not None:
         rows = source.rows(numbers)

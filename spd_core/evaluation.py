@@ -22,14 +22,16 @@ from .predictor import Predictor
 
 @dataclass(kw_only=True)
 class Protocol:
-    """How a model is evaluated. The defaults on NYU are the published protocol of BTS: native 480x640, Eigen crop, 1e-3 < gt < 10 m, mean over images.
+    """How a model is evaluated. The defaults on NYU are the published protocol of BTS: native 480x640, Eigen crop, 1e-3
+    < gt < 10 m, mean over images.
 
     Args:
         crop: "eigen" cuts 480x640 images to [45:471, 41:601], "none" does not, "auto" does so for NYU.
         min_depth_m: pixels count whose truth lies strictly above; predictions are clamped to it.
         max_depth_m: pixels count whose truth lies strictly below; predictions are clamped to it.
-        resize_eval: height, width that images are scaled to fit before the network sees them; without it they are taken at their own size,
-            or at the training focal length where that is how the model fits images (`SPDConfig.fit`).
+        resize_eval: height, width that images are scaled to fit before the network sees them; without it they are taken
+            at their own size, or at the training focal length where that is how the model fits images
+            (`SPDConfig.fit`).
         flip_average: average with the prediction of the mirror image (AdaBins, ZoeDepth and NeWCRFs do, BTS does not).
         ignore_intrinsics: leave out the focal correction.
         points: evaluate at this many random valid pixels of each image, by sparse queries, instead of at all pixels.
@@ -54,7 +56,11 @@ class Protocol:
             raise ValueError(f"crop must be auto, none or eigen, got {self.crop!r}")
         if self.points is not None and self.grid is not None:
             raise ValueError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
-        for name, value in (("points", self.points), ("limit", self.limit), *(("grid", extent) for extent in self.grid or ())):
+        for name, value in (
+            ("points", self.points),
+            ("limit", self.limit),
+            *(("grid", extent) for extent in self.grid or ()),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, got {value}")
 
@@ -75,7 +81,8 @@ def evaluate(
         workers: processes that read samples; 0 reads in this one.
 
     Returns:
-        {"protocol": {...}, "layout", "mean": metrics, "per_image": [{"name", metrics...}], "constant": metrics if asked}.
+        {"protocol": {...}, "layout", "mean": metrics, "per_image": [{"name", metrics...}], "constant": metrics if
+        asked}.
 
     Raises:
         DataError: a sample cannot be read; a mean over what is left would not be comparable.
@@ -86,7 +93,9 @@ def evaluate(
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     own_way, per_image, constant = (predictor.input_size, predictor.fit), [], []
     try:
-        for index, sample in enumerate(track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)):
+        for index, sample in enumerate(
+            track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
+        ):
             if isinstance(sample, DataError):
                 raise sample
             if sample.depth_m is None:
@@ -101,7 +110,12 @@ def evaluate(
     finally:
         predictor.input_size, predictor.fit = own_way
     mean = mean_metrics(per_image)
-    result = {"protocol": {**asdict(protocol), "crop": crop or "none"}, "layout": dataset.layout, "mean": mean, "per_image": per_image}
+    result = {
+        "protocol": {**asdict(protocol), "crop": crop or "none"},
+        "layout": dataset.layout,
+        "mean": mean,
+        "per_image": per_image,
+    }
     return {**result, "constant_m": constant_m, "constant": mean_metrics(constant)} if constant else result
 
 
@@ -120,14 +134,18 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    predictor.fit_images(protocol.resize_eval or (None if predictor.model.config.fit == "focal" else sample.rgb.shape[:2]))
+    predictor.fit_images(
+        protocol.resize_eval or (None if predictor.model.config.fit == "focal" else sample.rgb.shape[:2])
+    )
     camera = None if protocol.ignore_intrinsics else sample.camera
     pred_m = _answer(predictor, sample.rgb, camera, at)
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
     mirrored = None if camera is None else camera.mirrored(last + 1)
-    other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, None if at is None else [last, 0] + at * [-1, 1])
+    other = _answer(
+        predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, None if at is None else [last, 0] + at * [-1, 1]
+    )
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
 
@@ -142,7 +160,9 @@ def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: 
     """Pixels (x, y) [K, 2] with valid truth that the protocol asks for; None for all."""
     if protocol.points is None and protocol.grid is None:
         return None
-    gt_m = np.where((sample.depth_m > protocol.min_depth_m) & (sample.depth_m < protocol.max_depth_m), sample.depth_m, 0)
+    gt_m = np.where(
+        (sample.depth_m > protocol.min_depth_m) & (sample.depth_m < protocol.max_depth_m), sample.depth_m, 0
+    )
     if crop == "eigen":
         top, bottom, left, right = EIGEN_CROP
         inside = np.zeros_like(gt_m, dtype=bool)
@@ -157,7 +177,8 @@ def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: 
 
 
 def write_report(result: dict, predictor: Predictor, dataset: Dataset, folder: str | Path) -> None:
-    """`result` of `evaluate` as result.json (all but the images), per_image.csv and report.png: errors, and the best and worst images."""
+    """`result` of `evaluate` as result.json (all but the images), per_image.csv and report.png: errors, and the best
+    and worst images."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "per_image"}, indent=1))
@@ -193,7 +214,15 @@ def _draw_report(result: dict, predictor: Predictor, dataset: Dataset, path: Pat
         error = np.where(sample.depth_m > 0, np.abs(pred_m - sample.depth_m) / np.maximum(sample.depth_m, 1e-3), np.nan)
         axes = row.subplots(1, 4)
         pictures = (sample.rgb, colour_depth(sample.depth_m, near, far), colour_depth(pred_m, near, far))
-        for axis, picture, name in zip(axes, pictures, (f"{title}: {sample.name[-40:]}", f"truth, {near:.1f} ... {far:.1f} m", f"prediction, AbsRel {errors[i]:.3f}")):
+        for axis, picture, name in zip(
+            axes,
+            pictures,
+            (
+                f"{title}: {sample.name[-40:]}",
+                f"truth, {near:.1f} ... {far:.1f} m",
+                f"prediction, AbsRel {errors[i]:.3f}",
+            ),
+        ):
             axis.imshow(picture)
             axis.set_title(name, fontsize=9)
         bar = axes[3].imshow(error, vmin=0, vmax=0.5, cmap="magma")

@@ -41,7 +41,8 @@ class _Encode(nn.Module):
 
 
 def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False) -> bytes:
-    """Encoder and global path for `images` [1, 3, *size], ImageNet-normalised; outputs are the maps of `Features`, [1, h, w, C] each.
+    """Encoder and global path for `images` [1, 3, *size], ImageNet-normalised; outputs are the maps of `Features`, [1,
+    h, w, C] each.
 
     With `size_is_free`, which a convolutional encoder allows, for any multiples of its stride.
     """
@@ -50,17 +51,26 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
 
 
 def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
-    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, 1] m at the training focal length, padded to the encoder's stride."""
+    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, 1] m at the training focal length, padded to
+    the encoder's stride."""
     maps = model.encode(torch.zeros(1, 3, *size)).maps
     return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], output_names: list[str], free_axes: dict | None = None) -> bytes:
+def _graph(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    free_axes: dict | None = None,
+) -> bytes:
     if not is_available():
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of sizes that become constants: all of them, or the checks of one whose size is free
+        warnings.simplefilter(
+            "ignore"
+        )  # of sizes that become constants: all of them, or the checks of one whose size is free
         names = {"input_names": input_names, "output_names": output_names, "dynamic_axes": free_axes}
         torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, **names)
     return buffer.getvalue()
@@ -72,15 +82,19 @@ def _session(graph: bytes):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    # Its threads spin between layers (117 -> 97 ms for `atto` at 480x640), but not on after the last, on the cores that torch's need for the decoder.
+    # Its threads spin between layers (117 -> 97 ms for `atto` at 480x640), but not on after the last, on the cores that
+    # torch's need for the decoder.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Fused with its product, a bias is written through the whole output before it is multiplied into; left alone, it goes with the GELU (2-9 %).
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"])
+    # Fused with its product, a bias is written through the whole output before it is multiplied into; left alone, it
+    # goes with the GELU (2-9 %).
+    return onnxruntime.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+    )
 
 
 class OnnxEncoder:
-    """`SPD.encode` of one image on the CPU, through onnxruntime. A convolutional encoder has one graph for all sizes; others have one for each, which
-    takes seconds to make: torch runs the first images of a size."""
+    """`SPD.encode` of one image on the CPU, through onnxruntime. A convolutional encoder has one graph for all sizes;
+    others have one for each, which takes seconds to make: torch runs the first images of a size."""
 
     IMAGES_BEFORE_GRAPH = 2
     KEPT_GRAPHS = 4
@@ -115,7 +129,8 @@ class OnnxEncoder:
 
 @torch.inference_mode()
 def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, float]:
-    """Write `encoder.onnx` and `decoder.onnx` for network input of `size`, and check them against torch with onnxruntime.
+    """Write `encoder.onnx` and `decoder.onnx` for network input of `size`, and check them against torch with
+    onnxruntime.
 
     Returns:
         Largest difference of each output, relative to max(1, largest value).
@@ -137,8 +152,12 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         (folder / f"{name}.onnx").write_bytes(graph)
         session = _session(graph)
         used = {value.name for value in session.get_inputs()}
-        for output, value in zip(expected, session.run(list(expected), {key: x for key, x in inputs.items() if key in used})):
-            differences[output] = float(np.abs(value - expected[output]).max() / max(1.0, np.abs(expected[output]).max()))
+        for output, value in zip(
+            expected, session.run(list(expected), {key: x for key, x in inputs.items() if key in used})
+        ):
+            differences[output] = float(
+                np.abs(value - expected[output]).max() / max(1.0, np.abs(expected[output]).max())
+            )
     if max(differences.values()) > 1e-3:
         raise ExportError(f"the exported graphs differ from torch: {differences}")
     return differences

@@ -1,8 +1,9 @@
 """The layer algebra: everything a decoder may be built from, so that one `forward` runs on dense maps and on sites.
 
-Dense maps are channels-last tensors [B, H, W, C]; sparse maps are rows [S, C] over a `Sites` set. A *pointwise* layer works on the
-last dimension and cannot tell the two apart: 1x1 convolutions are `nn.Linear`, channel normalisation is `nn.LayerNorm`, activations
-are their `nn` modules, sums are `+`. Only two layers look at other sites, and they say which: `Conv3x3` and `Resize`.
+Dense maps are channels-last tensors [B, H, W, C]; sparse maps are rows [S, C] over a `Sites` set. A *pointwise* layer
+works on the last dimension and cannot tell the two apart: 1x1 convolutions are `nn.Linear`, channel normalisation is
+`nn.LayerNorm`, activations are their `nn` modules, sums are `+`. Only two layers look at other sites, and they say
+which: `Conv3x3` and `Resize`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ ACTIVATIONS = ("exp", "softplus", "sigmoid")
 
 
 class Head(nn.Linear):
-    """1x1 convolution to one channel and a positive activation, always in float32: bf16 has three digits, depth needs more.
+    """1x1 convolution to one channel and a positive activation, always in float32: bf16 has three digits, depth needs
+    more.
 
     Args:
         features: input channels.
-        activation: of `ACTIVATIONS`; "sigmoid" is scaled to `max_depth_m`. Never ReLU: from a random start half of its outputs are dead.
+        activation: of `ACTIVATIONS`; "sigmoid" is scaled to `max_depth_m`. Never ReLU: from a random start half of its
+            outputs are dead.
         max_depth_m: largest depth of "sigmoid".
         initial_depth_m: depth that a zero feature answers, through the bias.
     """
@@ -34,9 +37,16 @@ class Head(nn.Linear):
     def __init__(self, features: int, activation: str, max_depth_m: float | None = None, initial_depth_m: float = 2.5):
         super().__init__(features, 1)
         if activation not in ACTIVATIONS or (activation == "sigmoid") != (max_depth_m is not None):
-            raise ValueError(f"head activation must be one of {ACTIVATIONS}, 'sigmoid' with a max_depth_m, got {activation!r} with {max_depth_m}")
+            raise ValueError(
+                f"head activation must be one of {ACTIVATIONS}, 'sigmoid' with a max_depth_m, got {activation!r} with"
+                f" {max_depth_m}"
+            )
         self.activation, self.max_depth_m = activation, max_depth_m
-        inverse = {"exp": math.log, "softplus": lambda depth: math.log(math.expm1(depth)), "sigmoid": lambda depth: -math.log(max_depth_m / depth - 1)}
+        inverse = {
+            "exp": math.log,
+            "softplus": lambda depth: math.log(math.expm1(depth)),
+            "sigmoid": lambda depth: -math.log(max_depth_m / depth - 1),
+        }
         nn.init.normal_(self.weight, std=0.01)
         nn.init.constant_(self.bias, inverse[activation](initial_depth_m))
 
@@ -51,8 +61,9 @@ class Head(nn.Linear):
 
 
 class GELU(nn.GELU):
-    """Rows go in transposed, which keeps oneDNN out: it compiles and caches a kernel for each number of rows that it has not seen, which is
-    slow (about 0.3 ms) and grew a process by hundreds of MB. Torch's own kernel is as fast, and elementwise does not mind the order."""
+    """Rows go in transposed, which keeps oneDNN out: it compiles and caches a kernel for each number of rows that it
+    has not seen, which is slow (about 0.3 ms) and grew a process by hundreds of MB. Torch's own kernel is as fast, and
+    elementwise does not mind the order."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x.T).T if x.dim() == 2 else F.gelu(x)
@@ -62,7 +73,8 @@ POINTWISE = (nn.Linear, nn.LayerNorm, GELU, nn.ReLU)
 
 
 class TapLayer(nn.Module):
-    """A layer that reads more than one site of its input for a site of its output. A second input only lends its size."""
+    """A layer that reads more than one site of its input for a site of its output. A second input only lends its
+    size."""
 
     def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C] -> [B, H', W', C']
         return self.on_map(x, self.output_size(*(tuple(other.shape[1:3]) for other in (x, *like))))
@@ -76,8 +88,8 @@ class TapLayer(nn.Module):
         raise TypeError(f"{type(self).__name__} must say how it runs on a map")
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray | None]:
-        """Input site numbers [S, T] that the sites `out` read, and their weights [S, T]; or, without weights, [S * T] numbers each of which
-        is the first of three consecutive sites."""
+        """Input site numbers [S, T] that the sites `out` read, and their weights [S, T]; or, without weights, [S * T]
+        numbers each of which is the first of three consecutive sites."""
         raise TypeError(f"{type(self).__name__} must say which sites it reads")
 
     def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor | None) -> Tensor:
@@ -88,7 +100,8 @@ class TapLayer(nn.Module):
 class Conv3x3(TapLayer):
     """3x3 convolution of stride 1 with zero padding. On rows: gather nine neighbours, one GEMM."""
 
-    # Rows gathered at a time on a CPU: small enough to stay in cache (1.3 x over one large gather of 64 channels), large enough for the GEMM.
+    # Rows gathered at a time on a CPU: small enough to stay in cache (1.3 x over one large gather of 64 channels),
+    # large enough for the GEMM.
     CPU_CHUNK = 2048
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
@@ -99,8 +112,8 @@ class Conv3x3(TapLayer):
         self._matrix: Tensor | None = None
 
     def matrix(self) -> Tensor:
-        """The kernel as a matrix [9C, C'] in the order of gathered rows: a view, because the weight is channels-last; kept, because making
-        one takes as long as convolving a dozen sites."""
+        """The kernel as a matrix [9C, C'] in the order of gathered rows: a view, because the weight is channels-last;
+        kept, because making one takes as long as convolving a dozen sites."""
         if torch.is_grad_enabled():
             return self.weight.permute(2, 3, 1, 0).reshape(-1, len(self.weight))
         if self._matrix is None or self._matrix.data_ptr() != self.weight.data_ptr():
@@ -121,7 +134,9 @@ class Conv3x3(TapLayer):
             neighbours = (taps[:, None] + torch.arange(3, device=taps.device)).reshape(-1)
             out = rows.index_select(0, neighbours).view(count, 9 * channels) @ kernel
             return out if self.bias is None else out + self.bias
-        runs = rows.contiguous().as_strided((len(rows) - 2, 3 * channels), (channels, 1))  # three rows each, overlapping: a third of the copies
+        runs = rows.contiguous().as_strided(
+            (len(rows) - 2, 3 * channels), (channels, 1)
+        )  # three rows each, overlapping: a third of the copies
         if rows.device.type != "cpu" or count <= chunk:
             return _affine(runs.index_select(0, taps).view(count, -1), kernel, self.bias)
         chunk = -(-count // -(-count // chunk))  # equal parts
@@ -149,7 +164,9 @@ class Resize(TapLayer):
         return like[0] if like else tuple(extent * self.scale.numerator // self.scale.denominator for extent in size)
 
     def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=self.align_corners).permute(0, 2, 3, 1)
+        return F.interpolate(
+            x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=self.align_corners
+        ).permute(0, 2, 3, 1)
 
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray]:
         return resize_taps(out, source, self.align_corners)
@@ -166,7 +183,8 @@ def weighted_sum(rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); the plan has GELU where they have ReLU."""
+    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); the plan has GELU
+    where they have ReLU."""
 
     def __init__(self, features: int, act: Callable[[], nn.Module] = GELU):
         super().__init__()
@@ -178,7 +196,8 @@ class ResidualUnit(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """Encoder level to D channels: 1x1 convolution, then normalisation over channels (DPT's "reassembly" for a pyramid)."""
+    """Encoder level to D channels: 1x1 convolution, then normalisation over channels (DPT's "reassembly" for a
+    pyramid)."""
 
     def __init__(self, in_features: int, features: int):
         super().__init__(nn.Linear(in_features, features), nn.LayerNorm(features))
@@ -187,8 +206,8 @@ class Projection(nn.Sequential):
 class FeatureFusion(nn.Module):
     """DPT's FeatureFusionBlock: [coarse + unit(skip)] -> unit -> 1x1 -> x2, or to the size of a map `like`.
 
-    The 1x1 convolution commutes with a bilinear resize (its weights sum to 1, so the bias passes unchanged): it runs before it, at a
-    quarter of the cost.
+    The 1x1 convolution commutes with a bilinear resize (its weights sum to 1, so the bias passes unchanged): it runs
+    before it, at a quarter of the cost.
     """
 
     def __init__(self, features: int, has_coarse: bool = True, act: Callable[[], nn.Module] = GELU):

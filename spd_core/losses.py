@@ -1,4 +1,5 @@
-"""Training losses on dense depth maps [B, 1, H, W] in metres. Pixels without ground truth (depth 0 or not finite) never contribute."""
+"""Training losses on dense depth maps [B, 1, H, W] in metres. Pixels without ground truth (depth 0 or not finite) never
+contribute."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Loss:
 
     Args:
         silog: weight of the scale-invariant logarithmic loss.
-        lambda_var: how much of a common scale error SILog forgives: 1 all of it, 0 none (RMSE of log depth). BTS uses 0.85.
+        lambda_var: how much of a common scale error SILog forgives: 1 all of it, 0 none (RMSE of log depth). BTS uses
+            0.85.
         per_image: SILog of each image, then the mean; otherwise over all pixels of the batch.
         square_root: of the SILog; BTS takes it, Eigen et al. do not.
         inverse_huber: weight of the Huber loss on inverse depth.
@@ -33,7 +35,10 @@ class Loss:
     gradient: float = 0.0
 
     def __post_init__(self):
-        if min(self.silog, self.inverse_huber, self.gradient) < 0 or self.silog + self.inverse_huber + self.gradient == 0:
+        if (
+            min(self.silog, self.inverse_huber, self.gradient) < 0
+            or self.silog + self.inverse_huber + self.gradient == 0
+        ):
             raise ValueError(f"loss weights must not be negative, and one must be positive, got {self}")
         if not 0 <= self.lambda_var <= 1:
             raise ValueError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
@@ -64,10 +69,14 @@ def _mean_of_images(per_image: Tensor, valid: Tensor) -> Tensor:
     return (per_image * has_pixels).sum() / has_pixels.sum().clamp(min=1)
 
 
-def silog_loss(pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85, per_image: bool = True, square_root: bool = True) -> Tensor:
-    """Scale-invariant logarithmic loss: E[g^2] - lambda_var * E[g]^2 with g = log pred - log gt (Eigen et al. 2014), or its root (BTS 2019).
+def silog_loss(
+    pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85, per_image: bool = True, square_root: bool = True
+) -> Tensor:
+    """Scale-invariant logarithmic loss: E[g^2] - lambda_var * E[g]^2 with g = log pred - log gt (Eigen et al. 2014), or
+    its root (BTS 2019).
 
-    The expectations are over the valid pixels of each image, the result averaged over images; `per_image` False takes all pixels of the batch.
+    The expectations are over the valid pixels of each image, the result averaged over images; `per_image` False takes
+    all pixels of the batch.
     """
     valid = valid_pixels(gt_m)
     g = _log_difference(pred_m, gt_m, valid)
@@ -88,7 +97,8 @@ def inverse_huber_loss(pred_m: Tensor, gt_m: Tensor, delta: float = 0.1) -> Tens
 
 
 def gradient_loss(pred_m: Tensor, gt_m: Tensor, scales: int = 4) -> Tensor:
-    """Multi-scale gradient matching of log depth (MegaDepth, Li & Snavely 2018): |grad g| at every 1st, 2nd, 4th, 8th pixel, summed over scales.
+    """Multi-scale gradient matching of log depth (MegaDepth, Li & Snavely 2018): |grad g| at every 1st, 2nd, 4th, 8th
+    pixel, summed over scales.
 
     A difference counts where both of its pixels are valid; mean over those of an image, then over images.
     """

@@ -1,8 +1,8 @@
 """ROS messages to numpy: images, depth images, camera calibration, clouds. The only place that reads their raw bytes.
 
-Messages are read by their fields alone, so that those of rclpy and those of a bag read without ROS are the same here. numpy and OpenCV
-do the work: a pip-only machine and a ROS installation behave the same. Every function raises `MessageError` with what was received and
-what was expected.
+Messages are read by their fields alone, so that those of rclpy and those of a bag read without ROS are the same here.
+numpy and OpenCV do the work: a pip-only machine and a ROS installation behave the same. Every function raises
+`MessageError` with what was received and what was expected.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Status(IntEnum):
 
 # Two planes: brightness [H, W], then colour [H / 2, W].
 _PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-# encoding -> (dtype, channels, conversion to RGB or None). OpenCV's Bayer names count from the second row: ROS "rggb" is OpenCV "BG".
+# encoding -> (dtype, channels, conversion to RGB or None). OpenCV's Bayer names count from the second row: ROS "rggb"
+# is OpenCV "BG".
 _ENCODINGS = {
     "rgb8": (np.uint8, 3, None),
     "bgr8": (np.uint8, 3, cv2.COLOR_BGR2RGB),
@@ -75,17 +76,26 @@ _DEPTH_ENCODINGS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32
 
 
 def image_to_rgb(msg: Message) -> np.ndarray:
-    """An Image of any encoding in the tables as RGB uint8 [H, W, 3]; `step` padding and endianness are honoured, 16 bits become 8."""
+    """An Image of any encoding in the tables as RGB uint8 [H, W, 3]; `step` padding and endianness are honoured, 16
+    bits become 8."""
     if msg.encoding in _PLANAR:
         if msg.width % 2 or msg.height % 2:
-            raise MessageError(f"image of encoding {msg.encoding} is {msg.width}x{msg.height} px; both must be even, four pixels share their colour")
+            raise MessageError(
+                f"image of encoding {msg.encoding} is {msg.width}x{msg.height} px; both must be even, four pixels share"
+                " their colour"
+            )
         return cv2.cvtColor(_pixels(msg, np.uint8, 1, rows=msg.height * 3 // 2), _PLANAR[msg.encoding])
     if msg.encoding not in _ENCODINGS:
         hint = "; that is a depth image, not a colour image" if msg.encoding in _DEPTH_ENCODINGS else ""
-        raise MessageError(f"image encoding {msg.encoding!r} is not supported{hint}; expected one of {', '.join([*_ENCODINGS, *_PLANAR])}")
+        raise MessageError(
+            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of"
+            f" {', '.join([*_ENCODINGS, *_PLANAR])}"
+        )
     dtype, channels, conversion = _ENCODINGS[msg.encoding]
     if channels == 2 and msg.width % 2:
-        raise MessageError(f"image of encoding {msg.encoding} has an odd width of {msg.width} px; two pixels share their colour")
+        raise MessageError(
+            f"image of encoding {msg.encoding} has an odd width of {msg.width} px; two pixels share their colour"
+        )
     pixels = _pixels(msg, dtype, channels, msg.height)
     if pixels.dtype.itemsize == 2:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -95,7 +105,9 @@ def image_to_rgb(msg: Message) -> np.ndarray:
 def depth_to_metres(msg: Message) -> np.ndarray:
     """A depth Image (16UC1 or mono16 in mm, 32FC1 in m) as float32 [H, W] m; 0 where there is no reading."""
     if msg.encoding not in _DEPTH_ENCODINGS:
-        raise MessageError(f"depth encoding {msg.encoding!r} is not supported; expected one of {', '.join(_DEPTH_ENCODINGS)}")
+        raise MessageError(
+            f"depth encoding {msg.encoding!r} is not supported; expected one of {', '.join(_DEPTH_ENCODINGS)}"
+        )
     return _metres(_pixels(msg, _DEPTH_ENCODINGS[msg.encoding], 1, msg.height)[..., 0])
 
 
@@ -119,18 +131,22 @@ def _pixels(msg: Message, dtype: type, channels: int, rows: int) -> np.ndarray:
 
 
 def compressed_to_rgb(msg: Message) -> np.ndarray:
-    """A JPEG or PNG CompressedImage (16-bit PNG too) as RGB uint8 [H, W, 3], as the sensor saw it: a rotation in EXIF is not applied."""
+    """A JPEG or PNG CompressedImage (16-bit PNG too) as RGB uint8 [H, W, 3], as the sensor saw it: a rotation in EXIF
+    is not applied."""
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def compressed_depth_to_metres(msg: Message) -> np.ndarray:
-    """A CompressedImage of image_transport's compressedDepth (16UC1, or 32FC1 quantised as inverse depth), or a plain 16-bit PNG, as float32 [H, W] m."""
+    """A CompressedImage of image_transport's compressedDepth (16UC1, or 32FC1 quantised as inverse depth), or a plain
+    16-bit PNG, as float32 [H, W] m."""
     if "compressedDepth" not in msg.format:
         return _metres(_decoded(msg, 0, cv2.IMREAD_UNCHANGED))
     if len(msg.data) < 12:
         raise MessageError(f"compressedDepth image has {len(msg.data)} bytes; its header alone has 12")
-    coded = _decoded(msg, 12, cv2.IMREAD_UNCHANGED)  # after an int32 format and two floats, A and B: coded = A / depth + B
+    coded = _decoded(
+        msg, 12, cv2.IMREAD_UNCHANGED
+    )  # after an int32 format and two floats, A and B: coded = A / depth + B
     if not msg.format.startswith("32FC1"):
         return _metres(coded)
     a, b = np.frombuffer(bytes(msg.data[4:12]), "<f4")
@@ -141,7 +157,10 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)[offset:]
     pixels = cv2.imdecode(data, flags) if len(data) else None
     if pixels is None:
-        raise MessageError(f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded; expected JPEG or PNG")
+        raise MessageError(
+            f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded; expected JPEG"
+            " or PNG"
+        )
     return pixels
 
 
@@ -149,8 +168,8 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
 
 
 def camera_from_info(msg: Message, size: tuple[int, int]) -> Camera:
-    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D after region of interest and binning, scaled if the
-    image has another size."""
+    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D after region of interest and
+    binning, scaled if the image has another size."""
     k, d = (getattr(msg, name.lower()) if hasattr(msg, name.lower()) else getattr(msg, name) for name in "KD")
     fx, fy, cx, cy = (float(k[i]) for i in (0, 4, 2, 5))
     if fx <= 0 or fy <= 0 or not np.isfinite([fx, fy, cx, cy]).all():
@@ -159,8 +178,13 @@ def camera_from_info(msg: Message, size: tuple[int, int]) -> Camera:
     if any(distortion):
         sizes = DISTORTION_MODELS.get(msg.distortion_model)
         if sizes is None or len(distortion) not in sizes or not np.isfinite(distortion).all():
-            known = ", ".join(f"{name} ({' or '.join(map(str, counts))} coefficients)" for name, counts in DISTORTION_MODELS.items())
-            raise MessageError(f"camera_info has the distortion model {msg.distortion_model!r} with {len(distortion)} coefficients; expected {known}")
+            known = ", ".join(
+                f"{name} ({' or '.join(map(str, counts))} coefficients)" for name, counts in DISTORTION_MODELS.items()
+            )
+            raise MessageError(
+                f"camera_info has the distortion model {msg.distortion_model!r} with {len(distortion)} coefficients;"
+                f" expected {known}"
+            )
     else:
         distortion = ()
     roi, binning_x, binning_y = msg.roi, max(msg.binning_x, 1), max(msg.binning_y, 1)
@@ -187,13 +211,20 @@ def cloud_to_array(msg: Message) -> np.ndarray:
         if field.datatype not in _FORMATS:
             raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
         names.append(field.name)
-        formats.append(np.dtype((order + _FORMATS[field.datatype], (field.count,))) if field.count > 1 else np.dtype(order + _FORMATS[field.datatype]))
+        formats.append(
+            np.dtype((order + _FORMATS[field.datatype], (field.count,)))
+            if field.count > 1
+            else np.dtype(order + _FORMATS[field.datatype])
+        )
         offsets.append(field.offset)
     row_bytes = msg.width * msg.point_step
     if msg.width * msg.height == 0:
         return np.zeros(0, dtype=list(zip(names, formats)))
     if msg.row_step < row_bytes or len(msg.data) != msg.row_step * msg.height:
-        raise MessageError(f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of {msg.width} points of {msg.point_step} bytes")
+        raise MessageError(
+            f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of"
+            f" {msg.width} points of {msg.point_step} bytes"
+        )
     try:
         dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": msg.point_step})
     except ValueError as error:
@@ -203,12 +234,16 @@ def cloud_to_array(msg: Message) -> np.ndarray:
 
 
 def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates [K, 2] float64 and ids [K] of a query: fields `u` `v` (or `x` `y`) of float type, optional `id`."""
+    """Pixel coordinates [K, 2] float64 and ids [K] of a query: fields `u` `v` (or `x` `y`) of float type, optional
+    `id`."""
     points = cloud_to_array(msg)
     names = points.dtype.names or ()
     pair = next((pair for pair in (("u", "v"), ("x", "y")) if set(pair) <= set(names)), None)
     if pair is None:
-        raise MessageError(f"query cloud has the fields {list(names)}; expected 'u' and 'v' (or 'x' and 'y') in pixels, and optionally 'id'")
+        raise MessageError(
+            f"query cloud has the fields {list(names)}; expected 'u' and 'v' (or 'x' and 'y') in pixels, and optionally"
+            " 'id'"
+        )
     for name in pair:
         if points.dtype[name].kind != "f" or points.dtype[name].shape:
             raise MessageError(f"query cloud field {name!r} is {points.dtype[name]}; expected one float32 or float64")
@@ -219,5 +254,6 @@ def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:
 
 
 def point_count(msg: Message) -> int:
-    """K of a cloud, even of one whose fields cannot be read (bounded by the bytes that came, so that a lie costs nothing)."""
+    """K of a cloud, even of one whose fields cannot be read (bounded by the bytes that came, so that a lie costs
+    nothing)."""
     return min(msg.width * msg.height, len(msg.data))

@@ -9,12 +9,15 @@ EIGEN_CROP = (45, 471, 41, 601)
 RANGES_M = ((0, 2), (2, 5), (5, 10))
 
 
-def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None) -> dict[str, float]:
+def depth_metrics(
+    pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None
+) -> dict[str, float]:
     """Metrics of predicted against true depth.
 
-    Valid are the pixels with min_depth < gt < max_depth; predictions are clamped to that range. Keys: `abs_rel`, `sq_rel`, `rmse`,
-    `rmse_log`, `log10`, `silog` (100 * sqrt(E[g^2] - E[g]^2), g = ln pred - ln gt), `d1` `d2` `d3` (share within 1.25, 1.25^2, 1.25^3),
-    `s_star` (median gt / pred), `scaled_abs_rel` (after multiplying by s_star), `scale_gap` (1 - scaled_abs_rel / abs_rel), `n_valid`.
+    Valid are the pixels with min_depth < gt < max_depth; predictions are clamped to that range. Keys: `abs_rel`,
+    `sq_rel`, `rmse`, `rmse_log`, `log10`, `silog` (100 * sqrt(E[g^2] - E[g]^2), g = ln pred - ln gt), `d1` `d2` `d3`
+    (share within 1.25, 1.25^2, 1.25^3), `s_star` (median gt / pred), `scaled_abs_rel` (after multiplying by s_star),
+    `scale_gap` (1 - scaled_abs_rel / abs_rel), `n_valid`.
 
     Args:
         pred_m, gt_m: depth, m, of the same shape (any for crop None, [480, 640] for "eigen").
@@ -27,7 +30,20 @@ def depth_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e
     valid = (gt_m > min_depth) & (gt_m < max_depth)
     gt = gt_m[valid]
     if gt.size == 0:
-        names = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "d1", "d2", "d3", "s_star", "scaled_abs_rel", "scale_gap")
+        names = (
+            "abs_rel",
+            "sq_rel",
+            "rmse",
+            "rmse_log",
+            "log10",
+            "silog",
+            "d1",
+            "d2",
+            "d3",
+            "s_star",
+            "scaled_abs_rel",
+            "scale_gap",
+        )
         return {**dict.fromkeys(names, float("nan")), "n_valid": 0}
     pred = np.clip(pred_m[valid], min_depth, max_depth)
     g = np.log(pred) - np.log(gt)
@@ -67,9 +83,12 @@ def _evaluated(pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None) -> tuple[
     return pred_m, gt_m
 
 
-def range_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None) -> dict[str, float]:
-    """What shows how a model fails: AbsRel of the ranges 0-2, 2-5 and 5-10 m (NaN where a range is empty), the smallest and largest
-    prediction and truth, m, and the coefficient of variation (std / mean) of both. Arguments as in `depth_metrics`; predictions are not clamped."""
+def range_metrics(
+    pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e-3, max_depth: float = 10.0, crop: str | None = None
+) -> dict[str, float]:
+    """What shows how a model fails: AbsRel of the ranges 0-2, 2-5 and 5-10 m (NaN where a range is empty), the smallest
+    and largest prediction and truth, m, and the coefficient of variation (std / mean) of both. Arguments as in
+    `depth_metrics`; predictions are not clamped."""
     pred_m, gt_m = _evaluated(pred_m, gt_m, crop)
     valid = (gt_m > min_depth) & (gt_m < max_depth)
     pred, gt = pred_m[valid], gt_m[valid]
@@ -81,18 +100,23 @@ def range_metrics(pred_m: np.ndarray, gt_m: np.ndarray, *, min_depth: float = 1e
         inside = (gt >= near) & (gt < far)
         result[f"abs_rel_{near}_{far}m"] = float(error[inside].mean()) if inside.any() else float("nan")
     for name, depth in (("pred", pred), ("gt", gt)):
-        result |= {f"{name}_min": float(depth.min()), f"{name}_max": float(depth.max()), f"{name}_cv": float(depth.std() / max(abs(depth.mean()), 1e-9))}
+        result |= {
+            f"{name}_min": float(depth.min()),
+            f"{name}_max": float(depth.max()),
+            f"{name}_cv": float(depth.std() / max(abs(depth.mean()), 1e-9)),
+        }
     return result
 
 
 def collapsed(mean: dict[str, float]) -> bool:
-    """Whether a model's output is (nearly) the same everywhere while the truth is not, from the mean of `range_metrics`."""
+    """Whether a model's output is (nearly) the same everywhere while the truth is not, from the mean of
+    `range_metrics`."""
     return mean["pred_cv"] < 0.1 * mean["gt_cv"]
 
 
 def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an image has none.
-    `n_valid` is summed, a `name` left out."""
+    """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an
+    image has none. `n_valid` is summed, a `name` left out."""
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
         raise ValueError(f"none of {len(per_image)} images has a valid depth pixel")

@@ -34,10 +34,11 @@ class SPDConfig:
         input_size: (height, width) px that camera images are scaled to; the network itself takes any size >= 64.
         training_focal_px: focal length, at `input_size`, at which network depth is metres.
         max_depth_m: what a "sigmoid" is scaled to.
-        fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "focal" to the training focal length, whatever size
-            that gives, so that a thing of 10 cm at 1 m has the same size for every camera (the canonical camera of Metric3D, Yin et al.
-            2023; without intrinsics as "inside"); "cover" scales its shorter side to that of `input_size` and both to multiples of the
-            encoder's stride (cubic), as Depth Anything V2 does.
+        fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "focal" to the training focal
+            length, whatever size that gives, so that a thing of 10 cm at 1 m has the same size for every camera (the
+            canonical camera of Metric3D, Yin et al. 2023; without intrinsics as "inside"); "cover" scales its shorter
+            side to that of `input_size` and both to multiples of the encoder's stride (cubic), as Depth Anything V2
+            does.
     """
 
     encoder: str
@@ -59,17 +60,34 @@ class SPDConfig:
             raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
-# NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of view)
-# and has half the decoder channels: at 64 its decoder would cost four times its encoder.
-# Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was scaled with the image
-# (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px height (`spd convert` sets that).
-_DEPTH_ANYTHING = SPDConfig("vit_small_patch14_dinov2", "reassembled", "sigmoid", input_size=(518, 686), training_focal_px=886.81 * 518 / 768, max_depth_m=20.0, fit="cover")
+# NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of
+# view) and has half the decoder channels: at 64 its decoder would cost four times its encoder.
+# Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was
+# scaled with the image (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px
+# height (`spd convert` sets that).
+_DEPTH_ANYTHING = SPDConfig(
+    "vit_small_patch14_dinov2",
+    "reassembled",
+    "sigmoid",
+    input_size=(518, 686),
+    training_focal_px=886.81 * 518 / 768,
+    max_depth_m=20.0,
+    fit="cover",
+)
 PRESETS = {
     "v15": SPDConfig("convnextv2_tiny", "plan", "exp"),
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
-    "atto": SPDConfig("convnextv2_atto", "plan", "softplus", features=32, input_size=(192, 256), training_focal_px=0.4 * NYU_FOCAL_PX, fit="focal"),
+    "atto": SPDConfig(
+        "convnextv2_atto",
+        "plan",
+        "softplus",
+        features=32,
+        input_size=(192, 256),
+        training_focal_px=0.4 * NYU_FOCAL_PX,
+        fit="focal",
+    ),
     "depth_anything_v2_vits": _DEPTH_ANYTHING,
     "depth_anything_v2_vitb": replace(_DEPTH_ANYTHING, encoder="vit_base_patch14_dinov2", features=128),
     "depth_anything_v2_vitl": replace(_DEPTH_ANYTHING, encoder="vit_large_patch14_dinov2", features=256),
@@ -78,7 +96,8 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the network keeps of an image batch: channels-last maps [B, h, w, C] by name, and the image size (H, W) px asked about."""
+    """What the network keeps of an image batch: channels-last maps [B, h, w, C] by name, and the image size (H, W) px
+    asked about."""
 
     maps: dict[str, Tensor]
     size: tuple[int, int]
@@ -90,7 +109,8 @@ class Features:
 
 
 class SPD(nn.Module):
-    """The network. Points are (x, y) px with pixel centres at integers (`camera.py`), depths are metres at `training_focal_px`."""
+    """The network. Points are (x, y) px with pixel centres at integers (`camera.py`), depths are metres at
+    `training_focal_px`."""
 
     def __init__(self, config: SPDConfig, pretrained: bool | str = False):
         super().__init__()
@@ -117,8 +137,8 @@ class SPD(nn.Module):
         """The part that does not depend on the points.
 
         Args:
-            images: [B, 3, H, W], ImageNet-normalised, H and W >= 64. Other sizes than multiples of the encoder's stride are
-                padded right and below.
+            images: [B, 3, H, W], ImageNet-normalised, H and W >= 64. Other sizes than multiples of the encoder's stride
+                are padded right and below.
         """
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE:
             raise ValueError(f"images must be [B, 3, H, W] with H and W >= {MIN_SIZE}, got {list(images.shape)}")
@@ -155,7 +175,9 @@ class SPD(nn.Module):
             np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
         return self.sparse_decoder.plan(points, grids).to(next(self.parameters()).device)
 
-    def decode_points(self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None) -> Tensor:
+    def decode_points(
+        self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None
+    ) -> Tensor:
         """Depth at points: exactly the bilinear samples of `decode_dense`, without computing the rest.
 
         Args:

@@ -29,12 +29,15 @@ def side_by_side(rows: list[list[np.ndarray]], gap: int = 4) -> np.ndarray:
         for c, image in enumerate(row):
             if image.shape[:2] != (height, width):
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            picture[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = image
+            picture[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = (
+                image
+            )
     return picture
 
 
 def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: int = 12) -> np.ndarray:
-    """RGB uint8 [H, W, 3] with points [K, 2] px in the colour of their depth [K] m; points without depth are grey rings."""
+    """RGB uint8 [H, W, 3] with points [K, 2] px in the colour of their depth [K] m; points without depth are grey
+    rings."""
     picture = np.ascontiguousarray(rgb).copy()
     height, width = picture.shape[:2]
     unit = max(height, width) / 640
@@ -56,7 +59,16 @@ def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: i
 
 def _text(picture: np.ndarray, text: str, at: tuple[int, int], scale: float) -> None:
     for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, max(1, round(thickness * scale / 0.42)), cv2.LINE_AA)
+        cv2.putText(
+            picture,
+            text,
+            at,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            colour,
+            max(1, round(thickness * scale / 0.42)),
+            cv2.LINE_AA,
+        )
 
 
 def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) -> None:
@@ -70,4 +82,9 @@ def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) ->
     cv2.rectangle(picture, (left - 1, top - 1), (left + bar_width, top + bar_height), (255, 255, 255), 1)
     for fraction in (0.0, 0.5, 1.0):  # the top of the bar is far
         value = high_m + fraction * (low_m - high_m)
-        _text(picture, f"{value:.1f} m", (left - round(48 * unit), top + round(fraction * bar_height + 4 * unit)), 0.42 * unit)
+        _text(
+            picture,
+            f"{value:.1f} m",
+            (left - round(48 * unit), top + round(fraction * bar_height + 4 * unit)),
+            0.42 * unit,
+        )

@@ -9,9 +9,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory(keep: int = 1 << 30) -> bool:
-    """Let glibc keep up to `keep` freed bytes instead of handing them back to the kernel, which must then fill every page of the next image's
-    feature maps with zeros: 10 % of encoding and 25 % of dense decoding with `v15` on two CPU cores. Blocks of their own (mmap) go back in any
-    case, and above 32 MB, like a full-size map of 64 channels, every block is one unless there are none. True where it took effect."""
+    """Let glibc keep up to `keep` freed bytes instead of handing them back to the kernel, which must then fill every
+    page of the next image's feature maps with zeros: 10 % of encoding and 25 % of dense decoding with `v15` on two CPU
+    cores. Blocks of their own (mmap) go back in any case, and above 32 MB, like a full-size map of 64 channels, every
+    block is one unless there are none. True where it took effect."""
     if not sys.platform.startswith("linux"):
         return False
     try:

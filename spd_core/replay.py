@@ -1,5 +1,5 @@
-"""Replay evaluation: what a model answers at points of a recording with depth, and how long it takes. The bag, the points and the report;
-the answers come from a `Predictor` here, or from the node over ROS 2 (`spd_ros.replay`)."""
+"""Replay evaluation: what a model answers at points of a recording with depth, and how long it takes. The bag, the
+points and the report; the answers come from a `Predictor` here, or from the node over ROS 2 (`spd_ros.replay`)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ class Sampling:
             raise ValueError("recorded and grid exclude each other")
 
 
-def frames_to_ask(path: str | Path, topics: Topics, sampling: Sampling, tolerance_s: float = 0.02) -> Iterator[BagFrame]:
-    """The frames of a bag with the queries to ask about each; ids count through the whole bag, so that an answer names its question."""
+def frames_to_ask(
+    path: str | Path, topics: Topics, sampling: Sampling, tolerance_s: float = 0.02
+) -> Iterator[BagFrame]:
+    """The frames of a bag with the queries to ask about each; ids count through the whole bag, so that an answer names
+    its question."""
     first_id = 0
     for index, frame in enumerate(read_frames(path, topics, tolerance_s)):
         height, width = frame.rgb.shape[:2]
@@ -74,7 +77,8 @@ def frames_to_ask(path: str | Path, topics: Topics, sampling: Sampling, toleranc
 
 @dataclass
 class Answer:
-    """The answer to one query: arrays [K] of depth (m) and status, and how long it took; None of them where none came."""
+    """The answer to one query: arrays [K] of depth (m) and status, and how long it took; None of them where none
+    came."""
 
     depth_m: np.ndarray | None = None
     status: np.ndarray | None = None
@@ -83,7 +87,8 @@ class Answer:
 
 @dataclass
 class Replayed:
-    """What is kept of a frame once it is played: its questions, their true depth (NaN where unknown) and the answers."""
+    """What is kept of a frame once it is played: its questions, their true depth (NaN where unknown) and the
+    answers."""
 
     stamp_ns: int
     uv: list[np.ndarray]
@@ -96,7 +101,14 @@ class Replayed:
     def of(cls, frame: BagFrame, keep_picture: bool = False) -> Replayed:
         truth = [_true_depth(frame.depth_m, uv) for uv, _ in frame.queries]
         answers = [Answer() for _ in frame.queries]
-        return cls(frame.stamp_ns, [uv for uv, _ in frame.queries], [ids for _, ids in frame.queries], truth, answers, frame.rgb if keep_picture else None)
+        return cls(
+            frame.stamp_ns,
+            [uv for uv, _ in frame.queries],
+            [ids for _, ids in frame.queries],
+            truth,
+            answers,
+            frame.rgb if keep_picture else None,
+        )
 
 
 def _true_depth(depth_m: np.ndarray | None, uv: np.ndarray) -> np.ndarray:
@@ -111,7 +123,8 @@ def _true_depth(depth_m: np.ndarray | None, uv: np.ndarray) -> np.ndarray:
 
 
 def answer_offline(frames: Iterator[BagFrame], predictor: Predictor) -> Iterator[Replayed]:
-    """Ask the predictor; latency is that of encoding the image and decoding the points. The first frame is encoded twice, to warm up."""
+    """Ask the predictor; latency is that of encoding the image and decoding the points. The first frame is encoded
+    twice, to warm up."""
     for index, frame in enumerate(frames):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the status of every point says so
@@ -169,7 +182,9 @@ def report(played: list[Replayed], about: dict) -> Report:
     statuses = Counter(Status(int(s)).name for a in answers if a.status is not None for s in a.status)
     latency_ms = 1000 * np.array([a.latency_s for a in answers if a.depth_m is not None] or [np.nan])
     p50, p90, p99 = (float(v) for v in np.percentile(latency_ms, [50, 90, 99]))
-    dropped = sum(1 for row in rows if row["status"] in ("FRAME_SKIPPED", "TIMED_OUT", "NO_IMAGE", "NO_ANSWER") and row["queries"])
+    dropped = sum(
+        1 for row in rows if row["status"] in ("FRAME_SKIPPED", "TIMED_OUT", "NO_IMAGE", "NO_ANSWER") and row["queries"]
+    )
     summary = {
         **about,
         "frames": len(rows),
@@ -203,20 +218,46 @@ def gaps(played: list[Replayed]) -> list[dict]:
 def show(result: Report, console: Console, rows: int = 25) -> None:
     """Print the table of frames (at most `rows` of them, evenly spread) and the summary."""
     summary = result.summary
-    table = Table("frame", "asked", "answered", *SHOWN, "ms", "status", title=f"{summary['mode']}: {summary['frames']} frames of {summary['bag']}")
+    table = Table(
+        "frame",
+        "asked",
+        "answered",
+        *SHOWN,
+        "ms",
+        "status",
+        title=f"{summary['mode']}: {summary['frames']} frames of {summary['bag']}",
+    )
     chosen = np.unique(np.linspace(0, len(result.frames) - 1, min(rows, len(result.frames))).astype(int))
     for row in (result.frames[i] for i in chosen):
-        table.add_row(str(row["frame"]), str(row["points"]), str(row["points_with_depth"]), *(_number(row[name]) for name in SHOWN), f"{row['latency_ms']:.1f}", row["status"])
+        table.add_row(
+            str(row["frame"]),
+            str(row["points"]),
+            str(row["points_with_depth"]),
+            *(_number(row[name]) for name in SHOWN),
+            f"{row['latency_ms']:.1f}",
+            row["status"],
+        )
     console.print(table)
     latency, metrics = summary["latency_ms"], summary["metrics"]
     console.print(
-        f"{summary['answered']} of {summary['queries']} queries answered, {summary['points_without_depth']} of {summary['points']} points without depth, "
-        f"{summary['dropped_frames']} frames dropped, latency p50 {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms",
+        f"{summary['answered']} of {summary['queries']} queries answered, {summary['points_without_depth']} of"
+        f" {summary['points']} points without depth, {summary['dropped_frames']} frames dropped, latency p50"
+        f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms",
         highlight=False,
     )
-    console.print("no depth to compare with" if metrics is None else ", ".join(f"{name} {_number(metrics[name])}" for name in SHOWN), highlight=False)
+    console.print(
+        (
+            "no depth to compare with"
+            if metrics is None
+            else ", ".join(f"{name} {_number(metrics[name])}" for name in SHOWN)
+        ),
+        highlight=False,
+    )
     for gap in summary["gaps"]:
-        console.print(f"[red]no answer at all[/] from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)", highlight=False)
+        console.print(
+            f"[red]no answer at all[/] from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)",
+            highlight=False,
+        )
 
 
 def _number(value: float) -> str:
@@ -239,8 +280,13 @@ def write(result: Report, folder: str | Path) -> None:
             for uv, ids, truth, answer in zip(frame.uv, frame.ids, frame.truth_m, frame.answers):
                 depth_m = answer.depth_m if answer.depth_m is not None else np.full(len(uv), np.nan)
                 status = answer.status if answer.status is not None else [""] * len(uv)
-                writer.writerows([number, i, u, v, z, t, s] for i, (u, v), z, t, s in zip(ids, uv, depth_m, truth, status))
-    pictured = next((f for f in result.played if f.rgb is not None and f.answers and any(a.depth_m is not None for a in f.answers)), None)
+                writer.writerows(
+                    [number, i, u, v, z, t, s] for i, (u, v), z, t, s in zip(ids, uv, depth_m, truth, status)
+                )
+    pictured = next(
+        (f for f in result.played if f.rgb is not None and f.answers and any(a.depth_m is not None for a in f.answers)),
+        None,
+    )
     if pictured is not None:
         answered = [(uv, a.depth_m) for uv, a in zip(pictured.uv, pictured.answers) if a.depth_m is not None]
         overlay = draw_overlay(pictured.rgb, *(np.concatenate(part) for part in zip(*answered)))
@@ -257,8 +303,12 @@ def _draw(result: Report, path: Path) -> None:
     error_axis, latency_axis, scatter_axis, status_axis = figure.subplots(2, 2).ravel()
     number = [row["frame"] for row in result.frames]
     error_axis.plot(number, [row["abs_rel"] for row in result.frames], marker=".")
-    error_axis.set(xlabel="frame", ylabel="AbsRel", title=f"{result.summary['mode']}: {result.summary['bag']}", ylim=(0, None))
-    latency_axis.hist(1000 * np.array([a.latency_s for f in result.played for a in f.answers if a.depth_m is not None]), bins=30)
+    error_axis.set(
+        xlabel="frame", ylabel="AbsRel", title=f"{result.summary['mode']}: {result.summary['bag']}", ylim=(0, None)
+    )
+    latency_axis.hist(
+        1000 * np.array([a.latency_s for f in result.played for a in f.answers if a.depth_m is not None]), bins=30
+    )
     latency_axis.set(xlabel="latency, ms", ylabel="queries")
     pairs = [(t, a.depth_m) for f in result.played for t, a in zip(f.truth_m, f.answers) if a.depth_m is not None]
     if pairs:

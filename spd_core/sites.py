@@ -1,12 +1,14 @@
 """Which sites of a feature map a computation touches: grids, site sets, and the taps that a site reads.
 
-A *site* is one spatial position of a feature map; a *tap* is a site of the input that a site of the output reads. All of this is
-integer geometry in numpy: it depends on the query points and the map sizes, never on features, so it runs while the encoder does.
+A *site* is one spatial position of a feature map; a *tap* is a site of the input that a site of the output reads. All
+of this is integer geometry in numpy: it depends on the query points and the map sizes, never on features, so it runs
+while the encoder does.
 
 Shapes: B batch, H, W map height and width, S sites, T taps of a site, K points.
 
-Sites are numbered in a grid with a border of one: (b, y, x) -> (b * (H + 2) + y + 1) * (W + 2) + x + 1. A 3x3 neighbourhood is then
-three runs of three consecutive numbers, at fixed offsets. A site set may hold border sites: their rows are zeroed, and that is zero padding.
+Sites are numbered in a grid with a border of one: (b, y, x) -> (b * (H + 2) + y + 1) * (W + 2) + x + 1. A 3x3
+neighbourhood is then three runs of three consecutive numbers, at fixed offsets. A site set may hold border sites: their
+rows are zeroed, and that is zero padding.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def _map_rows(grid: Grid) -> np.ndarray:
 
 
 class Sites:
-    """A set of sites of one grid, ascending; border sites may be among them. Rows of a sparse map [S, C] stand in this order."""
+    """A set of sites of one grid, ascending; border sites may be among them. Rows of a sparse map [S, C] stand in this
+    order."""
 
     def __init__(self, grid: Grid, numbers: np.ndarray):
         self.grid = grid
@@ -75,7 +78,8 @@ class Sites:
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """Site numbers [S], border sites replaced by their nearest site inside: what stands in their rows until they are zeroed."""
+        """Site numbers [S], border sites replaced by their nearest site inside: what stands in their rows until they
+        are zeroed."""
         return self.grid.inside(self.numbers)
 
     @cached_property
@@ -104,7 +108,8 @@ _thread = threading.local()
 
 
 def _scratch(grid: Grid, dtype: type) -> np.ndarray:
-    """An array with an entry for each site number; a boolean one is left all False. Kept per thread: touching fresh pages costs more."""
+    """An array with an entry for each site number; a boolean one is left all False. Kept per thread: touching fresh
+    pages costs more."""
     kept = _thread.__dict__.setdefault("kept", {})
     key = (grid.bordered_count, dtype)
     if key not in kept:
@@ -115,7 +120,8 @@ def _scratch(grid: Grid, dtype: type) -> np.ndarray:
 
 
 def neighbours_3x3(out: Sites) -> np.ndarray:
-    """First site numbers [S, 3] of the three runs of three sites that a 3x3 convolution of stride 1 reads; same grid as `out`."""
+    """First site numbers [S, 3] of the three runs of three sites that a 3x3 convolution of stride 1 reads; same grid as
+    `out`."""
     row = out.grid.width + 2
     return out.inside[:, None] + np.array([-row - 1, -1, row - 1])
 
@@ -130,7 +136,9 @@ def resize_taps(out: Sites, source: Grid, align_corners: bool) -> tuple[np.ndarr
     if out.grid.batch == 1:
         return table_numbers.take(out.numbers, axis=0), table_weights.take(out.numbers, axis=0)
     b, within = np.divmod(out.numbers, one_out.bordered_count)
-    return table_numbers.take(within, axis=0) + b[:, None] * one_source.bordered_count, table_weights.take(within, axis=0)
+    return table_numbers.take(within, axis=0) + b[:, None] * one_source.bordered_count, table_weights.take(
+        within, axis=0
+    )
 
 
 @lru_cache(maxsize=16)
@@ -143,8 +151,8 @@ def _resize_table(out: Grid, source: Grid, align_corners: bool) -> tuple[np.ndar
 
 
 def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Site numbers [B * K, 4] and weights [B * K, 4] (float32) of bilinear samples at `points_px` [B, K, 2] (x, y), centres at integers.
-    Whole pixels have one tap instead of four.
+    """Site numbers [B * K, 4] and weights [B * K, 4] (float32) of bilinear samples at `points_px` [B, K, 2] (x, y),
+    centres at integers. Whole pixels have one tap instead of four.
 
     Points beyond the outer pixel centres take the value at the border. Non-finite points get NaN weights.
     """
@@ -176,7 +184,9 @@ def _axis_taps(out_size: int, in_size: int, align_corners: bool) -> tuple[np.nda
         scale = np.float32((in_size - 1) / (out_size - 1)) if out_size > 1 else np.float32(0)
         source = position * scale
     else:
-        source = np.maximum((position + np.float32(0.5)) * np.float32(in_size / out_size) - np.float32(0.5), np.float32(0))
+        source = np.maximum(
+            (position + np.float32(0.5)) * np.float32(in_size / out_size) - np.float32(0.5), np.float32(0)
+        )
     low = np.minimum(source.astype(np.int64), in_size - 1)
     weight = np.clip(source - low.astype(np.float32), np.float32(0), np.float32(1))
     high = np.minimum(low + (weight > 0), in_size - 1)  # an unused tap must not claim a site

@@ -1,7 +1,8 @@
-"""Dense training: the whole depth map is the prediction, its losses run over all valid pixels. On Lightning Fabric: one device or many.
+"""Dense training: the whole depth map is the prediction, its losses run over all valid pixels. On Lightning Fabric: one
+device or many.
 
-A run is a function of its configuration and seed alone. Every step draws its samples by (seed, step), so a run that was killed and started
-again with the same command reaches the same weights.
+A run is a function of its configuration and seed alone. Every step draws its samples by (seed, step), so a run that was
+killed and started again with the same command reaches the same weights.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class TrainConfig:
         preset: model preset.
         model: fields of the preset to change, e.g. {features: 32}.
         pretrained: encoder weights: true (timm's own), false (random) or a local file.
-        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size and training_focal_px.
+        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size and
+            training_focal_px.
         steps: optimiser steps.
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
@@ -119,7 +121,16 @@ class TrainConfig:
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "validate_every", "save_every", "devices", "num_nodes"):
+        for name in (
+            "steps",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "validate_every",
+            "save_every",
+            "devices",
+            "num_nodes",
+        ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.precision not in ("32-true", "bf16-mixed"):
@@ -129,19 +140,25 @@ class TrainConfig:
 def train(config: TrainConfig) -> dict:
     """Run (or resume) a training.
 
-    Writes to `config.out`: `last.safetensors`, `best.safetensors` (smallest validation AbsRel), `state.pt`, `run.json`, TensorBoard files.
+    Writes to `config.out`: `last.safetensors`, `best.safetensors` (smallest validation AbsRel), `state.pt`, `run.json`,
+    TensorBoard files.
 
     Returns:
         The content of run.json: configuration, environment, history of validations, best, how it ended.
 
     Raises:
-        TrainingError: the loss became NaN (with the files of that batch), too many broken samples, the folder holds another run, or a file could not be written.
+        TrainingError: the loss became NaN (with the files of that batch), too many broken samples, the folder holds
+            another run, or a file could not be written.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     strategy = "ddp" if config.devices * config.num_nodes > 1 else "auto"
     fabric = Fabric(
-        accelerator={"cuda": "gpu"}.get(config.device, config.device), devices=config.devices, num_nodes=config.num_nodes, strategy=strategy, precision=config.precision
+        accelerator={"cuda": "gpu"}.get(config.device, config.device),
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        precision=config.precision,
     )
     fabric.launch()
     return _Run(config, fabric).loop()
@@ -159,14 +176,27 @@ class _Run:
         self.raw_model: SPD = model.train()
         samples = open_dataset(config.data)
         if config.val is None and not samples.layout.startswith("NYU"):
-            raise TrainingError(f"{config.data} ({samples.layout}) has no test split of its own; set `val` to a folder of other samples")
+            raise TrainingError(
+                f"{config.data} ({samples.layout}) has no test split of its own; set `val` to a folder of other samples"
+            )
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
-        self.samples = AugmentedSamples(samples, augment, model.config.training_focal_px, config.seed, model.config.fit == "focal", config.batch_size)
+        self.samples = AugmentedSamples(
+            samples,
+            augment,
+            model.config.training_focal_px,
+            config.seed,
+            model.config.fit == "focal",
+            config.batch_size,
+        )
         self.validation = limited(open_dataset(config.val or config.data, "test"), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil(config.epochs * len(samples) / per_step)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device) if config.ema else None
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
+            if config.ema
+            else None
+        )
         self.model, self.optimizer = fabric.setup(model, self.optimizer)
         self.step, self.history, self.best, self.broken, self.waited_s, self.trained_s = 0, [], None, 0, 0.0, 0.0
         self._resume()
@@ -197,8 +227,18 @@ class _Run:
                 self.trained_s += time.monotonic() - started
                 done = self.step - self.first_step
                 rate = config.batch_size * config.accumulate * fabric.world_size * done / self.trained_s
-                progress.update(task, advance=1, description=f"loss {loss:.3f}  {rate:.1f} img/s  waits {self.waited_s / self.trained_s:.0%}")
-                self._log({"train/loss": loss, "train/encoder_lr": self.optimizer.param_groups[0]["lr"], "train/img_per_s": rate})
+                progress.update(
+                    task,
+                    advance=1,
+                    description=f"loss {loss:.3f}  {rate:.1f} img/s  waits {self.waited_s / self.trained_s:.0%}",
+                )
+                self._log(
+                    {
+                        "train/loss": loss,
+                        "train/encoder_lr": self.optimizer.param_groups[0]["lr"],
+                        "train/img_per_s": rate,
+                    }
+                )
                 if self.step % config.validate_every == 0 or self.step == self.steps:
                     self._validate(loss)
                     if config.patience and len(self.history) - 1 - self.best["validation"] >= config.patience:
@@ -216,7 +256,18 @@ class _Run:
         config, fabric = self.config, self.fabric
         first, last = (step * config.accumulate for step in (self.step, self.steps))
         on_gpu = fabric.device.type == "cuda"
-        batches = iter(training_batches(self.samples, first, last, config.batch_size, fabric.global_rank, fabric.world_size, config.workers, on_gpu))
+        batches = iter(
+            training_batches(
+                self.samples,
+                first,
+                last,
+                config.batch_size,
+                fabric.global_rank,
+                fabric.world_size,
+                config.workers,
+                on_gpu,
+            )
+        )
         while True:
             started = time.monotonic()
             try:
@@ -228,7 +279,10 @@ class _Run:
                 self.broken += 1
                 fabric.print(f"skipped a broken sample ({self.broken}): {name}")
             if self.broken > config.max_broken:
-                raise TrainingError(f"{self.broken} broken samples, more than max_broken={config.max_broken}; `spd data check {config.data}` lists them")
+                raise TrainingError(
+                    f"{self.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
+                    f" {config.data}` lists them"
+                )
             yield batch
 
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
@@ -236,7 +290,11 @@ class _Run:
         config, fabric = self.config, self.fabric
         scale = learning_rate_factor(step, self.steps, config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.final_lr + (group["base_lr"] - config.final_lr) * scale if step >= config.warmup else group["base_lr"] * scale
+            group["lr"] = (
+                config.final_lr + (group["base_lr"] - config.final_lr) * scale
+                if step >= config.warmup
+                else group["base_lr"] * scale
+            )
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for micro in range(config.accumulate):
@@ -244,12 +302,15 @@ class _Run:
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
                 pred_m = self.model(images)
-                loss = config.loss(pred_m.float(), batch["depth_m"].to(fabric.device, non_blocking=True)) / config.accumulate
+                loss = (
+                    config.loss(pred_m.float(), batch["depth_m"].to(fabric.device, non_blocking=True))
+                    / config.accumulate
+                )
                 if not torch.isfinite(loss):
                     raise TrainingError(
-                        f"the loss is {loss.item()} at step {step} of the batch {', '.join(batch['names'])} "
-                        f"(prediction {pred_m.min().item():.3g} ... {pred_m.max().item():.3g} m); {self.out / 'state.pt'} is of a step before. "
-                        "Try a lower learning rate or a longer warm-up in another `out`"
+                        f"the loss is {loss.item()} at step {step} of the batch {', '.join(batch['names'])} (prediction"
+                        f" {pred_m.min().item():.3g} ... {pred_m.max().item():.3g} m); {self.out / 'state.pt'} is of a"
+                        " step before. Try a lower learning rate or a longer warm-up in another `out`"
                     )
                 fabric.backward(loss)
             total += loss.detach()
@@ -279,11 +340,15 @@ class _Run:
         self._log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
         shown_loss = "" if loss is None else f"  loss {loss:.4f}"
         fabric.print(
-            f"step {self.step}{shown_loss}  abs_rel {mean['abs_rel']:.4f}  d1 {mean['d1']:.4f}  rmse {mean['rmse']:.3f} m  s* {mean['s_star']:.3f}  "
-            f"prediction {mean['pred_min']:.2f} ... {mean['pred_max']:.2f} m (truth {mean['gt_min']:.2f} ... {mean['gt_max']:.2f})"
+            f"step {self.step}{shown_loss}  abs_rel {mean['abs_rel']:.4f}  d1 {mean['d1']:.4f}  rmse {mean['rmse']:.3f}"
+            f" m  s* {mean['s_star']:.3f}  prediction {mean['pred_min']:.2f} ... {mean['pred_max']:.2f} m (truth"
+            f" {mean['gt_min']:.2f} ... {mean['gt_max']:.2f})"
         )
         if self.step and collapsed(mean):  # untrained, it is nearly constant
-            fabric.print(f"WARNING: the output has collapsed: it varies by {mean['pred_cv']:.1%} of its mean where the truth varies by {mean['gt_cv']:.1%}")
+            fabric.print(
+                f"WARNING: the output has collapsed: it varies by {mean['pred_cv']:.1%} of its mean where the truth"
+                f" varies by {mean['gt_cv']:.1%}"
+            )
         if self.writer and config.pictures:
             self.writer.add_image("val/rgb_truth_prediction", self._picture(predictor), self.step, dataformats="HWC")
         self.evaluated.train(training)
@@ -317,22 +382,35 @@ class _Run:
         }
 
     def _save(self, is_best: bool = False) -> None:
-        """Checkpoint and state, each replaced in one step once it is complete: a full disk or a kill leaves the ones before."""
+        """Checkpoint and state, each replaced in one step once it is complete: a full disk or a kill leaves the ones
+        before."""
         if not self.fabric.is_global_zero:
             return
         report = self._report()
         checkpoint.save(self.evaluated, self.out / "last.safetensors", **report)
         if is_best:
             checkpoint.save(self.evaluated, self.out / "best.safetensors", **report)
-        state = {"recipe": report["config"], "model": self.raw_model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        state |= {"history": self.history, "best": self.best, "average": self.average.state_dict() if self.average else None}
+        state = {
+            "recipe": report["config"],
+            "model": self.raw_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        state |= {
+            "history": self.history,
+            "best": self.best,
+            "average": self.average.state_dict() if self.average else None,
+        }
         partial = self.out / "state.partial"
         try:
             torch.save(state, partial)
             partial.replace(self.out / "state.pt")
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise TrainingError(f"{self.out / 'state.pt'} could not be written at step {self.step} ({error}); the one before is intact. Is the disk full?") from error
+            raise TrainingError(
+                f"{self.out / 'state.pt'} could not be written at step {self.step} ({error}); the one before is intact."
+                " Is the disk full?"
+            ) from error
         _write_text(self.out / "run.json", json.dumps(report, indent=1))
 
     def _resume(self) -> None:
@@ -342,9 +420,16 @@ class _Run:
             return
         state = torch.load(file, weights_only=True, map_location=self.fabric.device)
         now = _recipe(self.config)
-        changed = [f"{key}: {state['recipe'].get(key)!r} -> {now[key]!r}" for key in now if key not in FREE_TO_CHANGE and state["recipe"].get(key) != now[key]]
+        changed = [
+            f"{key}: {state['recipe'].get(key)!r} -> {now[key]!r}"
+            for key in now
+            if key not in FREE_TO_CHANGE and state["recipe"].get(key) != now[key]
+        ]
         if changed:
-            raise TrainingError(f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose another `out`")
+            raise TrainingError(
+                f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
+                " another `out`"
+            )
         self.raw_model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
@@ -355,16 +440,23 @@ class _Run:
 
 
 def _initial_model(config: TrainConfig) -> SPD:
-    """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that preset; it may know another
-    input size, focal length and fit."""
+    """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
+    preset; it may know another input size, focal length and fit."""
     model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
     if config.init is None:
         return model
     loaded, wanted = checkpoint.load(config.init), model.config_dict()
     wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px", "fit")}
-    differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in loaded.config_dict().items() if value != wanted[name]]
+    differences = [
+        f"{name} {value!r}, not {wanted[name]!r}"
+        for name, value in loaded.config_dict().items()
+        if value != wanted[name]
+    ]
     if differences:
-        raise TrainingError(f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it has {'; '.join(differences)}")
+        raise TrainingError(
+            f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it"
+            f" has {'; '.join(differences)}"
+        )
     model.load_state_dict(loaded.state_dict())
     return model
 
@@ -387,16 +479,40 @@ def _parameter_groups(model: SPD, config: TrainConfig) -> list[dict]:
     groups = []
     for in_encoder, rate in ((True, config.encoder_lr), (False, config.decoder_lr)):
         for is_matrix in (True, False):
-            parameters = [p for p in model.parameters() if (id(p) in encoder) == in_encoder and (p.dim() > 1) == is_matrix]
-            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": config.weight_decay if is_matrix else 0.0})
+            parameters = [
+                p for p in model.parameters() if (id(p) in encoder) == in_encoder and (p.dim() > 1) == is_matrix
+            ]
+            groups.append(
+                {
+                    "params": parameters,
+                    "lr": rate,
+                    "base_lr": rate,
+                    "weight_decay": config.weight_decay if is_matrix else 0.0,
+                }
+            )
     return groups
 
 
 def environment(fabric: Fabric) -> dict:
     """What a result depends on besides its configuration."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    device = (
+        torch.cuda.get_device_name(fabric.device)
+        if fabric.device.type == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
     return {"revision": git.stdout.strip() or None, "device": device, "processes": fabric.world_size, **versions}
 
 

@@ -22,7 +22,13 @@ def depth_to_image(depth_m: np.ndarray, header: Header) -> Image:
 
 
 def _image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
-    msg = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.nbytes // pixels.shape[0])
+    msg = Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=pixels.nbytes // pixels.shape[0],
+    )
     msg.data = _bytes(pixels)
     return msg
 
@@ -41,7 +47,15 @@ def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
         dtype, offset = points.dtype.fields[name][:2]
         fields.append(PointField(name=name, offset=offset, datatype=DATATYPES[dtype], count=1))
     step = points.dtype.itemsize
-    msg = PointCloud2(header=header, height=1, width=len(points), fields=fields, is_bigendian=False, point_step=step, row_step=step * len(points))
+    msg = PointCloud2(
+        header=header,
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=step,
+        row_step=step * len(points),
+    )
     msg.data = _bytes(points)
     msg.is_dense = bool(np.isfinite(points["z"]).all()) if "z" in points.dtype.names else True
     return msg
@@ -57,10 +71,26 @@ def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -
 
 
 def answer_cloud(
-    header: Header, uv: np.ndarray, ids: np.ndarray, depth_m: np.ndarray, xyz_m: np.ndarray, status: np.ndarray, waypoint_depth_m: np.ndarray | None = None
+    header: Header,
+    uv: np.ndarray,
+    ids: np.ndarray,
+    depth_m: np.ndarray,
+    xyz_m: np.ndarray,
+    status: np.ndarray,
+    waypoint_depth_m: np.ndarray | None = None,
 ) -> PointCloud2:
-    """An answer: x y z (m, optical frame), depth (m), u v (px), id, status; for waypoints also their own z-depth. NaN where there is no answer."""
-    layout = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("depth", "<f4"), ("u", "<f4"), ("v", "<f4"), ("id", ids.dtype), ("status", "u1")]
+    """An answer: x y z (m, optical frame), depth (m), u v (px), id, status; for waypoints also their own z-depth. NaN
+    where there is no answer."""
+    layout = [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("depth", "<f4"),
+        ("u", "<f4"),
+        ("v", "<f4"),
+        ("id", ids.dtype),
+        ("status", "u1"),
+    ]
     if waypoint_depth_m is not None:
         layout.append(("waypoint_depth", "<f4"))
     points = np.zeros(len(uv), dtype=np.dtype(layout, align=True))

@@ -1,4 +1,5 @@
-"""The demo: a bag made on the spot, played over ROS 2 to a node in its own process, and its answers held against the truth."""
+"""The demo: a bag made on the spot, played over ROS 2 to a node in its own process, and its answers held against the
+truth."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 
 
 def run_demo(image_dir: Path | None, camera: list[float] | None, out: Path) -> int:
-    """Run the demo and print its table; returns the process's exit code (1 if a query stayed without its one answer)."""
+    """Run the demo and print its table; returns the process's exit code (1 if a query stayed without its one
+    answer)."""
     isolate()
     bag = out / "bag"
     write_bag(bag, _film_room() if image_dir is None else _photographs(image_dir, camera))

@@ -45,7 +45,8 @@ class Statistics:
             self._encode_ms.append(1000 * seconds)
 
     def answered(self, status: np.ndarray, latency_s: float, overhead_s: float) -> None:
-        """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer, not waiting, encoding or decoding."""
+        """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer,
+        not waiting, encoding or decoding."""
         with self._lock:
             self.counts["queries answered"] += 1
             self.counts["points answered"] += len(status)
@@ -62,7 +63,11 @@ class Statistics:
             self._rates_since = (now, self.counts.copy())
             for name in ("images received", "images encoded", "queries answered"):
                 values[f"{name} [Hz]"] = f"{(self.counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
-            for name, series in (("encode", self._encode_ms), ("query latency", self._latency_ms), ("node overhead", self._overhead_ms)):
+            for name, series in (
+                ("encode", self._encode_ms),
+                ("query latency", self._latency_ms),
+                ("node overhead", self._overhead_ms),
+            ):
                 if series:
                     p50, p99 = np.percentile(series, [50, 99])
                     values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = f"{p50:.2f}", f"{p99:.2f}"
@@ -79,7 +84,9 @@ class Statistics:
         qos_problem = "; ".join(self.qos_problems.values())
         if self.is_silent():
             silent_s = time.monotonic() - (self.last_image_s or self.started_s)
-            return DiagnosticStatus.ERROR, f"no image for {silent_s:.0f} s{where}" + (f"; {qos_problem}" if qos_problem else "")
+            return DiagnosticStatus.ERROR, f"no image for {silent_s:.0f} s{where}" + (
+                f"; {qos_problem}" if qos_problem else ""
+            )
         if qos_problem:
             return DiagnosticStatus.WARN, qos_problem
         if self.last_error:
@@ -89,7 +96,9 @@ class Statistics:
         return DiagnosticStatus.OK, "answering" if self.last_image_s else "waiting for the first image"
 
 
-def diagnostic_array(stamp: Time, name: str, statistics: Statistics, is_active: bool, facts: dict[str, str], where: str = "") -> DiagnosticArray:
+def diagnostic_array(
+    stamp: Time, name: str, statistics: Statistics, is_active: bool, facts: dict[str, str], where: str = ""
+) -> DiagnosticArray:
     """The message: one status called `name`, with all counters and `facts`; `where` as in `Statistics.problem`."""
     level, message = statistics.problem(is_active, where)
     values = [KeyValue(key=key, value=value) for key, value in {**facts, **statistics.snapshot()}.items()]

@@ -1,12 +1,14 @@
 """Which image is encoded next, and when each query is answered: threads and time, no topics.
 
-Two threads do the network's work, so that message callbacks only put things down here and return: one encodes images, the other answers
-queries, also while the next image is encoded. Their rules:
+Two threads do the network's work, so that message callbacks only put things down here and return: one encodes images,
+the other answers queries, also while the next image is encoded. Their rules:
 
-- a query whose frame is encoded is answered at once; one that cannot be answered any more is told why; each is answered exactly once;
+- a query whose frame is encoded is answered at once; one that cannot be answered any more is told why; each is answered
+  exactly once;
 - an image that a waiting query names is encoded first, the newest of them before the others;
 - otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
-- no image is begun while there is more to answer than what is being answered: answers that are slower than images slow the images down.
+- no image is begun while there is more to answer than what is being answered: answers that are slower than images slow
+  the images down.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ JUMP_NS = 1_000_000_000
 
 @dataclass
 class Query:
-    """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot be read.
+    """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot
+    be read.
 
     Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image.
     """
@@ -66,8 +69,24 @@ class FrameScheduler:
         tolerance_ns: stamps this close are the same.
     """
 
-    def __init__(self, encode: Callable, answer: Callable, on_frame: Callable, on_skip: Callable, on_error: Callable, capacity: int, timeout_s: float, tolerance_ns: int = 0):
-        self._encode, self._answer, self._on_frame, self._on_skip, self._on_error = encode, answer, on_frame, on_skip, on_error
+    def __init__(
+        self,
+        encode: Callable,
+        answer: Callable,
+        on_frame: Callable,
+        on_skip: Callable,
+        on_error: Callable,
+        capacity: int,
+        timeout_s: float,
+        tolerance_ns: int = 0,
+    ):
+        self._encode, self._answer, self._on_frame, self._on_skip, self._on_error = (
+            encode,
+            answer,
+            on_frame,
+            on_skip,
+            on_error,
+        )
         self._capacity, self.timeout_s, self.tolerance_ns = capacity, timeout_s, tolerance_ns
         self._ring: OrderedDict[int, Any] = OrderedDict()
         self._pending: dict[int, PendingImage] = {}
@@ -79,14 +98,17 @@ class FrameScheduler:
         self._stopping = False
         self._condition = threading.Condition()
         work = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
-        self._threads = [threading.Thread(target=self._work, args=args, name=name, daemon=True) for name, args in work.items()]
+        self._threads = [
+            threading.Thread(target=self._work, args=args, name=name, daemon=True) for name, args in work.items()
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN before this returns."""
+        """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN before this
+        returns."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
@@ -96,8 +118,8 @@ class FrameScheduler:
             self._run_guarded(partial(self._answer, self._waiting.popleft(), None, Status.SHUTTING_DOWN))
 
     def add_image(self, stamp_ns: int, message: Any) -> bool:
-        """Take an image. True if its stamp is more than a second older than the last one's: a bag has started again, and what came
-        before it, under stamps that will come again, is forgotten."""
+        """Take an image. True if its stamp is more than a second older than the last one's: a bag has started again,
+        and what came before it, under stamps that will come again, is forgotten."""
         with self._condition:
             jumped = stamp_ns + JUMP_NS < self._newest_ns
             if jumped:
@@ -127,7 +149,11 @@ class FrameScheduler:
 
     def _wanted(self) -> set[int]:
         """Stamps of pending images that a waiting query names."""
-        return {s for query in self._waiting if query.stamp_ns and (s := self._near(self._pending, query.stamp_ns)) is not None}
+        return {
+            s
+            for query in self._waiting
+            if query.stamp_ns and (s := self._near(self._pending, query.stamp_ns)) is not None
+        }
 
     def _drop_unwanted(self) -> None:
         keep = self._wanted() | {self._newest_ns}
@@ -148,7 +174,9 @@ class FrameScheduler:
         if query.failure is not None:
             return None, query.failure
         stamp = query.stamp_ns
-        frame = next(reversed(self._ring.values()), None) if stamp == 0 else self._ring.get(self._near(self._ring, stamp))
+        frame = (
+            next(reversed(self._ring.values()), None) if stamp == 0 else self._ring.get(self._near(self._ring, stamp))
+        )
         if frame is not None:
             return frame, None
         if self._is_being_encoded(query):
@@ -166,10 +194,14 @@ class FrameScheduler:
 
     def _answerable(self) -> Iterator[tuple[int, tuple[Any, Status | None]]]:
         """Positions of waiting queries that need not wait, and what they resolve to."""
-        return ((i, resolved) for i, query in enumerate(self._waiting) if (resolved := self._resolve(query)) is not None)
+        return (
+            (i, resolved) for i, query in enumerate(self._waiting) if (resolved := self._resolve(query)) is not None
+        )
 
     def _is_being_encoded(self, query: Query) -> bool:
-        return self._encoding_ns is not None and (query.stamp_ns == 0 or self._near((self._encoding_ns,), query.stamp_ns) is not None)
+        return self._encoding_ns is not None and (
+            query.stamp_ns == 0 or self._near((self._encoding_ns,), query.stamp_ns) is not None
+        )
 
     def _next_answer(self) -> Callable | None:
         if self._fresh is not None:

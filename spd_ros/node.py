@@ -1,6 +1,7 @@
 """The lifecycle node `spd`: camera topic and query points in, metric depths out.
 
-Callbacks only decode small messages and hand them to the `FrameScheduler`; its two threads encode images and answer queries.
+Callbacks only decode small messages and hand them to the `FrameScheduler`; its two threads encode images and answer
+queries.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera, cell_centres, inside_image
-from spd_core.messages import MessageError, Status, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
+from spd_core.messages import (
+    MessageError,
+    Status,
+    camera_from_info,
+    compressed_to_rgb,
+    image_to_rgb,
+    point_count,
+    query_points,
+)
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.process import keep_freed_memory
@@ -44,7 +53,8 @@ from .waypoints import FrameTransforms, NoTransformError, path_points
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because the ring keeps many of these."""
+    """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because the ring keeps
+    many of these."""
 
     header: Header
     rgb: np.ndarray | None
@@ -95,7 +105,12 @@ class SPDNode(LifecycleNode):
         self._statistics = Statistics()
         outputs = (("depths", PointCloud2), ("waypoint_depths", PointCloud2), ("overlay", Image), ("dense", Image))
         self._outputs = {
-            name: self.create_lifecycle_publisher(type_, f"~/{name}", parameters.qos(p, name), event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_qos(f"~/{name}")))
+            name: self.create_lifecycle_publisher(
+                type_,
+                f"~/{name}",
+                parameters.qos(p, name),
+                event_callbacks=PublisherEventCallbacks(incompatible_qos=self._on_qos(f"~/{name}")),
+            )
             for name, type_ in outputs
         }
         self._last_s = {"overlay": 0.0, "dense": 0.0}
@@ -103,7 +118,8 @@ class SPDNode(LifecycleNode):
         self._image_size: tuple[int, int] | None = None
         height, width = self._predictor.input_size
         self.get_logger().info(
-            f"weights {p.weights} ({self._predictor.model.config.encoder}) on {self._predictor.device}, {self._predictor.runtime}, {p.precision}, input {width}x{height}"
+            f"weights {p.weights} ({self._predictor.model.config.encoder}) on {self._predictor.device},"
+            f" {self._predictor.runtime}, {p.precision}, input {width}x{height}"
         )
         return TransitionCallbackReturn.SUCCESS
 
@@ -111,7 +127,14 @@ class SPDNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         p = self._settings
         self._scheduler = FrameScheduler(
-            self._encode, self._answer, self._on_frame, self._on_skip, self._on_error, p.frame_buffer, p.query_timeout_s, round(p.stamp_tolerance_s * 1e9)
+            self._encode,
+            self._answer,
+            self._on_frame,
+            self._on_skip,
+            self._on_error,
+            p.frame_buffer,
+            p.query_timeout_s,
+            round(p.stamp_tolerance_s * 1e9),
         )
         super().on_activate(state)
         self._scheduler.start()
@@ -126,12 +149,20 @@ class SPDNode(LifecycleNode):
         )
         self._inputs = [
             self.create_subscription(
-                type_, topic, callback, parameters.qos(p, name), event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_qos(self.resolve_topic_name(topic)))
+                type_,
+                topic,
+                callback,
+                parameters.qos(p, name),
+                event_callbacks=SubscriptionEventCallbacks(
+                    incompatible_qos=self._on_qos(self.resolve_topic_name(topic))
+                ),
             )
             for type_, topic, callback, name in inputs
         ]
         # The steady clock: under use_sim_time, diagnostics must come also while no clock does.
-        self._diagnostics_timer = self.create_timer(p.diagnostics_period_s, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._diagnostics_timer = self.create_timer(
+            p.diagnostics_period_s, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in self._inputs)}")
         return TransitionCallbackReturn.SUCCESS
 
@@ -185,7 +216,9 @@ class SPDNode(LifecycleNode):
         self._statistics.image_received()
         if self._scheduler.add_image(Time.from_msg(msg.header.stamp).nanoseconds, msg):
             self._statistics.count("time jumps")
-            self.get_logger().warning("image stamps jumped back: a bag that loops? Frames from before the jump are forgotten")
+            self.get_logger().warning(
+                "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
+            )
 
     def _on_camera_info(self, msg: CameraInfo) -> None:
         self._camera_info = msg
@@ -200,7 +233,9 @@ class SPDNode(LifecycleNode):
             self._statistics.count("queries bad")
             self._complain(str(error))
             count = point_count(msg)
-            query = Query(stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY)
+            query = Query(
+                stamp_ns, np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32), msg.header, Status.BAD_QUERY
+            )
         query.received_s, query.parsing_s = received_s, time.monotonic() - received_s
         if self._scheduler.add_query(query) and self._image_size is not None and query.failure is None:
             self._predictor.prepare(query.uv, self._image_size)  # while its image is encoded
@@ -210,7 +245,9 @@ class SPDNode(LifecycleNode):
         points_m = path_points(msg)
         unknown = np.full((len(points_m), 2), np.nan)
         stamp_ns = Time.from_msg(msg.header.stamp).nanoseconds
-        self._scheduler.add_query(Query(stamp_ns, unknown, np.arange(len(points_m), dtype=np.uint32), msg.header, waypoints_m=points_m))
+        self._scheduler.add_query(
+            Query(stamp_ns, unknown, np.arange(len(points_m), dtype=np.uint32), msg.header, waypoints_m=points_m)
+        )
 
     # --- parameters while running
 
@@ -218,7 +255,10 @@ class SPDNode(LifecycleNode):
         known = [change for change in changes if change.name in parameters.PARAMETERS]
         for change in known:
             if self._predictor is not None and not parameters.PARAMETERS[change.name].at_run_time:
-                return SetParametersResult(successful=False, reason=f"{change.name} is fixed while the node is configured: deactivate and clean up first")
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"{change.name} is fixed while the node is configured: deactivate and clean up first",
+                )
             try:
                 parameters.checked(change.name, change.value)
             except parameters.ParameterError as error:
@@ -227,7 +267,10 @@ class SPDNode(LifecycleNode):
             for change in known:
                 setattr(self._settings, change.name, parameters.checked(change.name, change.value))
             if self._scheduler is not None:
-                self._scheduler.timeout_s, self._scheduler.tolerance_ns = self._settings.query_timeout_s, round(self._settings.stamp_tolerance_s * 1e9)
+                self._scheduler.timeout_s, self._scheduler.tolerance_ns = (
+                    self._settings.query_timeout_s,
+                    round(self._settings.stamp_tolerance_s * 1e9),
+                )
         return SetParametersResult(successful=True)
 
     # --- the scheduler's two threads: `_encode` runs in one, the rest in the other
@@ -243,7 +286,9 @@ class SPDNode(LifecycleNode):
         encoded = self._predictor.encode(rgb, self._camera(self._image_size))
         self._statistics.encoded(time.monotonic() - started)
         self._statistics.last_error = ""
-        return CameraFrame(image.message.header, rgb if self._outputs["overlay"].get_subscription_count() else None, encoded)
+        return CameraFrame(
+            image.message.header, rgb if self._outputs["overlay"].get_subscription_count() else None, encoded
+        )
 
     def _camera(self, size: tuple[int, int]) -> Camera | None:
         info = self._camera_info
@@ -301,7 +346,8 @@ class SPDNode(LifecycleNode):
             self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, depth_m), frame.header))
 
     def _project(self, query: Query, frame: CameraFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels [K, 2], z-depth [K] m and status [K] of a query's waypoints in a frame; pixels are NaN where they are not in front of it."""
+        """Pixels [K, 2], z-depth [K] m and status [K] of a query's waypoints in a frame; pixels are NaN where they are
+        not in front of it."""
         points_m, camera = query.waypoints_m, frame.encoded.camera
         nowhere, status = np.full((len(points_m), 2), np.nan), np.full(len(points_m), Status.OK, np.uint8)
         try:
@@ -323,7 +369,9 @@ class SPDNode(LifecycleNode):
     def _is_due(self, picture: str) -> bool:
         """Whether someone listens to `overlay` or `dense` and its rate allows another one now."""
         now = time.monotonic()
-        if self._outputs[picture].get_subscription_count() == 0 or now - self._last_s[picture] < 1 / getattr(self._settings, f"{picture}_rate_hz"):
+        if self._outputs[picture].get_subscription_count() == 0 or now - self._last_s[picture] < 1 / getattr(
+            self._settings, f"{picture}_rate_hz"
+        ):
             return False
         self._last_s[picture] = now
         return True
@@ -347,7 +395,10 @@ class SPDNode(LifecycleNode):
 
         def complain(event) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
-            text = f"{topic} has a publisher or subscriber with incompatible QoS ({policy}); set the topic's QoS parameters"
+            text = (
+                f"{topic} has a publisher or subscriber with incompatible QoS ({policy}); set the topic's QoS"
+                " parameters"
+            )
             self._statistics.qos_problems[topic] = text
             self.get_logger().error(text)
 
@@ -355,17 +406,30 @@ class SPDNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         p = self._settings
-        facts = {"weights": p.weights, "device": str(self._predictor.device), "runtime": self._predictor.runtime, "precision": p.precision}
+        facts = {
+            "weights": p.weights,
+            "device": str(self._predictor.device),
+            "runtime": self._predictor.runtime,
+            "precision": p.precision,
+        }
         is_active = self._scheduler is not None
         where = ""
         if is_active and self._statistics.is_silent():
             expected = self._inputs[0].topic_name
             kind = "sensor_msgs/msg/Image" if p.image_transport == "raw" else "sensor_msgs/msg/CompressedImage"
             own = self.get_fully_qualified_name() + "/"
-            others = [name for name, types in self.get_topic_names_and_types() if kind in types and self.count_publishers(name) and not name.startswith(own)]
+            others = [
+                name
+                for name, types in self.get_topic_names_and_types()
+                if kind in types and self.count_publishers(name) and not name.startswith(own)
+            ]
             where = f" on {expected}; image topics with a publisher: {', '.join(others) or 'none'}"
             self.get_logger().warning(f"no image for {SILENCE_S:.0f} s{where}", throttle_duration_sec=10.0)
-        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), self.get_fully_qualified_name(), self._statistics, is_active, facts, where))
+        self._diagnostics.publish(
+            diagnostic_array(
+                self.get_clock().now(), self.get_fully_qualified_name(), self._statistics, is_active, facts, where
+            )
+        )
 
 
 def main() -> int:

@@ -31,7 +31,11 @@ from .conversions import query_cloud
 WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S = 60.0, 5.0
 IMAGE, INFO, QUERY, DEPTHS = "/camera/image_raw", "/camera/camera_info", "/spd/query_points", "/spd/depths"
 # Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
-PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS_DEFAULT_PROFILES_FILE"
+PROFILE_VARIABLE = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE"
+    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    else "FASTDDS_DEFAULT_PROFILES_FILE"
+)
 
 
 def fastdds_profile() -> Path:
@@ -47,7 +51,9 @@ def isolate() -> None:
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
 
 
-def start_node(remappings: dict[str, str] | None = None, parameters: dict[str, object] | None = None, **kwargs) -> subprocess.Popen:
+def start_node(
+    remappings: dict[str, str] | None = None, parameters: dict[str, object] | None = None, **kwargs
+) -> subprocess.Popen:
     """`spd_node` as a process of its own."""
     arguments = [part for source, target in (remappings or {}).items() for part in ("-r", f"{source}:={target}")]
     arguments += [part for name, value in (parameters or {}).items() for part in ("-p", f"{name}:={value}")]
@@ -82,7 +88,10 @@ class Player(Node):
         return until()
 
     def is_connected(self) -> bool:
-        return all(p.get_subscription_count() for p in (self.images, self.infos, self.queries)) and self.count_publishers(DEPTHS) > 0
+        return (
+            all(p.get_subscription_count() for p in (self.images, self.infos, self.queries))
+            and self.count_publishers(DEPTHS) > 0
+        )
 
     def show(self, frame: BagFrame) -> None:
         if frame.camera_info_data is not None:
@@ -90,7 +99,8 @@ class Player(Node):
         self.images.publish(frame.image_message.data)
 
     def warm_up(self, frame: BagFrame) -> None:
-        """Show the first image until a query about the newest frame is answered, so that the first latency is not a cold start's."""
+        """Show the first image until a query about the newest frame is answered, so that the first latency is not a
+        cold start's."""
         answered = []
         self.on_answer = answered.append
         deadline = time.monotonic() + WAIT_FOR_NODE_S
@@ -123,7 +133,9 @@ def _prefetched(frames: Iterable[BagFrame], ahead: int = 8) -> Iterator[BagFrame
         yield item
 
 
-def replay_live(frames: Iterable[BagFrame], rate: float = 1.0, node: subprocess.Popen | None = None, total: int | None = None) -> list[Replayed]:
+def replay_live(
+    frames: Iterable[BagFrame], rate: float = 1.0, node: subprocess.Popen | None = None, total: int | None = None
+) -> list[Replayed]:
     """Publish each frame and its queries at the recorded rate times `rate`, and wait for the answers.
 
     A node that dies on the way leaves a gap; the replay goes on (someone may start it again) and ends by itself.
@@ -159,7 +171,11 @@ def replay_live(frames: Iterable[BagFrame], rate: float = 1.0, node: subprocess.
     try:
         player.spin(lambda: player.is_connected() or (node is not None and node.poll() is not None), WAIT_FOR_NODE_S)
         if not player.is_connected():
-            hint = "its output above says why" if node is not None else "start one with these topics: ros2 launch spd_ros spd.launch.py"
+            hint = (
+                "its output above says why"
+                if node is not None
+                else "start one with these topics: ros2 launch spd_ros spd.launch.py"
+            )
             raise ConnectionError(f"no node listens to {player.images.topic_name}, {INFO} and {QUERY}; {hint}")
         player.warm_up(first)
         player.on_answer = receive

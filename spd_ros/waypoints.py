@@ -20,7 +20,9 @@ class NoTransformError(ValueError):
 
 def path_points(msg: Path) -> np.ndarray:
     """Positions [K, 3] m of the poses of a Path, in the frame of the path's header."""
-    return np.array([[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64).reshape(-1, 3)
+    return np.array(
+        [[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64
+    ).reshape(-1, 3)
 
 
 def rigid_transform(values) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +57,8 @@ class FrameTransforms:
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def close(self) -> None:
-        """Take from the node what the listener and the buffer gave it: subscriptions, a service, a watch for jumps of the clock."""
+        """Take from the node what the listener and the buffer gave it: subscriptions, a service, a watch for jumps of
+        the clock."""
         if self._buffer is not None:
             self._listener.unregister()
             self._buffer.jump_handle.unregister()
@@ -74,20 +77,22 @@ class FrameTransforms:
             rotation, translation = self._fixed
         elif self._buffer is not None:
             link = image.frame_id, frame_id, Time.from_msg(image.stamp)
-            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames that nothing has ever
-            # linked are not waited for: the thread that waits is the one that answers.
+            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames
+            # that nothing has ever linked are not waited for: the thread that waits is the one that answers.
             give_up_s = time.monotonic() + (TF_WAIT_S if self._buffer.can_transform_core(*link[:2], Time())[0] else 0)
             while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
                 time.sleep(0.005)
             try:
                 found = self._buffer.lookup_transform(*link).transform
             except Exception as error:  # tf2's exceptions have no common base that can be named without tf2
-                raise NoTransformError(f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}") from error
+                raise NoTransformError(
+                    f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}"
+                ) from error
             t, q = found.translation, found.rotation
             rotation, translation = rigid_transform([t.x, t.y, t.z, q.x, q.y, q.z, q.w])
         else:
             raise NoTransformError(
-                f"waypoints are in frame {frame_id!r}, the image in {image.frame_id!r}; tf2_ros is not installed here, so send them in the "
-                "image's frame, or set the parameters waypoint_frame and waypoint_transform"
+                f"waypoints are in frame {frame_id!r}, the image in {image.frame_id!r}; tf2_ros is not installed here,"
+                " so send them in the image's frame, or set the parameters waypoint_frame and waypoint_transform"
             )
         return points_m @ rotation.T + translation

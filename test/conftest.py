@@ -4,7 +4,9 @@ import os
 import random
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait by spinning starve the other processes of a test
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that wait by spinning starve the other processes of a test
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
 

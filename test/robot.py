@@ -50,7 +50,13 @@ class Client(Node):
             rclpy.spin_once(self, timeout_sec=0.01)
 
     def connect(self, process) -> None:
-        self.spin(lambda: process.poll() is not None or all(p.get_subscription_count() for p in (self.images, self.infos, self.queries)), 60)
+        self.spin(
+            lambda: (
+                process.poll() is not None
+                or all(p.get_subscription_count() for p in (self.images, self.infos, self.queries))
+            ),
+            60,
+        )
         assert process.poll() is None, "the node died"
         self.spin(lambda: self.count_publishers("/spd/depths") == 1)
         for _ in range(20):  # the answer channel may be matched on one side only: warm it up

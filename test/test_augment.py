@@ -1,4 +1,5 @@
-"""Augmentation keeps geometry: a 3-D point stays where it is (or is mirrored, or turned with the camera) in every augmented image."""
+"""Augmentation keeps geometry: a 3-D point stays where it is (or is mirrored, or turned with the camera) in every
+augmented image."""
 
 import numpy as np
 import pytest
@@ -49,7 +50,9 @@ def test_resize_keeps_points(scale):
     _, depth_m, camera = resize(rgb(plane()), plane(), CAMERA, scale)
     assert depth_m.shape == (round(240 * scale), round(320 * scale))
     slope = np.abs(np.diff(plane(), axis=1)).max() + np.abs(np.diff(plane(), axis=0)).max()
-    assert np.abs(on_plane(points(depth_m, camera))).max() < 0.75 * slope * max(1, 1 / scale)  # the nearest pixel is at most half a pixel away
+    assert np.abs(on_plane(points(depth_m, camera))).max() < 0.75 * slope * max(
+        1, 1 / scale
+    )  # the nearest pixel is at most half a pixel away
     assert abs(on_plane(points(depth_m, camera)).mean()) < 0.02 * slope  # and not to one side
 
 
@@ -58,7 +61,9 @@ def test_rotation_is_a_roll_of_the_camera():
     _, depth_m = rotate(rgb(plane()), plane(), CAMERA, angle)
     turned = points(depth_m, CAMERA)
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    back = turned @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])  # image y is down: OpenCV's positive angle turns x towards -y
+    back = turned @ np.array(
+        [[c, s, 0], [-s, c, 0], [0, 0, 1]]
+    )  # image y is down: OpenCV's positive angle turns x towards -y
     slope = np.abs(np.diff(plane(), axis=1)).max() + np.abs(np.diff(plane(), axis=0)).max()
     assert np.abs(on_plane(back)).max() < 1.5 * slope
 
@@ -88,9 +93,15 @@ def test_colour_stays_in_its_ranges_and_depth_untouched():
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (Sample("small", np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), np.float32), CAMERA), r"small: \[64, 64\] px are fewer than the crop \[100, 100\]"),
+        (
+            Sample("small", np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), np.float32), CAMERA),
+            r"small: \[64, 64\] px are fewer than the crop \[100, 100\]",
+        ),
         (Sample("x", np.zeros((200, 200, 3), np.uint8), None, CAMERA), "x: training needs depth"),
-        (Sample("x", np.zeros((200, 200, 3), np.uint8), np.ones((200, 200), np.float32), None), "x: training needs intrinsics"),
+        (
+            Sample("x", np.zeros((200, 200, 3), np.uint8), np.ones((200, 200), np.float32), None),
+            "x: training needs intrinsics",
+        ),
     ],
 )
 def test_what_cannot_be_augmented(sample, message):
@@ -117,7 +128,12 @@ class Planes:
 
 
 def test_target_is_the_depth_of_the_training_focal_length():
-    samples = AugmentedSamples(Planes(), Augmentation(rotate_deg=0, scale=(0.5, 0.5), crop=(100, 100), **NO_COLOUR), training_focal_px=450.0, seed=0)
+    samples = AugmentedSamples(
+        Planes(),
+        Augmentation(rotate_deg=0, scale=(0.5, 0.5), crop=(100, 100), **NO_COLOUR),
+        training_focal_px=450.0,
+        seed=0,
+    )
     item = samples[0]
     index = int(item["name"][-1])
     # half the size halves the focal length: for a camera of 450 px the same picture is three times as far

@@ -75,8 +75,18 @@ def test_foreign_safetensors(tmp_path):
 
 
 def test_other_tensors_are_named(saved, tmp_path):
-    file = rewrite(saved[1], tmp_path / "other.safetensors", **{"decoder.head.bias": None, "decoder.extra": torch.zeros(2), "decoder.up1.bias": torch.zeros(7)})
-    with pytest.raises(CheckpointError, match=r"3 tensors differ: decoder.up1.bias is \(7,\), expected \(32,\); missing decoder.head.bias \(1,\); unexpected decoder.extra \(2,\)"):
+    file = rewrite(
+        saved[1],
+        tmp_path / "other.safetensors",
+        **{"decoder.head.bias": None, "decoder.extra": torch.zeros(2), "decoder.up1.bias": torch.zeros(7)},
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            r"3 tensors differ: decoder.up1.bias is \(7,\), expected \(32,\); missing decoder.head.bias \(1,\);"
+            r" unexpected decoder.extra \(2,\)"
+        ),
+    ):
         checkpoint.load(file)
 
 
@@ -88,7 +98,11 @@ def test_configuration_of_the_future_is_named(saved, tmp_path):
 
 
 def test_a_model_that_cannot_be_built_is_named(saved, tmp_path):
-    metadata = {"format": "spd-1", "config": json.dumps({**saved[0].config_dict(), "encoder": "convnext_imaginary"}), "provenance": "{}"}
+    metadata = {
+        "format": "spd-1",
+        "config": json.dumps({**saved[0].config_dict(), "encoder": "convnext_imaginary"}),
+        "provenance": "{}",
+    }
     with pytest.raises(CheckpointError, match="convnext_imaginary"):
         checkpoint.load(rewrite(saved[1], tmp_path / "odd.safetensors", metadata))
 

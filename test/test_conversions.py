@@ -30,9 +30,20 @@ def picture(height: int = 24, width: int = 32) -> np.ndarray:
 
 def message(pixels: np.ndarray, encoding: str, padding: int = 0, big_endian: bool = False) -> Image:
     height, width = pixels.shape[:2]
-    rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))).view(np.uint8).reshape(height, -1)
+    rows = (
+        np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<")))
+        .view(np.uint8)
+        .reshape(height, -1)
+    )
     rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    return Image(height=height, width=width, encoding=encoding, step=rows.shape[1], is_bigendian=int(big_endian), data=rows.tobytes())
+    return Image(
+        height=height,
+        width=width,
+        encoding=encoding,
+        step=rows.shape[1],
+        is_bigendian=int(big_endian),
+        data=rows.tobytes(),
+    )
 
 
 def as_yuv422(rgb: np.ndarray, order: str) -> np.ndarray:
@@ -79,12 +90,16 @@ def test_colour_encodings(encoding, padding, big_endian):
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-@pytest.mark.parametrize(("encoding", "pixels"), [("mono8", GREY), ("8UC1", GREY), ("mono16", GREY.astype(np.uint16) * 256 + 5)])
+@pytest.mark.parametrize(
+    ("encoding", "pixels"), [("mono8", GREY), ("8UC1", GREY), ("mono16", GREY.astype(np.uint16) * 256 + 5)]
+)
 def test_grey_encodings(encoding, pixels, big_endian):
     assert np.array_equal(image_to_rgb(message(pixels, encoding, 4, big_endian)), GREY.repeat(3, -1))
 
 
-@pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")])
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")]
+)
 def test_yuv_encodings(encoding, order):
     out = image_to_rgb(message(as_yuv422(RGB, order), encoding, padding=2))
     assert np.abs(out.astype(int) - RGB).max() <= 8
@@ -127,10 +142,19 @@ def test_compressed_16_bit_and_rotated():
     deep = cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
     assert np.array_equal(compressed_to_rgb(CompressedImage(format="png", data=deep)), RGB)
     jpeg = cv2.imencode(".jpg", RGB[..., ::-1])[1].tobytes()
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turned by 90 degrees
+    exif = (  # orientation 6: turned by 90 degrees
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    )
     turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
-    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (32, 24, 3)  # the file does ask for it
-    assert np.array_equal(compressed_to_rgb(CompressedImage(format="jpeg", data=turned)), compressed_to_rgb(CompressedImage(format="jpeg", data=jpeg)))
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (
+        32,
+        24,
+        3,
+    )  # the file does ask for it
+    assert np.array_equal(
+        compressed_to_rgb(CompressedImage(format="jpeg", data=turned)),
+        compressed_to_rgb(CompressedImage(format="jpeg", data=jpeg)),
+    )
 
 
 DEPTH_M = (np.arange(24 * 32).reshape(24, 32) / 100 + 0.4).astype(np.float32).round(3)
@@ -143,7 +167,11 @@ def test_depth_images():
     assert np.array_equal(depth_to_metres(depth_to_image(holes, Header())), expected)
     assert np.array_equal(depth_to_metres(message(holes[..., None], "32FC1", padding=4, big_endian=True)), expected)
     for encoding in ("16UC1", "mono16"):
-        np.testing.assert_allclose(depth_to_metres(message((DEPTH_M * 1000).round().astype(np.uint16)[..., None], encoding)), DEPTH_M, atol=1e-6)
+        np.testing.assert_allclose(
+            depth_to_metres(message((DEPTH_M * 1000).round().astype(np.uint16)[..., None], encoding)),
+            DEPTH_M,
+            atol=1e-6,
+        )
     with pytest.raises(MessageError, match="depth encoding 'rgb8' is not supported; expected one of 16UC1"):
         depth_to_metres(message(RGB, "rgb8"))
 
@@ -151,7 +179,9 @@ def test_depth_images():
 def test_compressed_depth():
     millimetres = cv2.imencode(".png", (DEPTH_M * 1000).round().astype(np.uint16))[1].tobytes()
     for form, data in (("16UC1; compressedDepth png", bytes(12) + millimetres), ("png", millimetres)):
-        np.testing.assert_allclose(compressed_depth_to_metres(CompressedImage(format=form, data=data)), DEPTH_M, atol=1e-6)
+        np.testing.assert_allclose(
+            compressed_depth_to_metres(CompressedImage(format=form, data=data)), DEPTH_M, atol=1e-6
+        )
     # as compressed_depth_image_transport quantises 32FC1: depth_quantization 100, depth_max 10
     a = 100.0 * 101.0
     b = 1.0 - a / 10.0
@@ -251,7 +281,9 @@ def distorted(model, d, x, y):
     if model == "equidistant":
         r = np.sqrt(r2)
         theta = np.arctan(r)
-        scale = theta * (1 + d[0] * theta**2 + d[1] * theta**4 + d[2] * theta**6 + d[3] * theta**8) / np.maximum(r, 1e-12)
+        scale = (
+            theta * (1 + d[0] * theta**2 + d[1] * theta**4 + d[2] * theta**6 + d[3] * theta**8) / np.maximum(r, 1e-12)
+        )
         return x * scale, y * scale
     k1, k2, p1, p2, k3 = d[:5]
     radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + sum(k * r2**n for n, k in enumerate(d[5:8], start=1)))
@@ -260,9 +292,13 @@ def distorted(model, d, x, y):
 
 @pytest.mark.parametrize("model", D)
 def test_distorted_points_become_the_right_rays(model):
-    camera = camera_from_info(info(d=D[model], distortion_model=model), (240, 320))  # half the size: distortion does not scale
+    camera = camera_from_info(
+        info(d=D[model], distortion_model=model), (240, 320)
+    )  # half the size: distortion does not scale
     assert camera.distortion == tuple(D[model])
-    xyz = np.random.default_rng(0).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (50, 3)) * np.random.default_rng(1).uniform(1, 5, (50, 1))
+    xyz = np.random.default_rng(0).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (50, 3)) * np.random.default_rng(1).uniform(
+        1, 5, (50, 1)
+    )
     x, y = distorted(model, D[model], xyz[:, 0] / xyz[:, 2], xyz[:, 1] / xyz[:, 2])
     uv = np.stack([250 * x + 159.75, 255 * y + 119.75], axis=1)
     np.testing.assert_allclose(camera.project(xyz), uv, atol=1e-6)
@@ -298,7 +334,15 @@ def test_query_round_trip():
 @pytest.mark.parametrize("names", ["uv", "xy"])
 @pytest.mark.parametrize(("size", "datatype"), [("f4", PointField.FLOAT32), ("f8", PointField.FLOAT64)])
 def test_query_layouts(names, size, datatype, order):
-    points = np.zeros(3, dtype={"names": [names[1], names[0], "id"], "formats": [order + size, order + size, order + "i2"], "offsets": [8, 16, 2], "itemsize": 29})
+    points = np.zeros(
+        3,
+        dtype={
+            "names": [names[1], names[0], "id"],
+            "formats": [order + size, order + size, order + "i2"],
+            "offsets": [8, 16, 2],
+            "itemsize": 29,
+        },
+    )
     points[names[0]], points[names[1]] = UV.T
     points["id"] = [-4, 5, 300]
     fields = [(names[1], 8, datatype), (names[0], 16, datatype), ("id", 2, PointField.INT16)]
@@ -346,8 +390,24 @@ def test_answer_layout():
     ids = np.array([7, 9], np.uint32)
     depth = np.array([1.5, np.nan], np.float32)
     xyz = np.array([[0.1, 0.2, 1.5], [np.nan] * 3], np.float32)
-    msg = answer_cloud(Header(frame_id="cam"), np.array([[3.0, 4.0], [5.0, 6.0]]), ids, depth, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE]))
-    assert [(f.name, f.datatype) for f in msg.fields] == [("x", 7), ("y", 7), ("z", 7), ("depth", 7), ("u", 7), ("v", 7), ("id", 6), ("status", 2)]
+    msg = answer_cloud(
+        Header(frame_id="cam"),
+        np.array([[3.0, 4.0], [5.0, 6.0]]),
+        ids,
+        depth,
+        xyz,
+        np.array([Status.OK, Status.OUTSIDE_IMAGE]),
+    )
+    assert [(f.name, f.datatype) for f in msg.fields] == [
+        ("x", 7),
+        ("y", 7),
+        ("z", 7),
+        ("depth", 7),
+        ("u", 7),
+        ("v", 7),
+        ("id", 6),
+        ("status", 2),
+    ]
     assert not msg.is_dense
     points = cloud_to_array(msg)
     assert points["id"].tolist() == [7, 9]

@@ -1,4 +1,5 @@
-"""Depth Anything V2's metric checkpoints: their own code's depth, and what is refused. The file compared with is made by golden/depth_anything.py."""
+"""Depth Anything V2's metric checkpoints: their own code's depth, and what is refused. The file compared with is made
+by golden/depth_anything.py."""
 
 import json
 import re
@@ -84,8 +85,16 @@ def test_a_camera_image_is_prepared_as_theirs(converted):
         ("depth_anything_v2_vitl.pth", {"max_depth_m": 20}, "relative-depth checkpoint"),
         ("mine.pth", {}, "--max-depth-m 20 for the Hypersim"),
         ("mine.pth", {"max_depth_m": 10}, "max_depth_m is 10; expected 20"),
-        ("depth_anything_v2_metric_vkitti_vits.pth", {"max_depth_m": 20}, "trained with a largest depth of 80 m, not 20"),
-        ("depth_anything_v2_metric_hypersim_vits.pth", {"max_depth_m": 80}, "trained with a largest depth of 20 m, not 80"),
+        (
+            "depth_anything_v2_metric_vkitti_vits.pth",
+            {"max_depth_m": 20},
+            "trained with a largest depth of 80 m, not 20",
+        ),
+        (
+            "depth_anything_v2_metric_hypersim_vits.pth",
+            {"max_depth_m": 80},
+            "trained with a largest depth of 20 m, not 80",
+        ),
     ],
 )
 def test_refused_by_name(released, tmp_path, name, options, error):
@@ -107,7 +116,11 @@ def test_virtual_kitti_and_renamed_files(released, tmp_path):
     for name, options in (("depth_anything_v2_metric_vkitti_vits.pth", {}), ("mine.pth", {"max_depth_m": 80})):
         (tmp_path / name).symlink_to(released)
         model, origin = depth_anything_v2(tmp_path / name, **options)
-        assert (model.config.max_depth_m, model.config.training_focal_px, origin["trained_on"]) == (80, pytest.approx(1001.5, abs=0.1), "vkitti")
+        assert (model.config.max_depth_m, model.config.training_focal_px, origin["trained_on"]) == (
+            80,
+            pytest.approx(1001.5, abs=0.1),
+            "vkitti",
+        )
 
 
 def test_files_that_are_not_theirs(released, tmp_path):
@@ -115,7 +128,10 @@ def test_files_that_are_not_theirs(released, tmp_path):
         depth_anything_v2(tmp_path / "nowhere.pth", 20)
     cases = {
         "foreign.pth": ({"a.weight": torch.zeros(3)}, "its tensors are a.weight"),
-        "part.pth": ({k: v for k, v in torch.load(released).items() if "blocks.3" not in k}, "does not fit Depth Anything V2 vits"),
+        "part.pth": (
+            {k: v for k, v in torch.load(released).items() if "blocks.3" not in k},
+            "does not fit Depth Anything V2 vits",
+        ),
         "code.pth": (released, "cannot be read|can be read safely"),  # a pickled object
     }
     for name, (content, error) in cases.items():

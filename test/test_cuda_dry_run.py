@@ -1,4 +1,5 @@
-"""What the engine would ask of a CUDA device, on machines without one: torch's fake tensors know devices, types and shapes, but hold no numbers.
+"""What the engine would ask of a CUDA device, on machines without one: torch's fake tensors know devices, types and
+shapes, but hold no numbers.
 
 Whatever reads a number on the host, and so would make it wait for the device, raises DataDependentOutputException.
 """
@@ -35,10 +36,16 @@ def make_cuda(model: SPD, dtype: torch.dtype) -> None:
             for name, x in tensors.items():
                 if x is not None:
                     moved = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device="cuda")
-                    tensors[name] = torch.nn.Parameter(moved, requires_grad=False) if tensors is module._parameters else moved
+                    tensors[name] = (
+                        torch.nn.Parameter(moved, requires_grad=False) if tensors is module._parameters else moved
+                    )
 
 
-@pytest.mark.parametrize(("preset", "dtype"), [*((preset, torch.float16) for preset in TESTED_PRESETS), ("atto", torch.float32), ("atto", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    ("preset", "dtype"),
+    [*((preset, torch.float16) for preset in TESTED_PRESETS), ("atto", torch.float32), ("atto", torch.bfloat16)],
+    ids=str,
+)
 @torch.no_grad()
 def test_answers_without_waiting_for_the_device(models, preset, dtype):
     model = copy.deepcopy(models[preset])

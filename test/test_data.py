@@ -24,7 +24,9 @@ def frame(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_h5(root, count=3):
-    for i, name in enumerate(["train/kitchen_0001/00001.h5", "train/office_0002/00021.h5", "val/official/00001.h5"][:count]):
+    for i, name in enumerate(
+        ["train/kitchen_0001/00001.h5", "train/office_0002/00021.h5", "val/official/00001.h5"][:count]
+    ):
         rgb, depth_m = frame(i)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(root / name, "w") as file:
@@ -55,7 +57,9 @@ def write_mat(root):
     savemat(root / "splits.mat", {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])})
 
 
-@pytest.mark.parametrize(("write", "layout"), [(write_h5, "NYU h5"), (write_bts, "NYU file lists"), (write_mat, "NYU labelled")])
+@pytest.mark.parametrize(
+    ("write", "layout"), [(write_h5, "NYU h5"), (write_bts, "NYU file lists"), (write_mat, "NYU labelled")]
+)
 def test_nyu_layouts(tmp_path, write, layout):
     write(tmp_path)
     train, test = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "test")
@@ -137,7 +141,11 @@ def in_millimetres(root):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(half_downloaded, r"00001\.h5.*half downloaded"), (without_depth, r"00001\.h5.*'depth'"), (in_millimetres, r"00001\.h5: the median depth is \d+ m; is it in millimetres")],
+    [
+        (half_downloaded, r"00001\.h5.*half downloaded"),
+        (without_depth, r"00001\.h5.*'depth'"),
+        (in_millimetres, r"00001\.h5: the median depth is \d+ m; is it in millimetres"),
+    ],
 )
 def test_broken_h5(tmp_path, damage, message, capsys):
     write_h5(tmp_path)
@@ -158,7 +166,9 @@ def test_bts_list_line_pointing_nowhere(tmp_path):
     (tmp_path / "sync/kitchen_0001/rgb_00001.png").unlink()
     dataset = open_dataset(tmp_path)
     dataset[0]
-    with pytest.raises(DataError, match=r"rgb_00001\.png does not exist \(nyudepthv2_train_files_with_gt\.txt, line 2\)"):
+    with pytest.raises(
+        DataError, match=r"rgb_00001\.png does not exist \(nyudepthv2_train_files_with_gt\.txt, line 2\)"
+    ):
         dataset[1]
     (tmp_path / "nyudepthv2_train_files_with_gt.txt").write_text("a.png b.png\n")
     with pytest.raises(DataError, match=r"line 1: 'a\.png b\.png'; expected"):

@@ -21,7 +21,9 @@ class Rooms:
 
     def __init__(self, count=4, size=(192, 256)):
         frames = [random_frame(4_000_000 + i, size) for i in range(count)]
-        self.samples = [Sample(f"room {i}", f.rgb, f.depth_m.astype(np.float32), f.camera) for i, f in enumerate(frames)]
+        self.samples = [
+            Sample(f"room {i}", f.rgb, f.depth_m.astype(np.float32), f.camera) for i, f in enumerate(frames)
+        ]
 
     def __len__(self):
         return len(self.samples)
@@ -48,7 +50,9 @@ def test_is_the_mean_of_the_predictors_own_errors(predictor, rooms):
     expected = [depth_metrics(predictor.encode(s.rgb, s.camera).dense_depth(), s.depth_m) for s in rooms.samples]
     assert [image["abs_rel"] for image in result["per_image"]] == pytest.approx([m["abs_rel"] for m in expected])
     assert result["mean"]["abs_rel"] == pytest.approx(np.mean([m["abs_rel"] for m in expected]))
-    assert result["constant"]["abs_rel"] == pytest.approx(np.mean([np.mean(np.abs(3 - s.depth_m) / s.depth_m) for s in rooms.samples]), rel=1e-5)
+    assert result["constant"]["abs_rel"] == pytest.approx(
+        np.mean([np.mean(np.abs(3 - s.depth_m) / s.depth_m) for s in rooms.samples]), rel=1e-5
+    )
     assert result["protocol"]["crop"] == "none"
 
 
@@ -70,7 +74,10 @@ def test_sparse_evaluation_is_dense_evaluation_at_those_pixels(predictor, rooms,
 def test_intrinsics_scale_depth_and_can_be_ignored(predictor, rooms):
     sample = rooms[0]
     ratio = sample.camera.focal_px / predictor.model.config.training_focal_px
-    with_them, without = (predict(predictor, sample, Protocol(resize_eval=(192, 256), ignore_intrinsics=ignore)) for ignore in (False, True))
+    with_them, without = (
+        predict(predictor, sample, Protocol(resize_eval=(192, 256), ignore_intrinsics=ignore))
+        for ignore in (False, True)
+    )
     np.testing.assert_allclose(with_them, without * ratio, rtol=1e-5)
 
 
@@ -125,7 +132,12 @@ def test_a_sample_that_cannot_be_read_stops_it(predictor, rooms):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"points": 1, "grid": (2, 2)}, "exclude each other"), ({"crop": "garg"}, "got 'garg'"), ({"points": 0}, "points must be positive, got 0")]
+    ("changes", "message"),
+    [
+        ({"points": 1, "grid": (2, 2)}, "exclude each other"),
+        ({"crop": "garg"}, "got 'garg'"),
+        ({"points": 0}, "points must be positive, got 0"),
+    ],
 )
 def test_bad_protocol(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,8 @@ TRAINING_FOCAL_RATIO = 0.8107  # focal length / image width
 
 @pytest.fixture(scope="module")
 def s_star():
-    """Median truth / answer over rooms and over points in them, seen from a few poses by a camera of `focal_px` at 640 px and of `size`."""
+    """Median truth / answer over rooms and over points in them, seen from a few poses by a camera of `focal_px` at 640
+    px and of `size`."""
     predictor = Predictor.load("embedded", "cpu")
     reference = Camera(TRAINING_FOCAL_RATIO * 256, TRAINING_FOCAL_RATIO * 256, 127.5, 95.5)
 

@@ -22,7 +22,9 @@ class Bench:
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
-        self.scheduler = FrameScheduler(self._encode, self._answer, self.frames.append, self._skip, self.errors.append, **settings)
+        self.scheduler = FrameScheduler(
+            self._encode, self._answer, self.frames.append, self._skip, self.errors.append, **settings
+        )
         self.scheduler.start()
 
     def _encode(self, image):
@@ -234,7 +236,10 @@ def test_late_queries_find_frames_in_the_ring(bench):
         b.wait(stamp)
     b.query("kept", 2)
     b.query("gone", 1)
-    assert dict((name, (frame, why)) for name, frame, why in b.wait(5)[3:]) == {"kept": (2, None), "gone": (None, Status.FRAME_EXPIRED)}
+    assert dict((name, (frame, why)) for name, frame, why in b.wait(5)[3:]) == {
+        "kept": (2, None),
+        "gone": (None, Status.FRAME_EXPIRED),
+    }
 
 
 def test_stamps_within_the_tolerance_belong_together(bench):

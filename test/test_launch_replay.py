@@ -1,4 +1,5 @@
-"""replay.launch.py under launch_testing: a bag is played to a launched node, its report is written, and everything ends by itself."""
+"""replay.launch.py under launch_testing: a bag is played to a launched node, its report is written, and everything ends
+by itself."""
 
 import json
 import tempfile
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-launch_testing = pytest.importorskip("launch_testing", reason="the launch stack is not installed (it comes with a ROS installation)")
+launch_testing = pytest.importorskip(
+    "launch_testing", reason="the launch stack is not installed (it comes with a ROS installation)"
+)
 
 import launch_testing.actions
 import launch_testing.asserts
@@ -25,7 +28,9 @@ FOLDER = Path(tempfile.mkdtemp())
 def generate_test_description():
     make_bag(FOLDER / "bag", rooms=4, rate=2.0)
     source = PythonLaunchDescriptionSource(f"{get_package_share_directory('spd_ros')}/launch/replay.launch.py")
-    replay = IncludeLaunchDescription(source, launch_arguments={"bag": str(FOLDER / "bag"), "out": str(FOLDER / "out"), "points": "20"}.items())
+    replay = IncludeLaunchDescription(
+        source, launch_arguments={"bag": str(FOLDER / "bag"), "out": str(FOLDER / "out"), "points": "20"}.items()
+    )
     return LaunchDescription([replay, launch_testing.actions.ReadyToTest()])
 
 

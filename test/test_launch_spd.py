@@ -4,7 +4,9 @@ import unittest
 
 import pytest
 
-launch_testing = pytest.importorskip("launch_testing", reason="the launch stack is not installed (it comes with a ROS installation)")
+launch_testing = pytest.importorskip(
+    "launch_testing", reason="the launch stack is not installed (it comes with a ROS installation)"
+)
 
 import launch_testing.actions
 import launch_testing.asserts

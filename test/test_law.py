@@ -1,4 +1,5 @@
-"""The law: a query is the dense map, evaluated at a point. Checked against torch's own grid_sample of the dense output."""
+"""The law: a query is the dense map, evaluated at a point. Checked against torch's own grid_sample of the dense
+output."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ def sample(dense: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Bilinear samples [B, K] of [B, 1, H, W] at [B, K, 2] px, pixel centres at integers, by grid_sample."""
     height, width = dense.shape[2:]
     grid = 2 * points.double() / torch.tensor([width - 1, height - 1], device=points.device) - 1
-    return F.grid_sample(dense.double(), grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=True)[:, 0, :, 0]
+    return F.grid_sample(dense.double(), grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=True)[
+        :, 0, :, 0
+    ]
 
 
 def random_points(batch: int, count: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
@@ -25,7 +28,10 @@ def random_points(batch: int, count: int, size: tuple[int, int], seed: int = 0) 
     generator = torch.Generator().manual_seed(seed)
     high = torch.tensor([size[1] - 1, size[0] - 1], dtype=torch.float64)
     points = torch.rand(batch, count, 2, generator=generator, dtype=torch.float64) * high
-    corners = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.3], [1, 0.7], [0.2, 1]], dtype=torch.float64) * high
+    corners = (
+        torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.3], [1, 0.7], [0.2, 1]], dtype=torch.float64)
+        * high
+    )
     if count > len(corners):
         points[:, : len(corners)] = corners
         points[:, len(corners) : count // 2] = points[:, len(corners) : count // 2].round()
@@ -121,7 +127,9 @@ def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
     """The work of a plan: unique sites, no more than the map has, and few for a single point."""
     model = models[preset]
     features = model.encode(torch.zeros(1, 3, 416, 544))
-    plan = model.plan_points(np.full((1, 1000, 2), 100.0), features.grids, features.size)  # a thousand times the same point
+    plan = model.plan_points(
+        np.full((1, 1000, 2), 100.0), features.grids, features.size
+    )  # a thousand times the same point
     single = model.plan_points(np.full((1, 1, 2), 100.0), features.grids, features.size)
     assert [s.sites for s in plan.steps] == [s.sites for s in single.steps]
     for step in plan.steps:

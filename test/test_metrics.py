@@ -72,7 +72,9 @@ def test_silog_by_hand():
     pred = torch.tensor([2.0, 2.0, 9.0, 2.0]).reshape(1, 1, 2, 2)
     g = np.log([2, 1, 0.5])
     for lambda_var in (0.0, 0.5, 0.85):
-        assert silog_loss(pred, gt, lambda_var).item() == pytest.approx(math.sqrt((g**2).mean() - lambda_var * g.mean() ** 2), rel=1e-5)
+        assert silog_loss(pred, gt, lambda_var).item() == pytest.approx(
+            math.sqrt((g**2).mean() - lambda_var * g.mean() ** 2), rel=1e-5
+        )
 
 
 def test_silog_ignores_images_and_pixels_without_truth():
@@ -92,7 +94,11 @@ def test_silog_ignores_images_and_pixels_without_truth():
 
 def published(pred, gt, min_depth=1e-3, max_depth=10.0):
     """As the BTS evaluation writes them, pixel by pixel."""
-    pairs = [(min(max(float(p), min_depth), max_depth), float(g)) for p, g in zip(pred.ravel(), gt.ravel()) if min_depth < g < max_depth]
+    pairs = [
+        (min(max(float(p), min_depth), max_depth), float(g))
+        for p, g in zip(pred.ravel(), gt.ravel())
+        if min_depth < g < max_depth
+    ]
     n = len(pairs)
     logs = [math.log(p) - math.log(g) for p, g in pairs]
     thresholds = [max(g / p, p / g) for p, g in pairs]
@@ -143,7 +149,9 @@ def test_ranges_and_collapse_by_hand():
     assert (m["pred_min"], m["pred_max"], m["gt_min"], m["gt_max"]) == (1.5, 9.0, 1.0, 8.0)
     assert m["gt_cv"] == pytest.approx(gt[:4].std() / gt[:4].mean())
     assert math.isnan(range_metrics(pred[:2], gt[:2])["abs_rel_5_10m"])
-    assert mean_metrics([{**m, "n_valid": 4}, {**range_metrics(pred[:2], gt[:2]), "n_valid": 2}])["abs_rel_5_10m"] == 0.125
+    assert (
+        mean_metrics([{**m, "n_valid": 4}, {**range_metrics(pred[:2], gt[:2]), "n_valid": 2}])["abs_rel_5_10m"] == 0.125
+    )
     assert not collapsed(m)
     assert collapsed(range_metrics(np.full(5, 1e-6), gt))
 
@@ -164,11 +172,21 @@ def test_inverse_huber_and_gradient_loss_by_hand():
     huber = [0.1 * (d - 0.05) if d > 0.1 else 0.5 * d**2 for d in difference]
     assert inverse_huber_loss(pred, gt).item() == pytest.approx(np.mean(huber), rel=1e-5)
     g = np.log([[2.0, 1.0], [1.0, 0.75]])  # the lower left one is unknown: two differences remain
-    assert gradient_loss(pred, gt, scales=1).item() == pytest.approx((abs(g[0, 1] - g[0, 0]) + abs(g[1, 1] - g[0, 1])) / 2, rel=1e-5)
+    assert gradient_loss(pred, gt, scales=1).item() == pytest.approx(
+        (abs(g[0, 1] - g[0, 0]) + abs(g[1, 1] - g[0, 1])) / 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    "loss", [Loss(), Loss(per_image=False), Loss(square_root=False), Loss(silog=0, inverse_huber=1), Loss(silog=0, gradient=1), Loss(gradient=0.5, inverse_huber=2)]
+    "loss",
+    [
+        Loss(),
+        Loss(per_image=False),
+        Loss(square_root=False),
+        Loss(silog=0, inverse_huber=1),
+        Loss(silog=0, gradient=1),
+        Loss(gradient=0.5, inverse_huber=2),
+    ],
 )
 def test_losses_ignore_what_is_not_valid(loss):
     torch.manual_seed(0)
@@ -188,7 +206,9 @@ def test_losses_ignore_what_is_not_valid(loss):
     changed = pred.detach().clone()
     changed[0, :, :7], changed[1] = 77.0, 0.0
     assert loss(changed, gt).item() == pytest.approx(value.item(), rel=1e-6)
-    assert loss(pred.detach()[[0, 2]], gt[[0, 2]]).item() == pytest.approx(value.item(), rel=1e-5)  # an empty image does not count
+    assert loss(pred.detach()[[0, 2]], gt[[0, 2]]).item() == pytest.approx(
+        value.item(), rel=1e-5
+    )  # an empty image does not count
     assert loss(pred, torch.zeros_like(gt)).item() == 0
 
 

@@ -1,4 +1,5 @@
-"""Presets against the plan's tables (research plan, sections 5.4, 8 and 11), and what every trainable network must have."""
+"""Presets against the plan's tables (research plan, sections 5.4, 8 and 11), and what every trainable network must
+have."""
 
 import pytest
 import timm
@@ -35,11 +36,24 @@ def test_parameters_of_the_plan():
     assert count(model.global_path.refine4) == pytest.approx(78e3, rel=0.001)
     assert count(model.global_path.refine3) == pytest.approx(152e3, rel=0.001)
     assert count(model.encoder) == pytest.approx(28.6e6 - 0.77e6, rel=0.01)  # ConvNeXt V2-T without its classifier
-    assert {name: p.numel() for name, p in model.decoder.named_parameters() if name.startswith("s8_1")} == {"s8_1.weight": 36_864, "s8_1.bias": 64}
+    assert {name: p.numel() for name, p in model.decoder.named_parameters() if name.startswith("s8_1")} == {
+        "s8_1.weight": 36_864,
+        "s8_1.bias": 64,
+    }
 
 
 # section 11.1, "Training dense path MACs"
-PLAN_LOCAL = {"s8_1": 131, "s8_2": 131, "project1": 87, "merge1": 524, "merge2": 524, "up1": 2086, "up2": 2086, "final": 4172, "head": 7}
+PLAN_LOCAL = {
+    "s8_1": 131,
+    "s8_2": 131,
+    "project1": 87,
+    "merge1": 524,
+    "merge2": 524,
+    "up1": 2086,
+    "up2": 2086,
+    "final": 4172,
+    "head": 7,
+}
 
 
 @pytest.mark.parametrize("layer", PLAN_LOCAL)
@@ -53,11 +67,20 @@ def test_dense_macs_of_the_whole_local_path(macs):
 
 
 # section 11.1, "Global DPT path"
-PLAN_GLOBAL = {"project4": 10.9, "project3": 21.7, "refine4.unit": 16.3, "refine4.out": 3.6, "refine3.skip_unit": 65.1, "refine3.unit": 65.1, "refine3.out": 14.5}
+PLAN_GLOBAL = {
+    "project4": 10.9,
+    "project3": 21.7,
+    "refine4.unit": 16.3,
+    "refine4.out": 3.6,
+    "refine3.skip_unit": 65.1,
+    "refine3.unit": 65.1,
+    "refine3.out": 14.5,
+}
 
 
 def test_macs_of_the_global_path(macs):
-    """241 M in the plan; we drop proj_L2 and run the two 1x1 convolutions before their resize, at a quarter of the cost."""
+    """241 M in the plan; we drop proj_L2 and run the two 1x1 convolutions before their resize, at a quarter of the
+    cost."""
     ours = {layer: macs["v15"][f"SPD.global_path.{layer}"] / M for layer in PLAN_GLOBAL}
     for layer, plan in PLAN_GLOBAL.items():
         assert ours[layer] * (4 if layer.endswith(".out") else 1) == pytest.approx(plan, rel=0.01)
@@ -67,12 +90,18 @@ def test_macs_of_the_global_path(macs):
 
 
 def test_macs_of_the_full_dpt_decoder(macs):
-    """Section 11.3: 3,219 M to stride 2 (projections 163 M, refinenet2 520 M, refinenet1 2,082 M, 1x1 convolutions before the resize here)."""
+    """Section 11.3: 3,219 M to stride 2 (projections 163 M, refinenet2 520 M, refinenet1 2,082 M, 1x1 convolutions
+    before the resize here)."""
     local = "SPD.decoder.local_path"
-    units = {name: macs["dpt"][f"{local}.{name}.skip_unit"] + macs["dpt"][f"{local}.{name}.unit"] for name in ("refine2", "refine1")}
+    units = {
+        name: macs["dpt"][f"{local}.{name}.skip_unit"] + macs["dpt"][f"{local}.{name}.unit"]
+        for name in ("refine2", "refine1")
+    }
     assert units["refine2"] / M == pytest.approx(521, rel=0.005)
     assert units["refine1"] / M == pytest.approx(2_085, rel=0.005)
-    ours = macs["dpt"]["SPD.decoder.global_path"] + sum(macs["dpt"][f"{local}.{name}"] for name in ("project1", "project2", "refine2", "refine1"))
+    ours = macs["dpt"]["SPD.decoder.global_path"] + sum(
+        macs["dpt"][f"{local}.{name}"] for name in ("project1", "project2", "refine2", "refine1")
+    )
     saved = 3 / 4 * (3.6 + 14.5 + 57.9 + 231) * M
     assert (ours + saved) / M == pytest.approx(3_219, rel=0.005)
 
@@ -120,7 +149,10 @@ def test_encoder_weights_from_a_local_file(tmp_path):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits",
+    ):
         SPD.from_preset("v14")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         SPD.from_preset("atto", pretrained="nowhere.pth")

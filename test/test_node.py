@@ -62,7 +62,14 @@ def test_points_that_cannot_be_answered(running, rgb):
     header = running.show(rgb)
     nan, inf = float("nan"), float("inf")
     uv = [[0, 0], [639, 479], [639.5, 479.5], [-0.6, 0], [640, 0], [0, 479.6], [nan, 1], [1, inf], [-inf, 1], [1e30, 1]]
-    assert running.statuses(uv, header) == [0, 0, 0, *[Status.OUTSIDE_IMAGE] * 3, *[Status.NOT_FINITE] * 3, Status.OUTSIDE_IMAGE]
+    assert running.statuses(uv, header) == [
+        0,
+        0,
+        0,
+        *[Status.OUTSIDE_IMAGE] * 3,
+        *[Status.NOT_FINITE] * 3,
+        Status.OUTSIDE_IMAGE,
+    ]
 
 
 def test_no_points_and_very_many(running, rgb):
@@ -111,10 +118,15 @@ def test_big_endian_and_changing_image_sizes(running, rgb):
     for size in ((240, 320), (720, 1280), (480, 640)):
         picture = np.resize(rgb, (*size, 3))
         camera = CAMERA.scaled(size[1] / 640, size[0] / 480)
-        assert running.statuses([[size[1] - 1, size[0] - 1], [size[1], 0]], running.show(picture, camera)) == [Status.OK, Status.OUTSIDE_IMAGE]
+        assert running.statuses([[size[1] - 1, size[0] - 1], [size[1], 0]], running.show(picture, camera)) == [
+            Status.OK,
+            Status.OUTSIDE_IMAGE,
+        ]
     header = running.header()
     deep = np.ascontiguousarray((rgb.astype(np.uint16) * 256).astype(">u2"))
-    running.images.publish(Image(header=header, height=480, width=640, encoding="rgb16", is_bigendian=1, step=3840, data=deep.tobytes()))
+    running.images.publish(
+        Image(header=header, height=480, width=640, encoding="rgb16", is_bigendian=1, step=3840, data=deep.tobytes())
+    )
     _, points = running.ask([[100, 100]], header)
     _, same = running.ask([[100, 100]], running.show(rgb))
     assert points["depth"] == pytest.approx(same["depth"])

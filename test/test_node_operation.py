@@ -1,4 +1,5 @@
-"""What a robot does to the node besides asking: waypoints, pictures, parameters, lifecycle, other QoS, loops, silence, fuzz."""
+"""What a robot does to the node besides asking: waypoints, pictures, parameters, lifecycle, other QoS, loops, silence,
+fuzz."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ TRANSFORM = [0.0, 0.5, 0.0, 0.5, -0.5, 0.5, 0.5]
 
 @pytest.fixture(scope="module")
 def running(client):
-    settings = {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2, "waypoint_frame": "base_link", "waypoint_transform": TRANSFORM}
+    settings = {
+        "query_timeout_s": 0.5,
+        "diagnostics_period_s": 0.2,
+        "waypoint_frame": "base_link",
+        "waypoint_transform": TRANSFORM,
+    }
     process = start_node(TOPICS, {"runtime": "torch", **settings})
     try:
         client.connect(process)
@@ -73,7 +79,13 @@ def test_waypoints_are_projected_and_compared(running, rgb, ask_waypoints, frame
     rotation, translation = rigid_transform(TRANSFORM)
     points = (optical - translation) @ rotation if frame_id == "base_link" else optical
     answer = ask_waypoints(points, frame_id, header)
-    assert answer["status"].tolist() == [Status.OK, Status.OK, Status.BEHIND_CAMERA, Status.OUTSIDE_IMAGE, Status.NOT_FINITE]
+    assert answer["status"].tolist() == [
+        Status.OK,
+        Status.OK,
+        Status.BEHIND_CAMERA,
+        Status.OUTSIDE_IMAGE,
+        Status.NOT_FINITE,
+    ]
     uv = CAMERA.project(optical[:2])
     np.testing.assert_allclose(np.stack([answer["u"], answer["v"]], 1)[:2], uv, atol=1e-3)
     np.testing.assert_allclose(answer["waypoint_depth"][:4], optical[:4, 2], atol=1e-5)
@@ -107,12 +119,18 @@ def test_waypoints_through_tf(running, rgb, ask_waypoints):
 
     broadcaster.sendTransform(camera_in_odom(header.stamp.sec - 0.5, 9.0))
     running.idle(0.2)
-    assert ask_waypoints([[13.0, 0.2, 0.1]], "odom", header)["status"].tolist() == [Status.NO_TRANSFORM]  # TF does not reach the stamp
-    later = running.create_timer(0.05, lambda: (later.cancel(), broadcaster.sendTransform(camera_in_odom(header.stamp.sec + 0.5, 11.0))))
+    assert ask_waypoints([[13.0, 0.2, 0.1]], "odom", header)["status"].tolist() == [
+        Status.NO_TRANSFORM
+    ]  # TF does not reach the stamp
+    later = running.create_timer(
+        0.05, lambda: (later.cancel(), broadcaster.sendTransform(camera_in_odom(header.stamp.sec + 0.5, 11.0)))
+    )
     answer = ask_waypoints([[13.0, 0.2, 0.1]], "odom", header)  # at the stamp the robot is at 10 m
     assert answer["status"].tolist() == [Status.OK]
     np.testing.assert_allclose(answer["waypoint_depth"], [3.0], atol=1e-5)
-    np.testing.assert_allclose([answer["u"][0], answer["v"][0]], CAMERA.project(np.array([[-0.2, -0.1, 3.0]]))[0], atol=1e-3)
+    np.testing.assert_allclose(
+        [answer["u"][0], answer["v"][0]], CAMERA.project(np.array([[-0.2, -0.1, 3.0]]))[0], atol=1e-3
+    )
 
 
 def test_dense_depth_is_published_while_someone_listens(running, rgb):
@@ -134,7 +152,11 @@ def test_a_distorted_camera_bends_the_rays(running, rgb):
     _, straight = running.ask([[600, 50]], header)
     header = running.header()
     k = [CAMERA.fx, 0.0, CAMERA.cx, 0.0, CAMERA.fy, CAMERA.cy, 0.0, 0.0, 1.0]
-    running.infos.publish(CameraInfo(header=header, height=480, width=640, k=k, d=[-0.3, 0.1, 0.0, 0.0, 0.0], distortion_model="plumb_bob"))
+    running.infos.publish(
+        CameraInfo(
+            header=header, height=480, width=640, k=k, d=[-0.3, 0.1, 0.0, 0.0, 0.0], distortion_model="plumb_bob"
+        )
+    )
     running.idle(0.1)
     running.images.publish(rgb_to_image(rgb, header))
     _, bent = running.ask([[600, 50]], header)
@@ -151,7 +173,9 @@ def set_parameter(running, name, value) -> tuple[bool, str]:
         str: ("string_value", ParameterType.PARAMETER_STRING),
     }
     field, kind = kinds[type(value)]
-    future = service.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]))
+    future = service.call_async(
+        SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))])
+    )
     running.spin(future.done)
     result = future.result().results[0]
     return result.successful, result.reason
@@ -171,7 +195,11 @@ def test_parameters_at_run_time(running, rgb):
     header.stamp.nanosec = 300_000_000
     assert running.statuses([[1, 1]], header) == [Status.OK]
     assert set_parameter(running, "stamp_tolerance_s", 0.0)[0]
-    refused = (("grid", [1], "expected two integers >= 0"), ("overlay_rate_hz", 0.0, "at least 0.1"), ("weights", "x", "fixed while the node is configured"))
+    refused = (
+        ("grid", [1], "expected two integers >= 0"),
+        ("overlay_rate_hz", 0.0, "at least 0.1"),
+        ("weights", "x", "fixed while the node is configured"),
+    )
     for name, value, reason in refused:
         accepted, said = set_parameter(running, name, value)
         assert not accepted
@@ -206,11 +234,16 @@ def mutated(rng, msg):
     elif kind == 4:
         msg.point_step, msg.row_step = int(rng.integers(0, 100)), int(rng.integers(0, 2**32))
     elif kind == 5 and isinstance(msg, Image):
-        msg.encoding = str(rng.choice(["", "bgr8", "mono16", "yuyv", "nv12", "bayer_rggb16", "32FC1", "\u00fc8", "rgba16", "8UC3"]))
+        msg.encoding = str(
+            rng.choice(["", "bgr8", "mono16", "yuyv", "nv12", "bayer_rggb16", "32FC1", "\u00fc8", "rgba16", "8UC3"])
+        )
         msg.is_bigendian = int(rng.integers(2))
     elif kind == 5:
         names, numbers = rng.choice(["u", "v", "x", "id", ""], 3), rng.integers(0, [20, 10, 4], (3, 3)).tolist()
-        msg.fields = [PointField(name=str(name), offset=offset, datatype=datatype, count=count) for name, (offset, datatype, count) in zip(names, numbers)]
+        msg.fields = [
+            PointField(name=str(name), offset=offset, datatype=datatype, count=count)
+            for name, (offset, datatype, count) in zip(names, numbers)
+        ]
         msg.is_bigendian = bool(rng.integers(2))
     else:
         for i in rng.integers(0, max(len(data), 1), 8):

@@ -26,7 +26,9 @@ def test_encoder_slower_than_the_camera(client, rgb):
     """300 images at 30 Hz with 128 points each; convnextv2_tiny takes a CPU several periods."""
     client.answers.clear()
     client.diagnostics = None
-    process = start_node(TOPICS, {"runtime": "torch", "weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2})
+    process = start_node(
+        TOPICS, {"runtime": "torch", "weights": "v15", "device": "cpu", "diagnostics_period_s": 0.2, "frame_buffer": 2}
+    )
 
     try:
         client.connect(process)
@@ -48,7 +50,10 @@ def test_encoder_slower_than_the_camera(client, rgb):
         assert all(len(p) == 128 for p in points)
         reasons = Counter(int(p["status"][0]) for p in points)
         assert reasons[Status.OK] >= 3
-        assert reasons[Status.TIMED_OUT] + reasons[Status.FRAME_SKIPPED] + reasons[Status.NO_IMAGE] + reasons[Status.OK] == 300
+        assert (
+            reasons[Status.TIMED_OUT] + reasons[Status.FRAME_SKIPPED] + reasons[Status.NO_IMAGE] + reasons[Status.OK]
+            == 300
+        )
         # The allocator settles within some 100 MB; images alone, kept, would add 160 MB between these two windows.
         assert np.mean(memory[-50:]) < np.mean(memory[100:150]) + 150, "memory grows"
         values = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
@@ -91,7 +96,12 @@ def transition(client, transition_id: int) -> bool:
 
 
 def test_bad_weights_fail_to_configure(client):
-    process = start_node(TOPICS, {"runtime": "torch", "weights": "/nowhere/weights.safetensors", "autostart": False}, stderr=-1, text=True)
+    process = start_node(
+        TOPICS,
+        {"runtime": "torch", "weights": "/nowhere/weights.safetensors", "autostart": False},
+        stderr=-1,
+        text=True,
+    )
     try:
         assert transition(client, Transition.TRANSITION_CONFIGURE) is False
         parameters = client.create_client(SetParameters, "/spd/set_parameters")
@@ -136,7 +146,9 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
 
 def test_silence_is_said_with_the_topics_that_exist(client, rgb):
     other = client.create_publisher(Image, "/other_camera/image", qos_profile_sensor_data)
-    process = start_node({"image": "/nobody/here", "camera_info": "/nobody/info"}, {"runtime": "torch", "diagnostics_period_s": 0.3})
+    process = start_node(
+        {"image": "/nobody/here", "camera_info": "/nobody/info"}, {"runtime": "torch", "diagnostics_period_s": 0.3}
+    )
     try:
         client.diagnostics = None
         client.spin(lambda: client.diagnostics is not None and "no image for" in client.diagnostics.message, 60)
@@ -164,7 +176,12 @@ def test_incompatible_qos_is_named(client):
     seen = []
     client.create_subscription(DiagnosticArray, "/diagnostics", seen.append, 10)
     try:
-        client.spin(lambda: any("/odd/spd/query_points" in m.status[0].message and "RELIABILITY" in m.status[0].message for m in seen), 60)
+        client.spin(
+            lambda: any(
+                "/odd/spd/query_points" in m.status[0].message and "RELIABILITY" in m.status[0].message for m in seen
+            ),
+            60,
+        )
         assert stop_node(process) == 0
     finally:
         process.kill()

@@ -16,11 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_core_imports_no_ros():
     code = (
-        "import pkgutil, importlib, sys, spd_core\n"
-        "for m in pkgutil.walk_packages(spd_core.__path__, 'spd_core.'):\n"
-        "    if not m.name.endswith('__main__'): importlib.import_module(m.name)\n"
-        "ros = sorted({n.split('.')[0] for n in sys.modules} & {'rclpy', 'sensor_msgs', 'std_msgs', 'spd_ros', 'cv_bridge', 'launch'})\n"
-        "assert not ros, ros"
+        "import pkgutil, importlib, sys, spd_core\nfor m in pkgutil.walk_packages(spd_core.__path__, 'spd_core.'):\n   "
+        " if not m.name.endswith('__main__'): importlib.import_module(m.name)\nros = sorted({n.split('.')[0] for n in"
+        " sys.modules} & {'rclpy', 'sensor_msgs', 'std_msgs', 'spd_ros', 'cv_bridge', 'launch'})\nassert not ros, ros"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -28,7 +26,9 @@ def test_the_core_imports_no_ros():
 def test_parameter_file_is_the_table():
     given = yaml.safe_load((ROOT / "config" / "spd.yaml").read_text())["/**"]["ros__parameters"]
     assert given == {name: parameter.default for name, parameter in PARAMETERS.items()}
-    assert {name: type(value) for name, value in given.items()} == {name: type(p.default) for name, p in PARAMETERS.items()}
+    assert {name: type(value) for name, value in given.items()} == {
+        name: type(p.default) for name, p in PARAMETERS.items()
+    }
 
 
 def test_every_parameter_is_described_and_its_default_allowed():
@@ -53,7 +53,9 @@ def colcon(*arguments, cwd):
     if not executable.exists():
         pytest.skip("colcon is not installed in this environment")
     environment = {**os.environ, "PATH": f"{executable.parent}:{os.environ['PATH']}"}
-    return subprocess.run([executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True, env=environment).stdout
+    return subprocess.run(
+        [executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True, env=environment
+    ).stdout
 
 
 def test_colcon_builds_an_ament_python_package(tmp_path):
@@ -73,7 +75,11 @@ def test_colcon_builds_an_ament_python_package(tmp_path):
 
 
 def test_requirements_are_pinned_and_name_no_host():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.lstrip().startswith("#")
+    ]
     assert all("==" in line for line in lines)
     assert "://" not in "".join(lines)
 
@@ -87,7 +93,19 @@ def test_launch_file_offers_its_arguments():
 
     description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / "spd.launch.py"))
     names = {entity.name for entity in description.entities if isinstance(entity, DeclareLaunchArgument)}
-    assert {"params_file", "weights", "device", "image", "camera_info", "namespace", "cameras", "rviz", "image_transport", "use_sim_time", "log_level"} == names
+    assert {
+        "params_file",
+        "weights",
+        "device",
+        "image",
+        "camera_info",
+        "namespace",
+        "cameras",
+        "rviz",
+        "image_transport",
+        "use_sim_time",
+        "log_level",
+    } == names
     profile = next(entity for entity in description.entities if isinstance(entity, SetEnvironmentVariable))
     assert "".join(part.perform(LaunchContext()) for part in profile.value).endswith("fastdds.xml")
 

@@ -60,12 +60,16 @@ def test_depth_grows_with_the_focal_length(rgb):
     assert far == pytest.approx(2 * near, rel=1e-6)
 
 
-@pytest.mark.parametrize(("focal_px", "size"), [(350, (285, 380)), (525, (190, 253)), (900, (111, 148)), (100, (333, 443)), (5000, (64, 85))])
+@pytest.mark.parametrize(
+    ("focal_px", "size"), [(350, (285, 380)), (525, (190, 253)), (900, (111, 148)), (100, (333, 443)), (5000, (64, 85))]
+)
 def test_images_are_scaled_to_the_training_focal_length(predictor, rgb, focal_px, size):
     """Up to three times the input size, and down to 64 px; the correction of depth makes up what is left."""
     frame = predictor.encode(rgb, Camera(focal_px, focal_px, 319.5, 239.5))
     assert frame.features.size == size
-    assert frame.focal_factor == pytest.approx(focal_px * size[1] / 640 / predictor.model.config.training_focal_px, rel=0.01)
+    assert frame.focal_factor == pytest.approx(
+        focal_px * size[1] / 640 / predictor.model.config.training_focal_px, rel=0.01
+    )
     assert (abs(frame.focal_factor - 1) < 0.01) == (focal_px in (350, 525, 900))
     assert np.isfinite(frame.depth_at(np.array([[0.0, 0.0], [639, 479]]))).all()
 
@@ -75,7 +79,9 @@ def test_training_focal_length_needs_no_correction(predictor, rgb):
     with pytest.warns(UserWarning, match="no camera intrinsics: depth assumes a focal length of 519 px at 640x480"):
         blind = Predictor(predictor.model, "cpu").encode(rgb)
     uv = np.array([[100.5, 200.25]])
-    assert blind.depth_at(uv) == pytest.approx(predictor.encode(rgb, Camera(focal, focal, 319.5, 239.5)).depth_at(uv), rel=1e-5)
+    assert blind.depth_at(uv) == pytest.approx(
+        predictor.encode(rgb, Camera(focal, focal, 319.5, 239.5)).depth_at(uv), rel=1e-5
+    )
     with pytest.raises(ValueError, match="needs the camera's intrinsics"):
         blind.points_at(uv)
 
@@ -128,7 +134,9 @@ def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb,
     monkeypatch.setattr("spd_core.export.OnnxEncoder.IMAGES_BEFORE_GRAPH", 1)
     for name in ("torch", runtime):
         predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime=name)
-        answers[name] = [predictor.encode(image, CAMERA).depth_at(uv) for image in [rgb, rgb[:, :500].copy()] * 2]  # two sizes
+        answers[name] = [
+            predictor.encode(image, CAMERA).depth_at(uv) for image in [rgb, rgb[:, :500].copy()] * 2
+        ]  # two sizes
         predictor.warm_up()
     assert predictor.runtime == "onnxruntime"
     assert len(predictor._encode._sessions) == graphs
@@ -150,7 +158,16 @@ def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatc
     np.testing.assert_array_equal(frame.depth_at(uv), Predictor(models["atto"], "cpu").encode(rgb, CAMERA).depth_at(uv))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 5)), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8), "image.png"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((4, 5)),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+        "image.png",
+    ],
+)
 def test_bad_images_are_named(predictor, bad):
     with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\] in RGB order, got"):
         predictor.encode(bad)

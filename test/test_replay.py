@@ -35,7 +35,12 @@ def test_round_trip(tmp_path, storage):
     written = list(frames(3, queries=2))
     assert write_bag(tmp_path / "bag", written, storage) == 3
     topics = find_topics(tmp_path / "bag")
-    assert (topics.image, topics.depth, topics.camera_info, topics.query) == (bags.IMAGE_TOPIC, bags.DEPTH_TOPIC, bags.INFO_TOPIC, bags.QUERY_TOPIC)
+    assert (topics.image, topics.depth, topics.camera_info, topics.query) == (
+        bags.IMAGE_TOPIC,
+        bags.DEPTH_TOPIC,
+        bags.INFO_TOPIC,
+        bags.QUERY_TOPIC,
+    )
     read = list(read_frames(tmp_path / "bag", topics))
     assert [f.stamp_ns for f in read] == [f.stamp_ns for f in written]
     for a, b in zip(written, read):
@@ -52,12 +57,20 @@ def type_(name):
 
 
 def other_bag(path, depth_kind="16UC1", depth_offset_s=0.004, with_info=True):
-    """A bag as a driver records it: other topic names, JPEG colour, depth a little later than colour and in various forms."""
+    """A bag as a driver records it: other topic names, JPEG colour, depth a little later than colour and in various
+    forms."""
     with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        kinds = {"/cam/color/image_raw/compressed": "sensor_msgs/msg/CompressedImage", "/tf_static": "std_msgs/msg/Header"}
-        kinds["/cam/depth/image"] = "sensor_msgs/msg/Image" if depth_kind in ("16UC1", "32FC1") else "sensor_msgs/msg/CompressedImage"
+        kinds = {
+            "/cam/color/image_raw/compressed": "sensor_msgs/msg/CompressedImage",
+            "/tf_static": "std_msgs/msg/Header",
+        }
+        kinds["/cam/depth/image"] = (
+            "sensor_msgs/msg/Image" if depth_kind in ("16UC1", "32FC1") else "sensor_msgs/msg/CompressedImage"
+        )
         kinds |= {"/cam/color/camera_info": "sensor_msgs/msg/CameraInfo"} if with_info else {}
-        connections = {topic: writer.add_connection(topic, kind, typestore=bags._STORE) for topic, kind in kinds.items()}
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=bags._STORE) for topic, kind in kinds.items()
+        }
 
         def put(topic, stamp_ns, message):
             writer.write(connections[topic], stamp_ns, bags._STORE.serialize_cdr(message, kinds[topic]))
@@ -65,7 +78,11 @@ def other_bag(path, depth_kind="16UC1", depth_offset_s=0.004, with_info=True):
         for frame in frames(3):
             header = bags._header(frame.stamp_ns)
             jpeg = cv2.imencode(".png", frame.rgb[..., ::-1])[1].ravel()
-            put("/cam/color/image_raw/compressed", frame.stamp_ns, type_("sensor_msgs/msg/CompressedImage")(header, "rgb8; png compressed bgr8", jpeg))
+            put(
+                "/cam/color/image_raw/compressed",
+                frame.stamp_ns,
+                type_("sensor_msgs/msg/CompressedImage")(header, "rgb8; png compressed bgr8", jpeg),
+            )
             if with_info:
                 put("/cam/color/camera_info", frame.stamp_ns, bags._camera_info(header, CAMERA, frame.rgb.shape[:2]))
             late = frame.stamp_ns + round(depth_offset_s * 1e9)
@@ -76,7 +93,9 @@ def other_bag(path, depth_kind="16UC1", depth_offset_s=0.004, with_info=True):
                 message = bags._image(bags._header(late), frame.depth_m[..., None], "32FC1")
             else:
                 data = np.concatenate([np.zeros(12, np.uint8), cv2.imencode(".png", millimetres)[1].ravel()])
-                message = type_("sensor_msgs/msg/CompressedImage")(bags._header(late), "16UC1; compressedDepth png", data)
+                message = type_("sensor_msgs/msg/CompressedImage")(
+                    bags._header(late), "16UC1; compressedDepth png", data
+                )
             put("/cam/depth/image", late, message)
             put("/tf_static", frame.stamp_ns, header)
 
@@ -85,7 +104,12 @@ def other_bag(path, depth_kind="16UC1", depth_offset_s=0.004, with_info=True):
 def test_topics_are_found_by_type_and_paired_by_stamp(tmp_path, depth_kind):
     other_bag(tmp_path / "bag", depth_kind)
     topics = find_topics(tmp_path / "bag")
-    assert (topics.image, topics.depth, topics.camera_info, topics.query) == ("/cam/color/image_raw/compressed", "/cam/depth/image", "/cam/color/camera_info", None)
+    assert (topics.image, topics.depth, topics.camera_info, topics.query) == (
+        "/cam/color/image_raw/compressed",
+        "/cam/depth/image",
+        "/cam/color/camera_info",
+        None,
+    )
     read = list(read_frames(tmp_path / "bag", topics))
     assert len(read) == 3
     for a, b in zip(frames(3), read):
@@ -97,7 +121,13 @@ def test_topics_are_found_by_type_and_paired_by_stamp(tmp_path, depth_kind):
 def test_what_a_bag_lacks_is_told(tmp_path):
     other_bag(tmp_path / "bag", with_info=False)
     assert find_topics(tmp_path / "bag").camera_info is None
-    with pytest.raises(DataError, match=r"no topic /nothing for depth; it has .*/cam/color/image_raw/compressed \(sensor_msgs/msg/CompressedImage, 3\)"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"no topic /nothing for depth; it has .*/cam/color/image_raw/compressed"
+            r" \(sensor_msgs/msg/CompressedImage, 3\)"
+        ),
+    ):
         find_topics(tmp_path / "bag", depth="/nothing")
     with pytest.raises(DataError, match="does not exist"):
         find_topics(tmp_path / "nowhere")
@@ -111,9 +141,14 @@ def test_what_a_bag_lacks_is_told(tmp_path):
 
 
 def test_depth_that_is_not_registered_is_left_out_with_a_warning(tmp_path):
-    odd = [BagFrame(f.stamp_ns, f.rgb, f.depth_m[::2] if i == 1 else f.depth_m, f.camera, []) for i, f in enumerate(frames(3))]
+    odd = [
+        BagFrame(f.stamp_ns, f.rgb, f.depth_m[::2] if i == 1 else f.depth_m, f.camera, [])
+        for i, f in enumerate(frames(3))
+    ]
     write_bag(tmp_path / "bag", odd)
-    with pytest.warns(UserWarning, match=r"left out: depth is \[96, 256\] px and colour \[192, 256\]; depth must be registered"):
+    with pytest.warns(
+        UserWarning, match=r"left out: depth is \[96, 256\] px and colour \[192, 256\]; depth must be registered"
+    ):
         read = list(read_frames(tmp_path / "bag", find_topics(tmp_path / "bag")))
     assert [f.stamp_ns for f in read] == [odd[0].stamp_ns, odd[2].stamp_ns]
 
@@ -121,7 +156,11 @@ def test_depth_that_is_not_registered_is_left_out_with_a_warning(tmp_path):
 def test_samplings(tmp_path):
     write_bag(tmp_path / "bag", frames(2, queries=3))
     topics = find_topics(tmp_path / "bag")
-    for sampling, queries, points in ((Sampling(points=40), 1, 40), (Sampling(grid=(8, 6)), 1, 48), (Sampling(recorded=True), 3, 5)):
+    for sampling, queries, points in (
+        (Sampling(points=40), 1, 40),
+        (Sampling(grid=(8, 6)), 1, 48),
+        (Sampling(recorded=True), 3, 5),
+    ):
         asked = list(frames_to_ask(tmp_path / "bag", topics, sampling))
         assert [[len(uv) for uv, _ in f.queries] for f in asked] == [[points] * queries] * 2
         ids = np.concatenate([ids for f in asked for _, ids in f.queries])
@@ -138,14 +177,27 @@ def test_report_by_hand():
 
     ok = Answer(np.array([1.0, 5.0]), np.array([0, 0]), 0.010)
     skipped = Answer(np.array([nan, nan]), np.array([Status.FRAME_SKIPPED] * 2), 0.030)
-    result = report([played(0, [ok, ok]), played(1, [skipped]), played(2, [Answer()]), played(3, [Answer()]), played(4, [ok])], {"mode": "x"}).summary
-    assert (result["frames"], result["queries"], result["answered"], result["points"], result["points_without_depth"]) == (5, 6, 4, 12, 6)
+    result = report(
+        [played(0, [ok, ok]), played(1, [skipped]), played(2, [Answer()]), played(3, [Answer()]), played(4, [ok])],
+        {"mode": "x"},
+    ).summary
+    assert (
+        result["frames"],
+        result["queries"],
+        result["answered"],
+        result["points"],
+        result["points_without_depth"],
+    ) == (5, 6, 4, 12, 6)
     assert result["points_by_status"] == {"OK": 6, "FRAME_SKIPPED": 2}
     assert result["dropped_frames"] == 3
     assert result["metrics"]["abs_rel"] == 0.5
     assert result["metrics"]["n_images"] == 2
     assert result["latency_ms"]["p50"] == pytest.approx(10)
-    assert result["gaps"] == gaps([played(i, [a]) for i, a in enumerate((ok, ok, Answer(), Answer(), ok))]) == [{"from_s": 2e-9, "to_s": 3e-9, "frames": 2}]
+    assert (
+        result["gaps"]
+        == gaps([played(i, [a]) for i, a in enumerate((ok, ok, Answer(), Answer(), ok))])
+        == [{"from_s": 2e-9, "to_s": 3e-9, "frames": 2}]
+    )
 
 
 def run(monkeypatch, *arguments):
@@ -158,19 +210,26 @@ def test_offline_is_the_predictor(tmp_path):
     asked = list(frames_to_ask(tmp_path / "bag", find_topics(tmp_path / "bag"), Sampling(points=30)))
     predictor = Predictor.load("embedded", device="cpu")
     for frame, played in zip(asked, answer_offline(iter(asked), predictor)):
-        (uv, _) = frame.queries[0]
-        np.testing.assert_allclose(played.answers[0].depth_m, predictor.encode(frame.rgb, CAMERA).depth_at(uv), rtol=1e-5)
+        uv, _ = frame.queries[0]
+        np.testing.assert_allclose(
+            played.answers[0].depth_m, predictor.encode(frame.rgb, CAMERA).depth_at(uv), rtol=1e-5
+        )
         at = uv.astype(int)
         np.testing.assert_allclose(played.truth_m[0], frame.depth_m[at[:, 1], at[:, 0]])
 
 
 def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
-    """Through the node in its own process and real DDS; every query once, and a table, JSON, CSV and pictures of both."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])  # `replay` takes a domain of its own; restored after the test
+    """Through the node in its own process and real DDS; every query once, and a table, JSON, CSV and pictures of
+    both."""
+    monkeypatch.setenv(
+        "ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"]
+    )  # `replay` takes a domain of its own; restored after the test
     write_bag(tmp_path / "bag", frames(5, step_s=0.4))
     run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline", "--points", 50)
     run(monkeypatch, "replay", tmp_path / "bag", "--out", tmp_path / "live", "--points", 50)
-    read = {mode: np.genfromtxt(tmp_path / mode / "depths.csv", delimiter=",", names=True) for mode in ("offline", "live")}
+    read = {
+        mode: np.genfromtxt(tmp_path / mode / "depths.csv", delimiter=",", names=True) for mode in ("offline", "live")
+    }
     assert len(read["live"]) == 250
     assert (read["live"]["status"] == Status.OK).all()
     np.testing.assert_allclose(read["live"]["depth_m"], read["offline"]["depth_m"], rtol=1e-5)

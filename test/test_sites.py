@@ -41,17 +41,40 @@ def test_union_has_no_duplicates_and_knows_its_border():
     reached = Sites.union(grid, [runs, runs, runs + 1, runs + 2])
     assert len(reached) == 9
     assert reached.border_rows.tolist() == [0, 1, 2, 3, 6]
-    assert flat(grid, reached.inside).tolist() == [0, 0, 1, 0, 0, 1, 4, 4, 5]  # border sites stand for their nearest inside
+    assert flat(grid, reached.inside).tolist() == [
+        0,
+        0,
+        1,
+        0,
+        0,
+        1,
+        4,
+        4,
+        5,
+    ]  # border sites stand for their nearest inside
     assert reached.rows(runs).tolist() == [0, 3, 6]
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
-    ("source", "target"), [((5, 7), (10, 14)), ((13, 17), (26, 34)), ((6, 9), (7, 5)), ((1, 4), (3, 11)), ((8, 8), (8, 8)), ((37, 37), (518, 37)), ((4, 4), (1, 1))]
+    ("source", "target"),
+    [
+        ((5, 7), (10, 14)),
+        ((13, 17), (26, 34)),
+        ((6, 9), (7, 5)),
+        ((1, 4), (3, 11)),
+        ((8, 8), (8, 8)),
+        ((37, 37), (518, 37)),
+        ((4, 4), (1, 1)),
+    ],
 )
 def test_resize_taps_are_interpolate(source, target, align_corners):
     x = torch.randn(2, *source, 3, generator=torch.Generator().manual_seed(0))
-    reference = F.interpolate(x.permute(0, 3, 1, 2), size=target, mode="bilinear", align_corners=align_corners).permute(0, 2, 3, 1).flatten(0, 2)
+    reference = (
+        F.interpolate(x.permute(0, 3, 1, 2), size=target, mode="bilinear", align_corners=align_corners)
+        .permute(0, 2, 3, 1)
+        .flatten(0, 2)
+    )
     out, grid = subset(Grid(2, *target), 0.7), Grid(2, *source)
     numbers, weights = resize_taps(out, grid, align_corners)
     rows = weighted_sum(x.flatten(0, 2), torch.from_numpy(flat(grid, numbers)), torch.from_numpy(weights))
@@ -76,12 +99,17 @@ def test_convolution_on_rows_is_conv2d(share, bias, monkeypatch):
     x = torch.randn(2, 7, 9, 6)
     out = subset(grid, share)
     numbers, _ = conv.taps(out, grid)
-    source, taps = F.pad(x, (0, 0, 1, 1, 1, 1)).flatten(0, 2), torch.from_numpy(numbers.astype(np.int32))  # a padded map has a row for each site number
+    source, taps = (
+        F.pad(x, (0, 0, 1, 1, 1, 1)).flatten(0, 2),
+        torch.from_numpy(numbers.astype(np.int32)),
+    )  # a padded map has a row for each site number
     sparse = conv.on_rows(source, taps, None)
     for _ in range(2):  # the second time with the kept matrix
         with torch.inference_mode():
             torch.testing.assert_close(conv.on_rows(source, taps, None), sparse)
-            reference = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
+            reference = (
+                F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=1).permute(0, 2, 3, 1).flatten(0, 2)
+            )
         torch.testing.assert_close(sparse.detach(), reference[flat(grid, out.numbers)])
         conv.weight.data = 2 * conv.weight.data  # other storage: what was kept is stale
         sparse = conv.on_rows(source, taps, None)

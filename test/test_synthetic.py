@@ -33,7 +33,8 @@ def test_frames_look_into_a_room(seed):
 
 
 def march(room, origin: np.ndarray, direction: np.ndarray, step: float = 0.002) -> float:
-    """Distance to the first surface by walking along the ray: an independent, slow reference for the closed-form casts."""
+    """Distance to the first surface by walking along the ray: an independent, slow reference for the closed-form
+    casts."""
     t = np.arange(step, 15, step)
     points = origin + t[:, None] * direction
     hit = ((points < 0) | (points > room.size)).any(axis=1)
@@ -69,7 +70,11 @@ def test_tiles_do_not_change_the_cast(monkeypatch):
     scene, rays = Scene(room), camera_rays(CAMERA, pose, SIZE, "cpu")
     origin = torch.tensor(pose.position, dtype=torch.float32)
     depth, primitive = scene.cast(origin, rays, SIZE)
-    monkeypatch.setattr(Scene, "_tiles", lambda self, apex, rays, size, margin_m=0.0: [(torch.arange(len(rays)), torch.arange(len(self.kinds)))])
+    monkeypatch.setattr(
+        Scene,
+        "_tiles",
+        lambda self, apex, rays, size, margin_m=0.0: [(torch.arange(len(rays)), torch.arange(len(self.kinds)))],
+    )
     all_depth, all_primitive = scene.cast(origin, rays, SIZE)
     assert torch.equal(depth, all_depth)
     assert (primitive == all_primitive).float().mean() > 0.999

@@ -55,9 +55,34 @@ def config(rooms, out, **changes) -> TrainConfig:
 def command(settings: TrainConfig, folder) -> list[str]:
     """`spd train` on these settings, written to YAML by hand."""
     file = folder / "train.yaml"
-    keys = ("out", "data", "val", "preset", "batch_size", "steps", "warmup", "ema", "validate_every", "save_every", "workers", "pictures", "device", "threads")
+    keys = (
+        "out",
+        "data",
+        "val",
+        "preset",
+        "batch_size",
+        "steps",
+        "warmup",
+        "ema",
+        "validate_every",
+        "save_every",
+        "workers",
+        "pictures",
+        "device",
+        "threads",
+    )
     lines = [f"{key}: {getattr(settings, key)}" for key in keys]
-    file.write_text("\n".join([*lines, f"model: {json.dumps(MODEL)}", "augment: {crop: [64, 64], rotate_deg: 1}", "validation: {limit: 4}"]) + "\n")
+    file.write_text(
+        "\n".join(
+            [
+                *lines,
+                f"model: {json.dumps(MODEL)}",
+                "augment: {crop: [64, 64], rotate_deg: 1}",
+                "validation: {limit: 4}",
+            ]
+        )
+        + "\n"
+    )
     return [sys.executable, "-m", "spd_core.cli", "train", "--config", str(file)]
 
 
@@ -118,7 +143,9 @@ def test_same_curve_as_twice_the_batch(how, reference, rooms, tmp_path):
         other = train(config(rooms, tmp_path / "two", steps=4, batch_size=2, accumulate=2, validate_every=1, ema=0.0))
     else:
         settings = config(rooms, tmp_path / "two", steps=4, batch_size=2, validate_every=1, ema=0.0, threads=1)
-        subprocess.run([*command(settings, tmp_path), "--devices", "2"], check=True, timeout=200, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*command(settings, tmp_path), "--devices", "2"], check=True, timeout=200, stdout=subprocess.DEVNULL
+        )
         other = json.loads((tmp_path / "two" / "run.json").read_text())
         assert other["environment"]["processes"] == 2
     assert len(other["history"]) == 5
@@ -141,7 +168,19 @@ def test_epochs_count_actual_steps(rooms, tmp_path):
 
 
 def test_stops_early(rooms, tmp_path):
-    report = train(config(rooms, tmp_path, steps=20, validate_every=2, patience=2, ema=0.0, encoder_lr=0.0, decoder_lr=0.0, final_lr=0.0))
+    report = train(
+        config(
+            rooms,
+            tmp_path,
+            steps=20,
+            validate_every=2,
+            patience=2,
+            ema=0.0,
+            encoder_lr=0.0,
+            decoder_lr=0.0,
+            final_lr=0.0,
+        )
+    )
     assert report["step"] == 4
     assert "2 validations without a smaller AbsRel" in report["ended"]
 
@@ -153,8 +192,12 @@ def test_other_settings_do_not_continue_a_run(rooms, tmp_path):
 
 
 def test_nan_loss_names_the_samples(rooms, tmp_path):
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of the batch rooms_00000900\[\d+\], rooms_"):
-        train(config(rooms, tmp_path, encoder_lr=1e30, decoder_lr=1e30, clip=0.0, warmup=1, loss=Loss(square_root=False)))
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf) at step \d+ of the batch rooms_00000900\[\d+\], rooms_"
+    ):
+        train(
+            config(rooms, tmp_path, encoder_lr=1e30, decoder_lr=1e30, clip=0.0, warmup=1, loss=Loss(square_root=False))
+        )
 
 
 def test_collapsed_output_is_said(rooms, tmp_path, capsys):
@@ -168,12 +211,24 @@ def test_collapsed_output_is_said(rooms, tmp_path, capsys):
 
 
 def test_checkpoint_of_another_preset(rooms, tmp_path):
-    with pytest.raises(TrainingError, match=r"is not a checkpoint of preset 'v15'.*encoder 'convnextv2_atto', not 'convnextv2_tiny'"):
+    with pytest.raises(
+        TrainingError, match=r"is not a checkpoint of preset 'v15'.*encoder 'convnextv2_atto', not 'convnextv2_tiny'"
+    ):
         train(config(rooms, tmp_path, preset="v15", init=checkpoint.EMBEDDED))
 
 
 def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
-    train(config(rooms, tmp_path, steps=1, init="embedded", model={"input_size": [64, 96], "training_focal_px": 80.0}, encoder_lr=0.0, decoder_lr=0.0))
+    train(
+        config(
+            rooms,
+            tmp_path,
+            steps=1,
+            init="embedded",
+            model={"input_size": [64, 96], "training_focal_px": 80.0},
+            encoder_lr=0.0,
+            decoder_lr=0.0,
+        )
+    )
     learned, embedded = checkpoint.load(tmp_path / "last.safetensors"), checkpoint.load(checkpoint.EMBEDDED)
     assert (learned.config.input_size, learned.config.training_focal_px) == ((64, 96), 80.0)
     for name, tensor in embedded.state_dict().items():
@@ -196,7 +251,9 @@ def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
     (folder / "3.png").write_bytes(b"\x89PNG half")
     train(config(rooms, tmp_path / "a", data=folder, steps=3))
     assert "skipped a broken sample (1): " in capsys.readouterr().out
-    assert json.loads((tmp_path / "a" / "run.json").read_text())["broken_samples"] == 2  # 12 samples are the folder twice
+    assert (
+        json.loads((tmp_path / "a" / "run.json").read_text())["broken_samples"] == 2
+    )  # 12 samples are the folder twice
     with pytest.raises(TrainingError, match="1 broken samples, more than max_broken=0; `spd data check"):
         train(config(rooms, tmp_path / "b", data=folder, steps=3, max_broken=0))
 
@@ -260,7 +317,9 @@ def test_typo_in_the_configuration_suggests_the_near_name(tmp_path, monkeypatch,
     from spd_core.cli import main
 
     (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
-    monkeypatch.setattr(sys, "argv", ["spd", "train", *(str(tmp_path / "c.yaml") if a == "CONFIG" else a for a in arguments)])
+    monkeypatch.setattr(
+        sys, "argv", ["spd", "train", *(str(tmp_path / "c.yaml") if a == "CONFIG" else a for a in arguments)]
+    )
     with pytest.raises(SystemExit):
         main()
     assert suggestion in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""The command `spd`: one function per sub-command, its arguments and help from the signature. `spd <command> --help`."""
+"""The command `spd`: one function per sub-command, its arguments and help from the signature. `spd <command>
+--help`."""
 
 from __future__ import annotations
 
@@ -34,7 +35,13 @@ def main() -> None:
         result = auto_cli(COMMANDS, args=_spelled_out(sys.argv[1:]), parser_class=_Parser)
         if isinstance(result, TrainConfig):
             train(result)
-    except (ValueError, TrainingError, FileNotFoundError, FileExistsError, ConnectionError) as error:  # DataError and CheckpointError are ValueErrors
+    except (
+        ValueError,
+        TrainingError,
+        FileNotFoundError,
+        FileExistsError,
+        ConnectionError,
+    ) as error:  # DataError and CheckpointError are ValueErrors
         Console(stderr=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
         sys.exit(1)
 
@@ -56,11 +63,17 @@ class _Parser(ArgumentParser):
     """Suggests the near name where one is unknown."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        unknown = re.search(r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)' is not", message)
+        unknown = re.search(
+            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)'"
+            r" is not",
+            message,
+        )
         if unknown:
             name = next(filter(None, unknown.groups()))
             known = _option_names(self, sys.argv[1:])
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
+                k for k in known if k.split(".")[-1] == name.split(".")[-1]
+            ]
             if near:
                 message += f". Did you mean {' or '.join(near)}?"
         super().error(message, ex)

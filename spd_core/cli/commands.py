@@ -34,7 +34,8 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
     """Start the node, play images and query points to it over ROS 2, and print what it answers.
 
     Args:
-        image_dir: folder of images (with `*.depth.png` beside them the error is printed too); without it a synthetic room is filmed.
+        image_dir: folder of images (with `*.depth.png` beside them the error is printed too); without it a synthetic
+            room is filmed.
         camera: fx, fy, cx, cy in px of the images in `image_dir`; a file camera.txt in that folder says the same.
         out: folder for overlay.png, depths.csv and the bag.
     """
@@ -59,7 +60,8 @@ def evaluate_checkpoint(
         data: folder in any layout of `spd data check`.
         weights: "embedded" or a checkpoint file.
         split: "train" or "test" of the NYU layouts.
-        train_data: the mean depth of (at most 1,000 images of) this data set, predicted everywhere, is scored beside the model.
+        train_data: the mean depth of (at most 1,000 images of) this data set, predicted everywhere, is scored beside
+            the model.
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
         workers: processes that read samples.
@@ -73,18 +75,24 @@ def evaluate_checkpoint(
     own_size, size = predictor.input_size, protocol.resize_eval or first.rgb.shape[:2]
     if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
         console.print(
-            f"[yellow]note:[/] images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval [{own_size[0]},{own_size[1]}] scales them"
+            f"[yellow]note:[/] images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]};"
+            f" --resize-eval [{own_size[0]},{own_size[1]}] scales them"
         )
     if first.camera is None:
         console.print("[yellow]note:[/] no intrinsics (camera.txt): depth assumes the training focal length")
     result = evaluate(predictor, dataset, protocol, constant_m=constant_m, workers=workers, progress=True)
     result = {"weights": weights, "data": str(data), "split": split, "model": predictor.model.config_dict(), **result}
-    scored = {weights: result["mean"], **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {})}
+    scored = {
+        weights: result["mean"],
+        **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {}),
+    }
     table = Table("", *scored, title=f"{result['mean']['n_images']} images of {data} ({result['layout']})")
     for name in result["mean"]:
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
     console.print(table)
-    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()), highlight=False)
+    console.print(
+        "protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()), highlight=False
+    )
     if out is not None:
         write_report(result, predictor, dataset, out)
         console.print(f"wrote {out}/result.json, per_image.csv, report.png")
@@ -112,9 +120,11 @@ def replay(
     """Ask about the frames of a bag and compare with its depth: accuracy, latency, and what was not answered.
 
     Args:
-        bag: ROS 2 bag, sqlite3 or MCAP, with a colour image, and depth (16UC1 mm, 32FC1 m or compressedDepth) registered to it.
+        bag: ROS 2 bag, sqlite3 or MCAP, with a colour image, and depth (16UC1 mm, 32FC1 m or compressedDepth)
+            registered to it.
         offline: without ROS: the predictor answers. Otherwise the node does, over DDS.
-        node: "fresh" starts one, "running" takes the one that is there (listening to /camera/image_raw and /camera/camera_info).
+        node: "fresh" starts one, "running" takes the one that is there (listening to /camera/image_raw and
+            /camera/camera_info).
         weights: "embedded" or a checkpoint file; of a running node its own.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime or compile.
@@ -140,9 +150,20 @@ def replay(
         raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
     console.print(", ".join(f"{kind} {name or 'none'}" for kind, name in vars(topics).items()), highlight=False)
     frames = frames_to_ask(bag, topics, Sampling(points, grid, recorded, seed), tolerance_s)
-    about = {"bag": str(bag), "mode": "offline" if offline else "live", "weights": weights if offline or node == "fresh" else "of the running node", "topics": vars(topics)}
+    about = {
+        "bag": str(bag),
+        "mode": "offline" if offline else "live",
+        "weights": weights if offline or node == "fresh" else "of the running node",
+        "topics": vars(topics),
+    }
     if offline:
-        played = list(track(answer_offline(frames, Predictor.load(weights, device, runtime=runtime)), "answering", total=image_count(bag, topics)))
+        played = list(
+            track(
+                answer_offline(frames, Predictor.load(weights, device, runtime=runtime)),
+                "answering",
+                total=image_count(bag, topics),
+            )
+        )
     else:
         from spd_ros import replay as live
 
@@ -198,7 +219,9 @@ def check(path: Path, workers: int = 2) -> None:
         workers: processes that read.
     """
     console, failed = Console(), False
-    table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px", title=str(path))
+    table = Table(
+        "split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px", title=str(path)
+    )
     for split in ("train", "test"):
         try:
             dataset = open_dataset(path, split)
@@ -221,7 +244,14 @@ def check(path: Path, workers: int = 2) -> None:
     sys.exit(1 if failed else 0)
 
 
-def preview(path: Path, augment: Augmentation = Augmentation(), out: Path = Path("preview.png"), split: str = "train", count: int = 6, seed: int = 0) -> None:  # noqa: B008
+def preview(
+    path: Path,
+    augment: Augmentation = Augmentation(),  # noqa: B008
+    out: Path = Path("preview.png"),
+    split: str = "train",
+    count: int = 6,
+    seed: int = 0,
+) -> None:
     """Write a PNG grid: each row one sample, then augmented as in training, each with its depth.
 
     Args:
@@ -236,7 +266,9 @@ def preview(path: Path, augment: Augmentation = Augmentation(), out: Path = Path
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
         sample = dataset[int(index)]
-        crop = augment.crop or tuple(min(wanted, int(0.87 * extent)) for wanted, extent in zip((416, 544), sample.rgb.shape[:2]))
+        crop = augment.crop or tuple(
+            min(wanted, int(0.87 * extent)) for wanted, extent in zip((416, 544), sample.rgb.shape[:2])
+        )
         changed = [replace(augment, crop=crop)(sample, np.random.default_rng([seed, index, i])) for i in range(2)]
         near, far = depth_range(sample.depth_m)
         rows.append([picture for s in (sample, *changed) for picture in (s.rgb, colour_depth(s.depth_m, near, far))])
@@ -256,10 +288,25 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
     console.width = max(console.width, 130)
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
-        console.print({"file": str(path), "config": checkpoint.load(path).config_dict(), "provenance": checkpoint.provenance(path)})
+        console.print(
+            {
+                "file": str(path),
+                "config": checkpoint.load(path).config_dict(),
+                "provenance": checkpoint.provenance(path),
+            }
+        )
         return
     table = Table(title="Presets; multiply-accumulates in G")
-    for column in ("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder", "128 points"):
+    for column in (
+        "preset",
+        "encoder",
+        "its pretrained weights",
+        "input",
+        "parameters",
+        "encode",
+        "dense decoder",
+        "128 points",
+    ):
         table.add_column(column, no_wrap=True)
     for name, config in PRESETS.items():
         with torch.device("meta"):  # counted, not computed
@@ -269,9 +316,20 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         height, width = config.input_size
         points = np.random.default_rng(0).uniform(0, [width - 1, height - 1], (1, 128, 2))
         decoder, grids = model.sparse_decoder, features.grids
-        counts = counter.get_total_flops() / 2, decoder.multiply_accumulates(inputs=grids), decoder.multiply_accumulates(decoder.plan(points, grids))
+        counts = (
+            counter.get_total_flops() / 2,
+            decoder.multiply_accumulates(inputs=grids),
+            decoder.multiply_accumulates(decoder.plan(points, grids)),
+        )
         parameters = sum(model.parameter_groups().values())
-        table.add_row(name, config.encoder, licence(config.encoder), f"{width}x{height}", f"{parameters / 1e6:.1f} M", *(f"{count / 1e9:.2f}" for count in counts))
+        table.add_row(
+            name,
+            config.encoder,
+            licence(config.encoder),
+            f"{width}x{height}",
+            f"{parameters / 1e6:.1f} M",
+            *(f"{count / 1e9:.2f}" for count in counts),
+        )
     console.print(table)
     found = Table("weights", "encoder", "licence", "from", title="Checkpoints")
     others = (path for path in sorted(folder.rglob("*.safetensors")) if not path.samefile(checkpoint.EMBEDDED))
@@ -281,7 +339,9 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         except checkpoint.CheckpointError:
             continue  # somebody else's
         name = "embedded" if path == checkpoint.EMBEDDED else str(path)
-        found.add_row(name, config["encoder"], origin.get("license", "-"), str(origin.get("source") or origin.get("data") or "-"))
+        found.add_row(
+            name, config["encoder"], origin.get("license", "-"), str(origin.get("source") or origin.get("data") or "-")
+        )
     console.print(found)
 
 
@@ -313,4 +373,8 @@ def convert(file: Path, out: Path, max_depth_m: float | None = None, download: b
 
     model, origin = converter.depth_anything_v2(converter.download(file.name) if download else file, max_depth_m)
     checkpoint.save(model, out, **origin)
-    Console().print(f"wrote {out}: {model.config.encoder}, depth up to {model.config.max_depth_m:.0f} m, licence {origin['license']}", soft_wrap=True)
+    Console().print(
+        f"wrote {out}: {model.config.encoder}, depth up to {model.config.max_depth_m:.0f} m, licence"
+        f" {origin['license']}",
+        soft_wrap=True,
+    )

@@ -1,4 +1,5 @@
-"""Training augmentation of a sample, in the order of BTS (Lee et al. 2019). The camera follows every geometric step, so depth stays metric."""
+"""Training augmentation of a sample, in the order of BTS (Lee et al. 2019). The camera follows every geometric step, so
+depth stays metric."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ class Augmentation:
 
     Args:
         border_crop: keep [43, 45, 608, 472] (left, top, right, bottom) of NYU's 480x640 images first.
-        rotate_deg: largest rotation about the principal point, which is a roll of the camera; corners become black, without depth.
-        scale: smallest and largest factor of an isotropic resize; the focal length follows, and through it the depth that is trained.
+        rotate_deg: largest rotation about the principal point, which is a roll of the camera; corners become black,
+            without depth.
+        scale: smallest and largest factor of an isotropic resize; the focal length follows, and through it the depth
+            that is trained.
         crop: height, width of the random crop; without it the model's input size.
-        crop_scale: range of a factor of that size, one for each batch. Other than (1, 1) crops are taken around the principal point: cameras of
-            wider and narrower view, which keep their focal length.
+        crop_scale: range of a factor of that size, one for each batch. Other than (1, 1) crops are taken around the
+            principal point: cameras of wider and narrower view, which keep their focal length.
         flip: probability of a mirror image.
         colour: probability of a change of colour.
         gamma: range of that change's exponent.
@@ -43,7 +46,9 @@ class Augmentation:
     brightness: tuple[float, float] = (0.75, 1.25)
     gain: tuple[float, float] = (0.9, 1.1)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None) -> Sample:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None
+    ) -> Sample:
         """The augmented sample, of size `crop`.
 
         Args:
@@ -54,13 +59,20 @@ class Augmentation:
             DataError: the sample has no depth or camera, or is smaller than the crop.
         """
         if sample.depth_m is None or sample.camera is None:
-            raise DataError(f"{sample.name}: training needs {'depth' if sample.depth_m is None else 'intrinsics (camera.txt)'}, there is none")
+            raise DataError(
+                f"{sample.name}: training needs {'depth' if sample.depth_m is None else 'intrinsics (camera.txt)'},"
+                " there is none"
+            )
         rgb, depth_m, camera = sample.rgb, sample.depth_m, sample.camera
         if self.border_crop:
             if depth_m.shape != (480, 640):
-                raise DataError(f"{sample.name}: border_crop is for 480x640 images of NYU, this one is {list(depth_m.shape)}")
+                raise DataError(
+                    f"{sample.name}: border_crop is for 480x640 images of NYU, this one is {list(depth_m.shape)}"
+                )
             rgb, depth_m, camera = crop(rgb, depth_m, camera, *NYU_BORDER_CROP)
-        height, width = (round(extent * crop_factor / 8) * 8 if crop_factor != 1 else extent for extent in self.crop or depth_m.shape)
+        height, width = (
+            round(extent * crop_factor / 8) * 8 if crop_factor != 1 else extent for extent in self.crop or depth_m.shape
+        )
         if focal_px is not None:
             factor = max(focal_px / camera.focal_px, height / depth_m.shape[0], width / depth_m.shape[1])
             if abs(factor - 1) > 1e-3:
@@ -72,11 +84,17 @@ class Augmentation:
         if self.crop is not None:
             spare_y, spare_x = depth_m.shape[0] - height, depth_m.shape[1] - width
             if spare_y < 0 or spare_x < 0:
-                raise DataError(f"{sample.name}: {list(depth_m.shape)} px are fewer than the crop {[height, width]}; set a smaller augment.crop")
+                raise DataError(
+                    f"{sample.name}: {list(depth_m.shape)} px are fewer than the crop {[height, width]}; set a smaller"
+                    " augment.crop"
+                )
             if tuple(self.crop_scale) == (1.0, 1.0):
                 left, top = rng.integers(spare_x + 1), rng.integers(spare_y + 1)
             else:
-                left, top = (int(np.clip(round(c - (extent - 1) / 2), 0, spare)) for c, extent, spare in ((camera.cx, width, spare_x), (camera.cy, height, spare_y)))
+                left, top = (
+                    int(np.clip(round(c - (extent - 1) / 2), 0, spare))
+                    for c, extent, spare in ((camera.cx, width, spare_x), (camera.cy, height, spare_y))
+                )
             rgb, depth_m, camera = crop(rgb, depth_m, camera, left, top, left + width, top + height)
         if rng.random() < self.flip:
             rgb, depth_m, camera = flip(rgb, depth_m, camera)
@@ -90,7 +108,9 @@ class Augmentation:
         return cv2.LUT(np.ascontiguousarray(rgb), table.round().astype(np.uint8)[None])
 
 
-def crop(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, left: int, top: int, right: int, bottom: int) -> tuple[np.ndarray, np.ndarray, Camera]:
+def crop(
+    rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, left: int, top: int, right: int, bottom: int
+) -> tuple[np.ndarray, np.ndarray, Camera]:
     """Columns left...right and rows top...bottom (exclusive), with the camera of the cut."""
     return rgb[top:bottom, left:right], depth_m[top:bottom, left:right], camera.cropped(left, top)
 
@@ -113,4 +133,6 @@ def rotate(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, angle_deg: floa
     """Rotated about the principal point: z-depth and intrinsics stay (for fx = fy exactly)."""
     height, width = depth_m.shape
     turn = cv2.getRotationMatrix2D((camera.cx, camera.cy), angle_deg, 1.0)
-    return cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_LINEAR), cv2.warpAffine(depth_m, turn, (width, height), flags=cv2.INTER_NEAREST)
+    return cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_LINEAR), cv2.warpAffine(
+        depth_m, turn, (width, height), flags=cv2.INTER_NEAREST
+    )

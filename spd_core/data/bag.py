@@ -16,10 +16,23 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from ..camera import Camera
-from ..messages import MessageError, camera_from_info, compressed_depth_to_metres, compressed_to_rgb, depth_to_metres, image_to_rgb, query_points
+from ..messages import (
+    MessageError,
+    camera_from_info,
+    compressed_depth_to_metres,
+    compressed_to_rgb,
+    depth_to_metres,
+    image_to_rgb,
+    query_points,
+)
 from .samples import DataError
 
-IMAGE_TOPIC, INFO_TOPIC, DEPTH_TOPIC, QUERY_TOPIC = "/camera/image_raw", "/camera/camera_info", "/camera/depth", "/spd/query_points"
+IMAGE_TOPIC, INFO_TOPIC, DEPTH_TOPIC, QUERY_TOPIC = (
+    "/camera/image_raw",
+    "/camera/camera_info",
+    "/camera/depth",
+    "/spd/query_points",
+)
 FRAME_ID = "camera_optical_frame"
 _STORE = get_typestore(Stores.ROS2_JAZZY)
 _TYPES = {
@@ -45,8 +58,8 @@ class BagMessage:
 class BagFrame:
     """One image of a sequence, its ground truth and the queries asked about it.
 
-    `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or None, `camera` or None, `queries`: arrays (uv [K, 2] px, ids [K]).
-    A frame that was read has the messages it was recorded as.
+    `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or None, `camera` or None, `queries`: arrays (uv
+    [K, 2] px, ids [K]). A frame that was read has the messages it was recorded as.
     """
 
     stamp_ns: int
@@ -59,7 +72,8 @@ class BagFrame:
 
 
 def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap") -> int:
-    """Write a bag folder at `path` with the storage "mcap" or "sqlite3"; one that is already there is replaced. Returns the number of frames."""
+    """Write a bag folder at `path` with the storage "mcap" or "sqlite3"; one that is already there is replaced. Returns
+    the number of frames."""
     if storage not in ("mcap", "sqlite3"):
         raise ValueError(f"storage must be mcap or sqlite3, got {storage!r}")
     path = Path(path)
@@ -69,7 +83,9 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
         shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-        connections = {topic: writer.add_connection(topic, type_name, typestore=_STORE) for topic, type_name in _TYPES.items()}
+        connections = {
+            topic: writer.add_connection(topic, type_name, typestore=_STORE) for topic, type_name in _TYPES.items()
+        }
 
         def write(topic: str, stamp_ns: int, message) -> None:
             writer.write(connections[topic], stamp_ns, _STORE.serialize_cdr(message, _TYPES[topic]))
@@ -113,7 +129,13 @@ def _open(path: str | Path) -> Iterator[AnyReader]:
         reader.close()
 
 
-def find_topics(path: str | Path, image: str | None = None, depth: str | None = None, camera_info: str | None = None, query: str | None = None) -> Topics:
+def find_topics(
+    path: str | Path,
+    image: str | None = None,
+    depth: str | None = None,
+    camera_info: str | None = None,
+    query: str | None = None,
+) -> Topics:
     """The topics of a bag by type and by what their first message holds; a name that is given is taken instead.
 
     Of several colour images the one with a camera_info beside it is taken, then the first by name.
@@ -143,7 +165,12 @@ def find_topics(path: str | Path, image: str | None = None, depth: str | None = 
     folders = {beside(topic) for topic in kinds["camera_info"]}
     image = image or min(kinds["image"], key=lambda topic: (beside(topic) not in folders, topic))
     near = sorted(kinds["camera_info"], key=lambda topic: (beside(topic) != beside(image), topic))
-    return Topics(image, depth or next(iter(kinds["depth"]), None), camera_info or next(iter(near), None), query or next(iter(kinds["query"]), None))
+    return Topics(
+        image,
+        depth or next(iter(kinds["depth"]), None),
+        camera_info or next(iter(near), None),
+        query or next(iter(kinds["query"]), None),
+    )
 
 
 def image_count(path: str | Path, topics: Topics) -> int:
@@ -158,12 +185,18 @@ def _kind(type_name: str, message) -> str | None:
     if type_name == "sensor_msgs/msg/CompressedImage":
         return "depth" if "compressedDepth" in message.format or message.format.startswith("16UC1") else "image"
     if type_name == "sensor_msgs/msg/PointCloud2":
-        return "query" if {"u", "v"} <= {field.name for field in message.fields} and "depth" not in {field.name for field in message.fields} else None
+        return (
+            "query"
+            if {"u", "v"} <= {field.name for field in message.fields}
+            and "depth" not in {field.name for field in message.fields}
+            else None
+        )
     return "camera_info" if type_name == "sensor_msgs/msg/CameraInfo" else None
 
 
 def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02) -> Iterator[BagFrame]:
-    """The images of a bag with the depth image nearest in stamp (within `tolerance_s`), the latest camera_info and the queries of that stamp.
+    """The images of a bag with the depth image nearest in stamp (within `tolerance_s`), the latest camera_info and the
+    queries of that stamp.
 
     Images that come before the first camera_info take that one. What cannot be decoded is left out with a warning.
     """
@@ -188,14 +221,22 @@ def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02) -> 
                 image = BagMessage(stamp, connection.topic, connection.msgtype, bytes(data))
                 frames.setdefault(stamp, {"queries": []}).update(image=image, info=camera_info)
             elif connection.topic == topics.depth and stamp in depths_wanted:
-                frames.setdefault(depths_wanted[stamp], {"queries": []})["depth"] = reader.deserialize(data, connection.msgtype)
+                frames.setdefault(depths_wanted[stamp], {"queries": []})["depth"] = reader.deserialize(
+                    data, connection.msgtype
+                )
             elif connection.topic == topics.query:
                 try:
-                    frames.setdefault(stamp, {"queries": []})["queries"].append(query_points(reader.deserialize(data, connection.msgtype)))
+                    frames.setdefault(stamp, {"queries": []})["queries"].append(
+                        query_points(reader.deserialize(data, connection.msgtype))
+                    )
                 except MessageError as error:
                     warnings.warn(f"the query at {stamp / 1e9:.3f} s is left out: {error}", stacklevel=2)
                 queries_left[stamp] -= 1
-            done = [s for s, f in frames.items() if "image" in f and ("depth" in f or s not in partner) and queries_left[s] <= 0]
+            done = [
+                s
+                for s, f in frames.items()
+                if "image" in f and ("depth" in f or s not in partner) and queries_left[s] <= 0
+            ]
             for s in done:
                 if (frame := _frame(s, frames.pop(s), reader)) is not None:
                     yield frame
@@ -209,9 +250,16 @@ def _frame(stamp_ns: int, parts: dict, reader: AnyReader) -> BagFrame | None:
         info, info_data = parts["info"] or (None, None)
         camera = camera_from_info(info, rgb.shape[:2]) if info is not None else None
         depth = parts.get("depth")
-        depth_m = None if depth is None else (depth_to_metres if hasattr(depth, "encoding") else compressed_depth_to_metres)(depth)
+        depth_m = (
+            None
+            if depth is None
+            else (depth_to_metres if hasattr(depth, "encoding") else compressed_depth_to_metres)(depth)
+        )
         if depth_m is not None and depth_m.shape != rgb.shape[:2]:
-            raise MessageError(f"depth is {list(depth_m.shape)} px and colour {list(rgb.shape[:2])}; depth must be registered to colour")
+            raise MessageError(
+                f"depth is {list(depth_m.shape)} px and colour {list(rgb.shape[:2])}; depth must be registered to"
+                " colour"
+            )
     except MessageError as error:
         warnings.warn(f"the frame at {stamp_ns / 1e9:.3f} s is left out: {error}", stacklevel=2)
         return None
@@ -219,7 +267,8 @@ def _frame(stamp_ns: int, parts: dict, reader: AnyReader) -> BagFrame | None:
 
 
 def _stamp_of(data) -> int:
-    """The header's stamp, ns, from the first bytes of a serialised message: every type used here begins with its header."""
+    """The header's stamp, ns, from the first bytes of a serialised message: every type used here begins with its
+    header."""
     seconds, nanoseconds = np.frombuffer(bytes(data[4:12]), "<i4")
     return int(seconds) * 10**9 + int(nanoseconds)
 
@@ -258,7 +307,9 @@ def _camera_info(header, camera: Camera, size: tuple[int, int]):
     k = np.array([camera.fx, 0, camera.cx, 0, camera.fy, camera.cy, 0, 0, 1], dtype=np.float64)
     p = np.concatenate([k.reshape(3, 3), np.zeros((3, 1))], axis=1).reshape(-1)
     roi = _type("sensor_msgs/msg/RegionOfInterest")(0, 0, 0, 0, False)
-    return _type("sensor_msgs/msg/CameraInfo")(header, size[0], size[1], "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), p, 0, 0, roi)
+    return _type("sensor_msgs/msg/CameraInfo")(
+        header, size[0], size[1], "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), p, 0, 0, roi
+    )
 
 
 def _query(header, uv: np.ndarray, ids: np.ndarray):
@@ -268,4 +319,6 @@ def _query(header, uv: np.ndarray, ids: np.ndarray):
     field = _type("sensor_msgs/msg/PointField")
     fields = [field("u", 0, 7, 1), field("v", 4, 7, 1), field("id", 8, 6, 1)]
     size = _QUERY.itemsize
-    return _type("sensor_msgs/msg/PointCloud2")(header, 1, len(uv), fields, False, size, size * len(uv), points.view(np.uint8), True)
+    return _type("sensor_msgs/msg/PointCloud2")(
+        header, 1, len(uv), fields, False, size, size * len(uv), points.view(np.uint8), True
+    )

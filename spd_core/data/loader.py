@@ -1,4 +1,5 @@
-"""Batches for training and parallel reading for checks. Sample number n of a run is the same whatever the workers, processes or interruptions."""
+"""Batches for training and parallel reading for checks. Sample number n of a run is the same whatever the workers,
+processes or interruptions."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ MAX_BROKEN_IN_A_ROW = 20
 
 
 class AugmentedSamples(torch.utils.data.Dataset):
-    """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random generator.
+    """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random
+    generator.
 
     A broken sample is replaced by the one after it in the data set and named in "broken".
 
@@ -28,7 +30,15 @@ class AugmentedSamples(torch.utils.data.Dataset):
         batch_size: of a process: samples of one batch get crops of one size.
     """
 
-    def __init__(self, dataset: Dataset, augment: Augmentation, training_focal_px: float, seed: int, to_focal: bool = False, batch_size: int = 1):
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Augmentation,
+        training_focal_px: float,
+        seed: int,
+        to_focal: bool = False,
+        batch_size: int = 1,
+    ):
         self.dataset, self.augment, self.training_focal_px, self.seed = dataset, augment, training_focal_px, seed
         self.to_focal, self.batch_size = to_focal, batch_size
         self._order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(dataset)))
@@ -41,11 +51,17 @@ class AugmentedSamples(torch.utils.data.Dataset):
         for offset in range(min(len(self.dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
-                sample = self.augment(self.dataset[(start + offset) % len(self.dataset)], rng, crop_factor, self.training_focal_px if self.to_focal else None)
+                sample = self.augment(
+                    self.dataset[(start + offset) % len(self.dataset)],
+                    rng,
+                    crop_factor,
+                    self.training_focal_px if self.to_focal else None,
+                )
             except DataError as error:
                 broken.append(str(error))
                 continue
-            # The depth that a camera of the training focal length would have to see for this picture (`camera.focal_correction`).
+            # The depth that a camera of the training focal length would have to see for this picture
+            # (`camera.focal_correction`).
             target_m = sample.depth_m * np.float32(self.training_focal_px / sample.camera.focal_px)
             return {"rgb": sample.rgb, "depth_m": target_m[None], "name": sample.name, "broken": broken}
         raise DataError(f"{len(broken)} samples in a row are broken, the first: {broken[0]}")
@@ -68,10 +84,27 @@ def _collate(samples: list[dict]) -> dict:
     return {**batch, "names": [s["name"] for s in samples], "broken": [name for s in samples for name in s["broken"]]}
 
 
-def training_batches(samples: AugmentedSamples, first: int, last: int, batch_size: int, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False) -> DataLoader:
-    """Micro-batches `first` ... `last` of this process: rgb uint8 [B, H, W, 3], depth_m [B, 1, H, W] at the training focal length, names, broken."""
+def training_batches(
+    samples: AugmentedSamples,
+    first: int,
+    last: int,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> DataLoader:
+    """Micro-batches `first` ... `last` of this process: rgb uint8 [B, H, W, 3], depth_m [B, 1, H, W] at the training
+    focal length, names, broken."""
     positions = _Positions(first, last, batch_size, rank, world)
-    return DataLoader(samples, batch_sampler=positions, num_workers=workers, collate_fn=_collate, pin_memory=pin, prefetch_factor=4 if workers else None)
+    return DataLoader(
+        samples,
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
 
 
 class _Attempts(torch.utils.data.Dataset):
@@ -118,7 +151,10 @@ class Summary:
         known = sample.depth_m[sample.depth_m > 0] if sample.depth_m is not None else np.empty(0)
         self.invalid.append(1 - known.size / (sample.rgb.shape[0] * sample.rgb.shape[1]))
         if known.size:
-            self.nearest_m, self.farthest_m = min(self.nearest_m, float(known.min())), max(self.farthest_m, float(known.max()))
+            self.nearest_m, self.farthest_m = (
+                min(self.nearest_m, float(known.min())),
+                max(self.farthest_m, float(known.max())),
+            )
             self.medians_m.append(float(np.median(known)))
 
     def row(self) -> list[str]:

@@ -1,4 +1,5 @@
-"""NYU Depth V2 (Silberman et al. 2012) in the three layouts that people have on disk. Images 480x640, depth in metres, 0 where unknown."""
+"""NYU Depth V2 (Silberman et al. 2012) in the three layouts that people have on disk. Images 480x640, depth in metres,
+0 where unknown."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ from .samples import DataError, Sample, checked
 CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
 
 LAYOUTS = """\
-  FastDepth / sparse-to-dense h5   train/<scene>/*.h5 and val/official/*.h5 with rgb uint8 [3, 480, 640] and depth float32 [480, 640] m
-                                   (47,584 / 654 files; "nyudepthv2.tar.gz" of the sparse-to-dense and FastDepth projects)
-  BTS folders                      nyudepthv2_{train,test}_files_with_gt.txt (also in train_test_inputs/), lines "<rgb> <depth> <focal>", under
-                                   sync/ and official_splits/test/ (24,231 / 654 images; file lists and "sync.zip" of the BTS project)
-  labelled .mat                    nyu_depth_v2_labeled.mat (v7.3) and splits.mat beside it (795 / 654 images; the NYU Depth V2 page)"""
+  FastDepth / sparse-to-dense h5   train/<scene>/*.h5 and val/official/*.h5 with rgb uint8 [3, 480, 640] and
+                                   depth float32 [480, 640] m (47,584 / 654 files; "nyudepthv2.tar.gz" of the
+                                   sparse-to-dense and FastDepth projects)
+  BTS folders                      nyudepthv2_{train,test}_files_with_gt.txt (also in train_test_inputs/), lines
+                                   "<rgb> <depth> <focal>", under sync/ and official_splits/test/ (24,231 / 654 images;
+                                   file lists and "sync.zip" of the BTS project)
+  labelled .mat                    nyu_depth_v2_labeled.mat (v7.3) and splits.mat beside it (795 / 654 images; the NYU
+                                   Depth V2 page)"""
 
 
 class H5Files:
@@ -44,7 +48,9 @@ class H5Files:
             with h5py.File(file, "r") as content:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         except (OSError, KeyError, RuntimeError) as error:
-            raise DataError(f"{file}: not a readable h5 file with 'rgb' and 'depth' ({error}); half downloaded?") from error
+            raise DataError(
+                f"{file}: not a readable h5 file with 'rgb' and 'depth' ({error}); half downloaded?"
+            ) from error
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
         return checked(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
@@ -84,7 +90,9 @@ class BTSList:
     def __getitem__(self, index: int) -> Sample:
         rgb_name, depth_name, focal = self.lines[index]
         files = [self.base / name.lstrip("/") for name in (rgb_name, depth_name)]
-        bgr, depth_mm = (cv2.imread(str(file), flag) for file, flag in zip(files, (cv2.IMREAD_COLOR, cv2.IMREAD_UNCHANGED)))
+        bgr, depth_mm = (
+            cv2.imread(str(file), flag) for file, flag in zip(files, (cv2.IMREAD_COLOR, cv2.IMREAD_UNCHANGED))
+        )
         for file, image in zip(files, (bgr, depth_mm)):
             if image is None:
                 problem = "cannot be decoded as an image" if file.exists() else "does not exist"
@@ -104,20 +112,35 @@ def _is_number(text: str) -> bool:
 
 def open_bts(path: Path, split: str) -> BTSList | None:
     """The BTS layout, or None where `path` has no file list."""
-    lists = {s: [f for folder in ("", "train_test_inputs") if (f := path / folder / f"nyudepthv2_{s}_files_with_gt.txt").exists()] for s in ("train", "test")}
+    lists = {
+        s: [
+            f
+            for folder in ("", "train_test_inputs")
+            if (f := path / folder / f"nyudepthv2_{s}_files_with_gt.txt").exists()
+        ]
+        for s in ("train", "test")
+    }
     if not any(lists.values()):
         return None
     if not lists[split]:
         raise DataError(f"{path} is {BTSList.layout}, but has no nyudepthv2_{split}_files_with_gt.txt")
     list_file = lists[split][0]
     first = list_file.read_text().split(maxsplit=1)
-    folders = {"train": ("sync", "nyu_depth_v2/sync", "."), "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", ".")}[split]
-    bases = [base for folder in folders if (base := path / folder).is_dir() and first and (base / first[0].lstrip("/")).exists()]
+    folders = {
+        "train": ("sync", "nyu_depth_v2/sync", "."),
+        "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", "."),
+    }[split]
+    bases = [
+        base
+        for folder in folders
+        if (base := path / folder).is_dir() and first and (base / first[0].lstrip("/")).exists()
+    ]
     return BTSList(bases[0] if bases else path / folders[0], list_file)
 
 
 class LabeledMat:
-    """The labelled subset: one MATLAB v7.3 file, its axes reversed. Depth is `rawDepths` (unfilled), as published evaluations use it."""
+    """The labelled subset: one MATLAB v7.3 file, its axes reversed. Depth is `rawDepths` (unfilled), as published
+    evaluations use it."""
 
     layout = "NYU labelled .mat"
 
@@ -162,7 +185,10 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
         with h5py.File(file, "r") as content:
             count = len(content["images"])
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{file} or {splits} cannot be read ({error}); expected v7.3 'images' and 'rawDepths', and {key!r} in the splits") from error
+        raise DataError(
+            f"{file} or {splits} cannot be read ({error}); expected v7.3 'images' and 'rawDepths', and {key!r} in the"
+            " splits"
+        ) from error
     if len(indices) and indices.max() >= count:
         raise DataError(f"{splits} names image {indices.max() + 1}, but {file} has {count}")
     return LabeledMat(file, indices)

@@ -1,4 +1,5 @@
-"""Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.png|jpg`) with `<name>.depth.png` (uint16 mm, 0 = no reading) beside it."""
+"""Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.png|jpg`) with `<name>.depth.png` (uint16 mm, 0 = no
+reading) beside it."""
 
 from __future__ import annotations
 
@@ -11,18 +12,24 @@ from ..camera import Camera
 from .samples import DataError, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-LAYOUT = "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy in px)"
+LAYOUT = (
+    "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
+    " in px)"
+)
 
 
 def read_camera(folder: str | Path) -> Camera | None:
-    """Intrinsics from the file camera.txt in the folder: four numbers fx fy cx cy in px. None if there is no such file."""
+    """Intrinsics from the file camera.txt in the folder: four numbers fx fy cx cy in px. None if there is no such
+    file."""
     file = Path(folder) / "camera.txt"
     if not file.exists():
         return None
     try:
         return Camera(*map(float, file.read_text().split()))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file} holds {file.read_text()[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
+        raise DataError(
+            f"{file} holds {file.read_text()[:80]!r}; expected four numbers: fx fy cx cy in pixels"
+        ) from error
 
 
 class RGBDFolder:
@@ -32,11 +39,18 @@ class RGBDFolder:
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
         folder = Path(folder)
-        self.files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.stem.endswith(".depth")) if folder.is_dir() else []
+        self.files = (
+            sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.stem.endswith(".depth"))
+            if folder.is_dir()
+            else []
+        )
         if with_depth:
             self.files = [f for f in self.files if _depth_file(f).exists()]
         if not self.files:
-            raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''} in {folder}")
+            raise DataError(
+                f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''}"
+                f" in {folder}"
+            )
         self.camera = camera or read_camera(folder)
 
     def __len__(self) -> int:
@@ -56,7 +70,10 @@ class RGBDFolder:
             return Sample(self.name(index), rgb, None, self.camera)
         depth_mm = cv2.imread(str(depth_file), cv2.IMREAD_UNCHANGED)
         if depth_mm is None or depth_mm.dtype != np.uint16:
-            raise DataError(f"{depth_file} holds {'nothing readable' if depth_mm is None else depth_mm.dtype}; expected uint16 millimetres")
+            raise DataError(
+                f"{depth_file} holds {'nothing readable' if depth_mm is None else depth_mm.dtype}; expected uint16"
+                " millimetres"
+            )
         return checked(self.name(index), rgb, depth_mm.astype(np.float32) / 1000, self.camera)
 
 

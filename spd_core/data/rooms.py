@@ -1,6 +1,7 @@
 """Procedural furnished rooms: what stands where, as a table of primitives. Drawn by `synthetic.py`.
 
-World frame: x and z span the floor, y points up, metres, the floor is y = 0 and the room's walls are x in [0, width], z in [0, length].
+World frame: x and z span the floor, y points up, metres, the floor is y = 0 and the room's walls are x in [0, width], z
+in [0, length].
 """
 
 from __future__ import annotations
@@ -11,14 +12,48 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 BOX, CYLINDER, ELLIPSOID = 0, 1, 2
-AT_WALLS = ("table", "desk", "desk", "shelf", "shelf", "cabinet", "cabinet", "sofa", "bed", "chair", "lamp", "plant", "boxes", "counter", "fridge", "television", "person")
-IN_THE_MIDDLE = ("table", "table", "desk", "sofa", "bed", "chair", "chair", "office_chair", "stool", "lamp", "plant", "boxes", "partition", "person")
+AT_WALLS = (
+    "table",
+    "desk",
+    "desk",
+    "shelf",
+    "shelf",
+    "cabinet",
+    "cabinet",
+    "sofa",
+    "bed",
+    "chair",
+    "lamp",
+    "plant",
+    "boxes",
+    "counter",
+    "fridge",
+    "television",
+    "person",
+)
+IN_THE_MIDDLE = (
+    "table",
+    "table",
+    "desk",
+    "sofa",
+    "bed",
+    "chair",
+    "chair",
+    "office_chair",
+    "stool",
+    "lamp",
+    "plant",
+    "boxes",
+    "partition",
+    "person",
+)
 TEXTURES = ("plain", "wood", "brick", "tile", "noise", "print", "stripes")
 
 
 @dataclass(frozen=True)
 class Material:
-    """Surface: two linear RGB colours mixed by a procedural texture whose pattern repeats about every `period_m` metres."""
+    """Surface: two linear RGB colours mixed by a procedural texture whose pattern repeats about every `period_m`
+    metres."""
 
     texture: str
     colour_a: np.ndarray
@@ -30,7 +65,8 @@ class Material:
 
 @dataclass
 class Room:
-    """Primitives of one room. Lists run in parallel: shape kind, centre [3] m, half extents [3] m, yaw rad, material."""
+    """Primitives of one room. Lists run in parallel: shape kind, centre [3] m, half extents [3] m, yaw rad,
+    material."""
 
     size: np.ndarray  # width (x), height (y), length (z), m
     kinds: list[int] = field(default_factory=list)
@@ -40,7 +76,9 @@ class Room:
     materials: list[Material] = field(default_factory=list)
     surfaces: list[Material] = field(default_factory=list)  # floor, ceiling, then the walls x=0, x=width, z=0, z=length
     lights: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # position [3] m, linear RGB power [3]
-    footprints: list[tuple[float, float, float]] = field(default_factory=list)  # x, z, radius m of what stands on the floor
+    footprints: list[tuple[float, float, float]] = field(
+        default_factory=list
+    )  # x, z, radius m of what stands on the floor
 
 
 class RoomBuilder:
@@ -71,10 +109,22 @@ class RoomBuilder:
         texture = str(self.rng.choice(textures or TEXTURES))
         if texture == "wood":
             base = np.array([0.42, 0.24, 0.12]) * self.rng.uniform(0.3, 1.6) * (1 + 0.15 * self.rng.uniform(-1, 1, 3))
-            return Material("wood", np.clip(base, 0.02, 0.9), np.clip(base * self.rng.uniform(0.45, 0.8), 0.01, 0.9), self.rng.uniform(0.06, 0.25), self.rng.uniform(0, 0.3))
+            return Material(
+                "wood",
+                np.clip(base, 0.02, 0.9),
+                np.clip(base * self.rng.uniform(0.45, 0.8), 0.01, 0.9),
+                self.rng.uniform(0.06, 0.25),
+                self.rng.uniform(0, 0.3),
+            )
         a = self._colour(low, high, saturation)
-        b = self._colour(low, high, 0.9) if texture == "print" else np.clip(a * self.rng.uniform(0.55, 1.25) + self.rng.uniform(-0.04, 0.04, 3), 0.01, 0.95)
-        period = {"brick": 0.22, "tile": self.rng.uniform(0.15, 0.6), "print": self.rng.uniform(0.1, 0.5)}.get(texture, self.rng.uniform(0.05, 0.4))
+        b = (
+            self._colour(low, high, 0.9)
+            if texture == "print"
+            else np.clip(a * self.rng.uniform(0.55, 1.25) + self.rng.uniform(-0.04, 0.04, 3), 0.01, 0.95)
+        )
+        period = {"brick": 0.22, "tile": self.rng.uniform(0.15, 0.6), "print": self.rng.uniform(0.1, 0.5)}.get(
+            texture, self.rng.uniform(0.05, 0.4)
+        )
         return Material(texture, a, b, period, self.rng.uniform(0, 0.25))
 
     # --- primitives
@@ -90,10 +140,14 @@ class RoomBuilder:
         self.room.materials.append(material)
 
     def _shell(self) -> None:
-        wall = self._material("plain", "plain", "plain", "plain", "noise", "stripes", "brick", low=0.25, high=0.85, saturation=0.2)
+        wall = self._material(
+            "plain", "plain", "plain", "plain", "noise", "stripes", "brick", low=0.25, high=0.85, saturation=0.2
+        )
         accent = self._material(low=0.1, high=0.8)
         walls = [accent if self.rng.random() < 0.15 else wall for _ in range(4)]
-        floor = replace(self._material("wood", "wood", "tile", "noise", low=0.08, high=0.6), gloss=self.rng.uniform(0, 0.6))
+        floor = replace(
+            self._material("wood", "wood", "tile", "noise", low=0.08, high=0.6), gloss=self.rng.uniform(0, 0.6)
+        )
         ceiling = self._material("plain", "plain", "tile", low=0.6, high=0.9, saturation=0.05)
         self.room.surfaces = [floor, ceiling, *walls]
         width, height, length = self.room.size
@@ -107,9 +161,14 @@ class RoomBuilder:
             self._add(BOX, centre, half, skirting)
         for _ in range(self.rng.integers(0, 3)):  # pillars and chimney breasts make rooms that are not boxes
             x, z = self.rng.choice([0.0, width]), self.rng.uniform(0, length)
-            self._add(BOX, (x, height / 2, z), (self.rng.uniform(0.1, 0.7), height / 2, self.rng.uniform(0.15, 1.0)), walls[0])
+            self._add(
+                BOX, (x, height / 2, z), (self.rng.uniform(0.1, 0.7), height / 2, self.rng.uniform(0.15, 1.0)), walls[0]
+            )
         if self.rng.random() < 0.3:  # a block in a corner: the room has the shape of an L
-            block, corner = self.rng.uniform(0.15, 0.45, 2) * (width, length), self.rng.choice([0.0, 1.0], 2) * (width, length)
+            block, corner = (
+                self.rng.uniform(0.15, 0.45, 2) * (width, length),
+                self.rng.choice([0.0, 1.0], 2) * (width, length),
+            )
             self._add(BOX, (corner[0], height / 2, corner[1]), (block[0], height / 2, block[1]), walls[0])
         if self.rng.random() < 0.15:
             beam = self._material("wood", "plain")
@@ -132,13 +191,20 @@ class RoomBuilder:
             }[what]
             along = self.rng.uniform(w / 2 + 0.1, max(span - w / 2 - 0.1, w / 2 + 0.2))
             # Furniture frames look into the room: x along the wall, z away from it.
-            origin, yaw = [((0, along), math.pi / 2), ((width, along), -math.pi / 2), ((along, 0), 0.0), ((along, length), math.pi)][side]
+            origin, yaw = [
+                ((0, along), math.pi / 2),
+                ((width, along), -math.pi / 2),
+                ((along, 0), 0.0),
+                ((along, length), math.pi),
+            ][side]
             frame = self._material("plain", "wood", low=0.05, high=0.9)
             if what == "shelf":
                 self._add(BOX, (0, y, 0.12), (w / 2, 0.015, 0.12), frame, yaw, origin)
                 self._clutter(w / 2, 0.1, y + 0.015, self.rng.integers(1, 5), yaw, origin, z=0.12)
                 continue
-            inside = self._material("print") if what == "picture" else self._material("wood", "plain", low=0.2, high=0.9)
+            inside = (
+                self._material("print") if what == "picture" else self._material("wood", "plain", low=0.2, high=0.9)
+            )
             if what == "board":
                 inside = self._material("plain", low=0.05, high=0.95, saturation=0.1)
             if what == "window":
@@ -148,9 +214,23 @@ class RoomBuilder:
                 if extra < 0.4:
                     curtain = self._material("stripes", "plain", "noise", saturation=0.8)
                     for sign in (-1, 1):
-                        self._add(BOX, (sign * (w / 2 + 0.15), y - 0.2, 0.06), (self.rng.uniform(0.1, 0.3), h / 2 + 0.4, 0.05), curtain, yaw, origin)
+                        self._add(
+                            BOX,
+                            (sign * (w / 2 + 0.15), y - 0.2, 0.06),
+                            (self.rng.uniform(0.1, 0.3), h / 2 + 0.4, 0.05),
+                            curtain,
+                            yaw,
+                            origin,
+                        )
                 elif extra < 0.7:
-                    self._add(BOX, (0, 0.4, 0.07), (w / 2, 0.28, 0.05), self._material("stripes", low=0.4, high=0.9, saturation=0.1), yaw, origin)
+                    self._add(
+                        BOX,
+                        (0, 0.4, 0.07),
+                        (w / 2, 0.28, 0.05),
+                        self._material("stripes", low=0.4, high=0.9, saturation=0.1),
+                        yaw,
+                        origin,
+                    )
             for depth, grow, material in ((0.03, 0.05, frame), (0.035, 0.0, inside)):
                 self._add(BOX, (0, y, 0), (w / 2 + grow, h / 2 + grow, depth), material, yaw, origin)
 
@@ -161,23 +241,38 @@ class RoomBuilder:
         style = str(self.rng.choice(["round", "round", "panel", "pendant"]))
         for _ in range(self.rng.integers(1, 4)):
             drop = self.rng.uniform(0.5, 0.9) if style == "pendant" else self.rng.uniform(0.12, 0.5)
-            position = np.array([self.rng.uniform(0.15, 0.85) * width, height - drop, self.rng.uniform(0.15, 0.85) * length])
+            position = np.array(
+                [self.rng.uniform(0.15, 0.85) * width, height - drop, self.rng.uniform(0.15, 0.85) * length]
+            )
             warmth = self.rng.uniform(-0.25, 0.35)
             power = np.array([1 + warmth, 1.0, 1 - warmth]) * self.rng.uniform(0.6, 1.6)
             self.room.lights.append((position, power))
             above = position + np.array([0, 0.08, 0])
             if style == "panel":
-                self._add(BOX, (position[0], height, position[2]), (0.6, 0.03, 0.3), lamp, self.rng.choice([0.0, math.pi / 2]))
+                self._add(
+                    BOX, (position[0], height, position[2]), (0.6, 0.03, 0.3), lamp, self.rng.choice([0.0, math.pi / 2])
+                )
                 continue
             if style == "pendant":
                 above = position + np.array([0, 0.2, 0])
-                self._add(CYLINDER, (position[0], height - drop / 2, position[2]), (0.006, drop / 2, 0.006), self._material("plain", high=0.3))
-            self._add(self.rng.choice([ELLIPSOID, CYLINDER]), above, (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)), lamp)
+                self._add(
+                    CYLINDER,
+                    (position[0], height - drop / 2, position[2]),
+                    (0.006, drop / 2, 0.006),
+                    self._material("plain", high=0.3),
+                )
+            self._add(
+                self.rng.choice([ELLIPSOID, CYLINDER]),
+                above,
+                (self.rng.uniform(0.1, 0.25), 0.06, self.rng.uniform(0.1, 0.25)),
+                lamp,
+            )
 
     # --- furniture
 
     def _stand(self, place: str) -> None:
-        """Put one piece of furniture where there is floor for it: its back to a wall, or turned freely in the middle."""
+        """Put one piece of furniture where there is floor for it: its back to a wall, or turned freely in the
+        middle."""
         width, _, length = self.room.size
         make = getattr(self, "_" + str(self.rng.choice(AT_WALLS if place == "wall" else IN_THE_MIDDLE)))
         for _ in range(8):
@@ -193,7 +288,11 @@ class RoomBuilder:
                 ][side]
                 yaw = [math.pi / 2, -math.pi / 2, 0.0, math.pi][side] + self.rng.normal(0, 0.03)
             else:
-                x, z, yaw = self.rng.uniform(0.8, width - 0.8), self.rng.uniform(0.8, length - 0.8), self.rng.uniform(-math.pi, math.pi)
+                x, z, yaw = (
+                    self.rng.uniform(0.8, width - 0.8),
+                    self.rng.uniform(0.8, length - 0.8),
+                    self.rng.uniform(-math.pi, math.pi),
+                )
             if all(math.hypot(x - fx, z - fz) > radius + fr for fx, fz, fr in self.room.footprints):
                 self.room.footprints.append((x, z, radius))
                 make((x, z), yaw)
@@ -203,21 +302,40 @@ class RoomBuilder:
         kind = int(self.rng.choice([BOX, CYLINDER]))
         for sx in (-1, 1):
             for sz in (-1, 1):
-                self._add(kind, (sx * (w - thick), h / 2, sz * (d - thick)), (thick, h / 2, thick), material, yaw, origin)
+                self._add(
+                    kind, (sx * (w - thick), h / 2, sz * (d - thick)), (thick, h / 2, thick), material, yaw, origin
+                )
 
     def _on_the_floor(self) -> None:
         """A rug, a bin, a bag or a box: small things that stand anywhere."""
         width, _, length = self.room.size
-        origin, yaw = (self.rng.uniform(0.3, width - 0.3), self.rng.uniform(0.3, length - 0.3)), self.rng.uniform(-math.pi, math.pi)
+        origin, yaw = (
+            (self.rng.uniform(0.3, width - 0.3), self.rng.uniform(0.3, length - 0.3)),
+            self.rng.uniform(-math.pi, math.pi),
+        )
         what = self.rng.choice(["rug", "bin", "bag", "clutter"])
         if what == "rug":
-            self._add(BOX, (0, 0.004, 0), (self.rng.uniform(0.4, 1.3), 0.006, self.rng.uniform(0.3, 0.9)), self._material("print", "stripes", "noise", saturation=0.8), yaw, origin)
+            self._add(
+                BOX,
+                (0, 0.004, 0),
+                (self.rng.uniform(0.4, 1.3), 0.006, self.rng.uniform(0.3, 0.9)),
+                self._material("print", "stripes", "noise", saturation=0.8),
+                yaw,
+                origin,
+            )
         elif what == "bin":
             r, h = self.rng.uniform(0.1, 0.2), self.rng.uniform(0.13, 0.3)
             self._add(CYLINDER, (0, h, 0), (r, h, r), self._material("plain", saturation=0.8), yaw, origin)
         elif what == "bag":
             half = self.rng.uniform((0.12, 0.12, 0.08), (0.25, 0.25, 0.15))
-            self._add(ELLIPSOID, (0, half[1] * 0.9, 0), half, self._material("plain", "noise", "print", saturation=0.9), yaw, origin)
+            self._add(
+                ELLIPSOID,
+                (0, half[1] * 0.9, 0),
+                half,
+                self._material("plain", "noise", "print", saturation=0.9),
+                yaw,
+                origin,
+            )
         else:
             self._clutter(0.3, 0.3, 0.0, self.rng.integers(1, 4), yaw, origin)
 
@@ -266,7 +384,11 @@ class RoomBuilder:
                 self._add(BOX, (fill - w + 0.02, y + height, 0), (fill, height, d * 0.7), books, yaw, origin)
 
     def _cabinet(self, origin, yaw) -> None:
-        w, d, h = self.rng.uniform(0.25, 0.8), self.rng.uniform(0.2, 0.32), self.rng.choice([0.5, 0.9, 1.9]) * self.rng.uniform(0.9, 1.1)
+        w, d, h = (
+            self.rng.uniform(0.25, 0.8),
+            self.rng.uniform(0.2, 0.32),
+            self.rng.choice([0.5, 0.9, 1.9]) * self.rng.uniform(0.9, 1.1),
+        )
         material = self._material("wood", "plain", "noise")
         self._add(BOX, (0, h / 2, 0), (w, h / 2, d), material, yaw, origin)
         rows = max(1, int(h / 0.45))
@@ -298,7 +420,14 @@ class RoomBuilder:
         self._add(BOX, (0, 0.4, z), (w - 0.02, 0.12, length - 0.02), sheet, yaw, origin)
         self._add(BOX, (0, 0.5, z - length), (w, 0.5, 0.03), wood, yaw, origin)
         for sx in (-1, 1):
-            self._add(ELLIPSOID, (sx * w / 2, 0.56, z - length + 0.3), (w / 2.4, 0.1, 0.2), self._material("plain", low=0.5, high=0.95, saturation=0.1), yaw, origin)
+            self._add(
+                ELLIPSOID,
+                (sx * w / 2, 0.56, z - length + 0.3),
+                (w / 2.4, 0.1, 0.2),
+                self._material("plain", low=0.5, high=0.95, saturation=0.1),
+                yaw,
+                origin,
+            )
 
     def _chair(self, origin, yaw) -> None:
         w, h = self.rng.uniform(0.19, 0.24), self.rng.uniform(0.42, 0.48)
@@ -322,13 +451,22 @@ class RoomBuilder:
         leaf = Material("noise", green, green * 0.4, 0.05)
         for _ in range(self.rng.integers(3, 8)):
             x, z = self.rng.normal(0, r * 0.8, 2)
-            self._add(ELLIPSOID, (x, h + self.rng.uniform(0.05, 0.6), z), self.rng.uniform(0.08, 0.22, 3), leaf, yaw, origin)
+            self._add(
+                ELLIPSOID, (x, h + self.rng.uniform(0.05, 0.6), z), self.rng.uniform(0.08, 0.22, 3), leaf, yaw, origin
+            )
 
     def _boxes(self, origin, yaw) -> None:
         y = 0.0
         for _ in range(self.rng.integers(1, 4)):
             half = self.rng.uniform(0.12, 0.3, 3)
-            self._add(BOX, (0, y + half[1], 0), half, self._material("plain", "print", "noise", "wood"), yaw + self.rng.uniform(-0.4, 0.4), origin)
+            self._add(
+                BOX,
+                (0, y + half[1], 0),
+                half,
+                self._material("plain", "print", "noise", "wood"),
+                yaw + self.rng.uniform(-0.4, 0.4),
+                origin,
+            )
             y += 2 * half[1]
 
     def _counter(self, origin, yaw) -> None:
@@ -358,11 +496,22 @@ class RoomBuilder:
         w, h = self.rng.uniform(0.5, 0.9), self.rng.uniform(0.2, 0.3)
         self._add(BOX, (0, h, 0), (w, h, 0.2), self._material("wood", "plain"), yaw, origin)
         screen = self.rng.uniform(0.35, 0.65)
-        self._add(BOX, (0, 2 * h + 0.07 + 0.56 * screen, -0.02), (screen, 0.56 * screen, 0.02), self._material("plain", "plain", "print", low=0.01, high=0.1), yaw, origin)
+        self._add(
+            BOX,
+            (0, 2 * h + 0.07 + 0.56 * screen, -0.02),
+            (screen, 0.56 * screen, 0.02),
+            self._material("plain", "plain", "print", low=0.01, high=0.1),
+            yaw,
+            origin,
+        )
         self._add(BOX, (0, 2 * h + 0.04, -0.02), (0.12, 0.05, 0.08), self._material("plain", high=0.2), yaw, origin)
 
     def _stool(self, origin, yaw) -> None:
-        r, h, material = self.rng.uniform(0.15, 0.2), self.rng.uniform(0.42, 0.75), self._material("wood", "plain", saturation=0.8)
+        r, h, material = (
+            self.rng.uniform(0.15, 0.2),
+            self.rng.uniform(0.42, 0.75),
+            self._material("wood", "plain", saturation=0.8),
+        )
         self._add(CYLINDER, (0, h, 0), (r, 0.025, r), material, yaw, origin)
         self._legs(r * 0.8, r * 0.8, h, 0.016, material, yaw, origin)
 
@@ -371,7 +520,10 @@ class RoomBuilder:
         self._add(BOX, (0, h, 0), (w, h, 0.025), self._material("plain", "noise", "wood", saturation=0.5), yaw, origin)
 
     def _office_chair(self, origin, yaw) -> None:
-        fabric, metal = self._material("plain", "noise", low=0.02, high=0.5, saturation=0.7), self._material("plain", high=0.3)
+        fabric, metal = (
+            self._material("plain", "noise", low=0.02, high=0.5, saturation=0.7),
+            self._material("plain", high=0.3),
+        )
         seat = self.rng.uniform(0.44, 0.52)
         self._add(BOX, (0, seat, 0), (0.24, 0.04, 0.23), fabric, yaw, origin)
         self._add(BOX, (0, seat + 0.38, -0.24), (0.22, self.rng.uniform(0.22, 0.32), 0.03), fabric, yaw, origin)
@@ -381,7 +533,10 @@ class RoomBuilder:
 
     def _person(self, origin, yaw) -> None:
         height = self.rng.uniform(1.5, 1.9)
-        trousers, shirt = self._material("plain", "noise", low=0.02, high=0.5), self._material("plain", "stripes", "print", saturation=0.9)
+        trousers, shirt = (
+            self._material("plain", "noise", low=0.02, high=0.5),
+            self._material("plain", "stripes", "print", saturation=0.9),
+        )
         skin = Material("plain", np.array([0.75, 0.5, 0.38]) * self.rng.uniform(0.3, 1.1), np.ones(3) * 0.4)
         for sign in (-1, 1):
             self._add(CYLINDER, (sign * 0.1, 0.24 * height, 0), (0.08, 0.24 * height, 0.08), trousers, yaw, origin)

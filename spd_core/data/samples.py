@@ -1,4 +1,5 @@
-"""What every data set yields, and how one is found: `open_dataset` looks at a folder, `check` opens every file of it."""
+"""What every data set yields, and how one is found: `open_dataset` looks at a folder, `check` opens every file of
+it."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ PLAUSIBLE_MEDIAN_M = 100.0
 
 
 class DataError(ValueError):
-    """A folder or file that is not what a data set needs; the message names it, what was found and what was expected."""
+    """A folder or file that is not what a data set needs; the message names it, what was found and what was
+    expected."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: `name` says where it is from, `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or None, `camera` or None."""
+    """One image: `name` says where it is from, `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or
+    None, `camera` or None."""
 
     name: str
     rgb: np.ndarray
@@ -30,7 +33,8 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """`layout` names the format, `name(i)` a sample without opening it; `[i]` opens it and raises DataError if it is broken."""
+    """`layout` names the format, `name(i)` a sample without opening it; `[i]` opens it and raises DataError if it is
+    broken."""
 
     layout: str
 
@@ -56,7 +60,8 @@ class Subset:
 
 
 def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | None) -> Sample:
-    """A sample whose arrays fit each other and whose depth is in metres; readings that are not finite or not positive become 0.
+    """A sample whose arrays fit each other and whose depth is in metres; readings that are not finite or not positive
+    become 0.
 
     Raises:
         DataError: naming the sample and what is wrong with it.
@@ -64,11 +69,16 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise DataError(f"{name}: the image is {rgb.dtype} {list(rgb.shape)}, expected uint8 [H, W, 3]")
     if depth_m.shape != rgb.shape[:2]:
-        raise DataError(f"{name}: depth is {list(depth_m.shape)} and the image {list(rgb.shape[:2])}; they must have the same size")
+        raise DataError(
+            f"{name}: depth is {list(depth_m.shape)} and the image {list(rgb.shape[:2])}; they must have the same size"
+        )
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
     median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else 0.0
     if median > PLAUSIBLE_MEDIAN_M:
-        raise DataError(f"{name}: the median depth is {median:.0f} m; is it in millimetres? Depth must be metres, or 16-bit PNG millimetres")
+        raise DataError(
+            f"{name}: the median depth is {median:.0f} m; is it in millimetres? Depth must be metres, or 16-bit PNG"
+            " millimetres"
+        )
     return Sample(name, rgb, depth_m, camera)
 
 
@@ -80,7 +90,8 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
         split: "train" or "test" of the NYU layouts; the others have one.
 
     Raises:
-        DataError: the path does not exist, or holds no known layout, or a part of it is missing; the message lists what is looked for.
+        DataError: the path does not exist, or holds no known layout, or a part of it is missing; the message lists what
+            is looked for.
     """
     from . import nyu, rgbd, shards  # each layout module imports this one
 
@@ -89,10 +100,19 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    openers: tuple[Callable[[Path, str], Dataset | None], ...] = (nyu.open_h5, nyu.open_bts, nyu.open_labeled, shards.open_rooms, rgbd.open_folder)
+    openers: tuple[Callable[[Path, str], Dataset | None], ...] = (
+        nyu.open_h5,
+        nyu.open_bts,
+        nyu.open_labeled,
+        shards.open_rooms,
+        rgbd.open_folder,
+    )
     for opener in openers:
         dataset = opener(path, split)
         if dataset is not None:
             return dataset
     found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else [path.name]
-    raise DataError(f"{path} holds no data set that SPD knows; it has {found or 'nothing in it'}. Known layouts:\n{nyu.LAYOUTS}\n{rgbd.LAYOUT}\n{shards.LAYOUT}")
+    raise DataError(
+        f"{path} holds no data set that SPD knows; it has {found or 'nothing in it'}. Known"
+        f" layouts:\n{nyu.LAYOUTS}\n{rgbd.LAYOUT}\n{shards.LAYOUT}"
+    )

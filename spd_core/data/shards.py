@@ -1,4 +1,5 @@
-"""Synthetic rooms on disk: drawn once, read many times. A folder of shards `rooms_<first seed>.npz`, each complete or absent."""
+"""Synthetic rooms on disk: drawn once, read many times. A folder of shards `rooms_<first seed>.npz`, each complete or
+absent."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def draw_rooms(
     rooms: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Draw `count` frames into `folder`, in several processes. Interrupted, it goes on with the shards that are missing.
+    """Draw `count` frames into `folder`, in several processes. Interrupted, it goes on with the shards that are
+    missing.
 
     Args:
         folder: where the shards go.
@@ -49,12 +51,15 @@ def draw_rooms(
         first_seed: seed of the first frame; training, validation and test frames differ in their seeds.
         size: (height, width) px.
         focal_ratio: smallest and largest focal length, in image widths.
-        rooms: number of different rooms that all frames show, whatever their seeds; without it each frame has a room of its own.
+        rooms: number of different rooms that all frames show, whatever their seeds; without it each frame has a room of
+            its own.
         workers: processes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()]
+    missing = [
+        seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
+    ]
     with ProcessPoolExecutor(workers) as pool:
         draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
         for _ in track(pool.map(draw_shard, missing), f"rooms -> {folder}", total=len(missing)):
@@ -72,7 +77,9 @@ class RoomShards:
             raise DataError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
         try:
             shards = [np.load(file) for file in self.files]
-            self.rgb, self.depth_mm, self.cameras = ([shard[name] for shard in shards] for name in ("rgb", "depth_mm", "camera"))
+            self.rgb, self.depth_mm, self.cameras = (
+                [shard[name] for shard in shards] for name in ("rgb", "depth_mm", "camera")
+            )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"the rooms in {folder} cannot be read ({error}); draw them again") from error
 
@@ -85,7 +92,12 @@ class RoomShards:
 
     def __getitem__(self, index: int) -> Sample:
         shard, i = divmod(index, SHARD)
-        return Sample(self.name(index), self.rgb[shard][i], self.depth_mm[shard][i].astype(np.float32) / 1000, Camera(*self.cameras[shard][i]))
+        return Sample(
+            self.name(index),
+            self.rgb[shard][i],
+            self.depth_mm[shard][i].astype(np.float32) / 1000,
+            Camera(*self.cameras[shard][i]),
+        )
 
 
 def open_rooms(path: Path, split: str) -> RoomShards | None:

@@ -1,7 +1,8 @@
 """Synthetic rooms: seeded furnished rooms (`rooms.py`), seen by a random pinhole camera, drawn by ray casting in torch.
 
-Rays are intersected with boxes, cylinders and ellipsoids in closed form, so depth is exact. The colours are meant to read as a room,
-not to be a photograph: numbers measured on these images say nothing about real ones, and wherever they appear that is said.
+Rays are intersected with boxes, cylinders and ellipsoids in closed form, so depth is exact. The colours are meant to
+read as a room, not to be a photograph: numbers measured on these images say nothing about real ones, and wherever they
+appear that is said.
 
 Shapes: R rays (innermost, so that arithmetic runs along them), P primitives, H, W image height and width.
 """
@@ -22,18 +23,21 @@ from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
 
 LAMP_RADIUS_M = 0.12
-# Most of a room's scale is in the height of the camera: a picture does not change if room and camera height grow together.
+# Most of a room's scale is in the height of the camera: a picture does not change if room and camera height grow
+# together.
 CAMERA_HEIGHT_M = (0.9, 1.5)
 KINECT_FOCAL_RATIO = NYU_FOCAL_PX / 640
 # Focal lengths, in image widths: 320 to 928 px at 640 px, an opening of 90 to 38 degrees.
 FOCAL_RATIO = (0.5, 1.45)
-# Rays are cast by image tile, against the primitives that the tile can see: a block of rays x primitives stays in cache.
+# Rays are cast by image tile, against the primitives that the tile can see: a block of rays x primitives stays in
+# cache.
 TILE_PX = 48
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Camera position [3] m in the room and angles in rad: yaw about the vertical (0 looks along +z), pitch up, roll clockwise."""
+    """Camera position [3] m in the room and angles in rad: yaw about the vertical (0 looks along +z), pitch up, roll
+    clockwise."""
 
     position: np.ndarray
     yaw: float
@@ -77,7 +81,9 @@ class Scene:
         materials = [*room.surfaces[::-1], *(room.materials[i] for i in order)]  # at primitive + 6
         self.texture = torch.tensor([TEXTURES.index(m.texture) for m in materials], device=device)
         self.colours = tensor([[m.colour_a, m.colour_b] for m in materials])
-        self.period, self.gloss, self.emission = (tensor([getattr(m, name) for m in materials]) for name in ("period_m", "gloss", "emission"))
+        self.period, self.gloss, self.emission = (
+            tensor([getattr(m, name) for m in materials]) for name in ("period_m", "gloss", "emission")
+        )
 
     def _local(self, vectors, which: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Room vectors (x, y, z), each [1 or P, R], in the frames of the primitives `which`: three [P, R]."""
@@ -86,7 +92,8 @@ class Scene:
         return torch.addcmul(cos * x, sin, z, value=-1), y, torch.addcmul(sin * x, cos, z)
 
     def _distances(self, origin: Tensor, direction: Tensor, among: Tensor) -> Tensor:
-        """Entry distance [P, R] along rays for the primitives `among` [P] (ascending), inf where one is missed or holds the origin."""
+        """Entry distance [P, R] along rays for the primitives `among` [P] (ascending), inf where one is missed or holds
+        the origin."""
         found = []
         for kind in (BOX, CYLINDER, ELLIPSOID):
             which = among[self.kinds[among] == kind]
@@ -108,29 +115,39 @@ class Scene:
                     a, b, c = a + dy * dy, b + oy * dy, c + oy * oy
                 root = (b * b - a * c).clamp(min=0).sqrt()  # 0 where the ray passes by: it enters where it leaves
                 enter, leave = (-b - root) / a, (-b + root) / a
-                near, far = (enter, leave) if kind == ELLIPSOID else (torch.maximum(near, enter), torch.minimum(far, leave))
+                near, far = (
+                    (enter, leave) if kind == ELLIPSOID else (torch.maximum(near, enter), torch.minimum(far, leave))
+                )
             found.append(near.masked_fill_((near >= far) | (near <= 1e-4), torch.inf))
         return torch.cat(found)
 
-    def _tiles(self, apex: Tensor, rays: Tensor, size: tuple[int, int], margin_m: float = 0.0) -> list[tuple[Tensor, Tensor]]:
-        """Ray numbers and candidate primitives of each image tile. The rays [H * W, 3] start within `margin_m` of `apex` [3]."""
+    def _tiles(
+        self, apex: Tensor, rays: Tensor, size: tuple[int, int], margin_m: float = 0.0
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Ray numbers and candidate primitives of each image tile. The rays [H * W, 3] start within `margin_m` of
+        `apex` [3]."""
         everything = torch.arange(len(self.kinds), device=self.device)
         numbers = torch.arange(len(rays), device=self.device)
         if self.device.type != "cpu":
             return [(numbers, everything)]
-        tiles = [part.reshape(-1) for rows in numbers.reshape(size).split(TILE_PX) for part in rows.split(TILE_PX, dim=1)]
+        tiles = [
+            part.reshape(-1) for rows in numbers.reshape(size).split(TILE_PX) for part in rows.split(TILE_PX, dim=1)
+        ]
         unit = F.normalize(rays, dim=1)
         axes = F.normalize(torch.stack([unit[tile].mean(0) for tile in tiles]), dim=1)
         cone = torch.stack([(unit[tile] @ axis).min() for tile, axis in zip(tiles, axes)]).clamp(-1, 1).acos()
         offset = self.centre - apex
         distance = offset.norm(dim=1)
-        sphere = ((self.half.norm(dim=1) + margin_m) / distance).clamp(max=1).asin()  # angular radius; 90 degrees around the apex
+        sphere = (
+            ((self.half.norm(dim=1) + margin_m) / distance).clamp(max=1).asin()
+        )  # angular radius; 90 degrees around the apex
         angle = (axes @ (offset / distance[:, None]).T).clamp(-1, 1).acos()
         seen = (angle <= cone[:, None] + sphere + 1e-3) | (sphere >= math.pi / 2 - 1e-3)
         return [(tile, everything[row]) for tile, row in zip(tiles, seen)]
 
     def cast(self, origin: Tensor, direction: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """First hit of the rays of an image of `size`. origin [3] in the room, direction [R, 3] -> distance [R], primitive [R]."""
+        """First hit of the rays of an image of `size`. origin [3] in the room, direction [R, 3] -> distance [R],
+        primitive [R]."""
         inverse = 1 / direction
         to_walls = torch.maximum(-origin * inverse, (self.size - origin) * inverse)  # [R, 3]: leaving each slab
         distance, axis = to_walls.min(dim=1)
@@ -149,21 +166,31 @@ class Scene:
         for rays, candidates in self._tiles(lamp, points - lamp, size, margin_m=math.sqrt(3) * LAMP_RADIUS_M):
             if len(candidates):
                 origin = points[rays]
-                free[rays] = (self._distances(origin, lamp + jitter[rays] - origin, candidates) > 0.97).all(dim=0).float()
+                free[rays] = (
+                    (self._distances(origin, lamp + jitter[rays] - origin, candidates) > 0.97).all(dim=0).float()
+                )
         return free
 
     def openness(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Soft occlusion [R] in [0, 1] from what stands close: distance to boxes around the primitives, a step off the surface."""
+        """Soft occlusion [R] in [0, 1] from what stands close: distance to boxes around the primitives, a step off the
+        surface."""
         reach_m = 0.15
         lifted = points + reach_m * normals
         local = self._local((lifted - self.centre[:, None]).unbind(-1), slice(None))
-        gap2 = sum((component.abs() - half).clamp(min=0).square() for component, half in zip(local, self.half[:, None].unbind(-1)))
+        gap2 = sum(
+            (component.abs() - half).clamp(min=0).square()
+            for component, half in zip(local, self.half[:, None].unbind(-1))
+        )
         walls = torch.minimum(lifted, self.size - lifted).clamp(min=0).amin(dim=1)
         return 0.45 + 0.55 * (torch.minimum(gap2.amin(dim=0).sqrt(), walls) / reach_m).clamp(0, 1)
 
     def surface(self, points: Tensor, primitive: Tensor) -> tuple[Tensor, Tensor]:
         """Normals [R, 3] and albedo [R, 3] at hit points."""
-        shell = torch.tensor([[0, 0, -1], [0, 0, 1], [-1, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float32, device=self.device)
+        shell = torch.tensor(
+            [[0, 0, -1], [0, 0, 1], [-1, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0]],
+            dtype=torch.float32,
+            device=self.device,
+        )
         normals = shell.index_select(0, (6 + primitive).clamp(0, 5))  # surface -1 - primitive, counted from the end
         local_normals, metres = normals.clone(), points.clone()
 
@@ -219,7 +246,9 @@ def camera_rays(camera: Camera, pose: Pose, size: tuple[int, int], device) -> Te
 
 
 @torch.inference_mode()
-def draw(room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: int = 0, device: torch.device | str = "cpu") -> Frame:
+def draw(
+    room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: int = 0, device: torch.device | str = "cpu"
+) -> Frame:
     """Draw a room. `seed` sets the camera's exposure, blur and noise.
 
     Args:
@@ -242,7 +271,9 @@ def draw(room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: in
     return Frame(rgb, depth.reshape(size).cpu().numpy(), camera, pose)
 
 
-def _illumination(scene: Scene, points: Tensor, normals: Tensor, rays: Tensor, primitive: Tensor, size: tuple[int, int], rng) -> Tensor:
+def _illumination(
+    scene: Scene, points: Tensor, normals: Tensor, rays: Tensor, primitive: Tensor, size: tuple[int, int], rng
+) -> Tensor:
     """Light [R, 3] arriving at the hit points: sky, and lamps of finite size with soft shadows.
 
     Shadows are found on every second pixel, occlusion on every fourth, and smoothed.
@@ -275,18 +306,24 @@ def _illumination(scene: Scene, points: Tensor, normals: Tensor, rays: Tensor, p
 
 
 def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """Linear radiance [3, H, W] to a camera's uint8 [H, W, 3]: exposure, colour temperature, vignetting, blur of lens and motion, shot and
-    read noise, sRGB, JPEG."""
+    """Linear radiance [3, H, W] to a camera's uint8 [H, W, 3]: exposure, colour temperature, vignetting, blur of lens
+    and motion, shot and read noise, sRGB, JPEG."""
     device, (_, height, width) = radiance.device, radiance.shape
 
     def tensor(values):
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
 
     gains = np.exp(rng.normal(0, 0.12) * np.array([1, 0, -1]) + rng.normal(0, 0.05, 3))
-    exposed = radiance * (rng.uniform(0.1, 0.5) / radiance.clamp(max=4).mean().clamp(min=1e-4)) * tensor(gains)[:, None, None]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height, device=device), torch.linspace(-1, 1, width, device=device), indexing="ij")
+    exposed = (
+        radiance * (rng.uniform(0.1, 0.5) / radiance.clamp(max=4).mean().clamp(min=1e-4)) * tensor(gains)[:, None, None]
+    )
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height, device=device), torch.linspace(-1, 1, width, device=device), indexing="ij"
+    )
     exposed = exposed * (1 - rng.uniform(0, 0.2) * (x * x + y * y))
-    exposed = F.conv2d(F.pad(exposed[:, None], (3, 3, 3, 3), mode="replicate"), tensor(_blur_kernel(rng, width))[None, None])[:, 0]
+    exposed = F.conv2d(
+        F.pad(exposed[:, None], (3, 3, 3, 3), mode="replicate"), tensor(_blur_kernel(rng, width))[None, None]
+    )[:, 0]
     generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**31)))
     noise = torch.randn(exposed.shape, generator=generator, device=device)
     exposed = exposed + noise * (rng.uniform(0, 0.004) + rng.uniform(0.002, 0.02) * exposed.clamp(min=0).sqrt())
@@ -294,7 +331,9 @@ def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
     srgb = torch.where(exposed <= 0.0031308, 12.92 * exposed, 1.055 * exposed ** (1 / 2.4) - 0.055)
     rgb = (srgb * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     if rng.random() < 0.6:
-        rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])[1], cv2.IMREAD_COLOR)  # either order of colours
+        rgb = cv2.imdecode(
+            cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])[1], cv2.IMREAD_COLOR
+        )  # either order of colours
     return np.ascontiguousarray(rgb)
 
 
@@ -305,12 +344,17 @@ def _blur_kernel(rng: np.random.Generator, width: int) -> np.ndarray:
     angle = rng.uniform(0, math.pi)
     taps = np.arange(-3, 4)
     path = np.linspace(-0.5, 0.5, 9)[:, None, None] * length
-    kernel = np.exp(-0.5 * ((taps[None, None] - path * math.cos(angle)) ** 2 + (taps[None, :, None] - path * math.sin(angle)) ** 2) / sigma**2).sum(0)
+    kernel = np.exp(
+        -0.5
+        * ((taps[None, None] - path * math.cos(angle)) ** 2 + (taps[None, :, None] - path * math.sin(angle)) ** 2)
+        / sigma**2
+    ).sum(0)
     return kernel / kernel.sum()
 
 
 def random_camera(rng: np.random.Generator, size: tuple[int, int], focal_ratio: tuple[float, float]) -> Camera:
-    """A camera whose focal length is a random multiple of the image width, square pixels, principal point near the middle.
+    """A camera whose focal length is a random multiple of the image width, square pixels, principal point near the
+    middle.
 
     One in four is a Kinect, if the range has it: the camera of NYU Depth V2 and of most indoor recordings.
     """
@@ -319,16 +363,28 @@ def random_camera(rng: np.random.Generator, size: tuple[int, int], focal_ratio: 
     if rng.random() < 0.25 and focal_ratio[0] <= KINECT_FOCAL_RATIO <= focal_ratio[1]:
         ratio = KINECT_FOCAL_RATIO
     focal = width * ratio
-    return Camera(focal, focal, (width - 1) / 2 + rng.uniform(-0.02, 0.02) * width, (height - 1) / 2 + rng.uniform(-0.02, 0.02) * height)
+    return Camera(
+        focal,
+        focal,
+        (width - 1) / 2 + rng.uniform(-0.02, 0.02) * width,
+        (height - 1) / 2 + rng.uniform(-0.02, 0.02) * height,
+    )
 
 
 def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tuple[int, int]) -> Pose:
-    """A pose at a height between that of a robot and of a person, which sees the room and not the back of a cupboard."""
+    """A pose at a height between that of a robot and of a person, which sees the room and not the back of a
+    cupboard."""
     scene = Scene(room)
     width, height, length = room.size
     coarse, coarse_size = camera.scaled(1 / 16), (size[0] // 16, size[1] // 16)
     for _ in range(40):
-        position = np.array([rng.uniform(0.3, width - 0.3), min(rng.uniform(*CAMERA_HEIGHT_M), height - 0.3), rng.uniform(0.3, length - 0.3)])
+        position = np.array(
+            [
+                rng.uniform(0.3, width - 0.3),
+                min(rng.uniform(*CAMERA_HEIGHT_M), height - 0.3),
+                rng.uniform(0.3, length - 0.3),
+            ]
+        )
         target = np.array([rng.uniform(0.2, 0.8) * width, 0, rng.uniform(0.2, 0.8) * length])
         yaw = math.atan2(target[0] - position[0], target[2] - position[2])
         pose = Pose(position, yaw, math.radians(rng.uniform(-30, 8)), math.radians(rng.normal(0, 2)))

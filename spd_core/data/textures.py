@@ -74,4 +74,12 @@ def stripes(u: Tensor, v: Tensor, seed: Tensor) -> Tensor:
     return hash01((u * 5).floor(), (u * 0).floor(), seed) * 0.8 + 0.2 * value_noise(u * 5, v * 2, seed)
 
 
-PATTERNS = {"plain": plain, "wood": wood, "brick": brick, "tile": tile, "noise": noise, "print": printed, "stripes": stripes}
+PATTERNS = {
+    "plain": plain,
+    "wood": wood,
+    "brick": brick,
+    "tile": tile,
+    "noise": noise,
+    "print": printed,
+    "stripes": stripes,
+}

@@ -1,6 +1,7 @@
 """Depth maps of Depth Anything V2's own code, at some pixels, for weights that anyone can make from their names.
 
-To write depth_anything.json anew, with a clone of https://github.com/DepthAnything/Depth-Anything-V2 (it was made from commit a561b84):
+To write depth_anything.json anew, with a clone of https://github.com/DepthAnything/Depth-Anything-V2 (it was made from
+commit a561b84):
 
     python test/golden/depth_anything.py path/to/Depth-Anything-V2
 """
@@ -44,7 +45,9 @@ def network_input(size: tuple[int, int]) -> torch.Tensor:
 def camera_image() -> np.ndarray:
     """An RGB image uint8 [480, 640, 3] of waves."""
     y, x = np.mgrid[:480, :640]
-    return np.stack([127 + 120 * np.sin(x / a + y / b) for a, b in ((11, 23), (37, 9), (5, 61))], axis=-1).astype(np.uint8)
+    return np.stack([127 + 120 * np.sin(x / a + y / b) for a, b in ((11, 23), (37, 9), (5, 61))], axis=-1).astype(
+        np.uint8
+    )
 
 
 def pixels(shape: tuple[int, int]) -> np.ndarray:
