@@ -7,7 +7,7 @@ TRAINING = ["lightning-fabric", "tensorboard", "h5py", "scipy", "matplotlib"]
 setup(
     name=package,
     version="0.1.0",
-    packages=find_packages(include=["spd_core*", "spd_ros*"]),
+    packages=find_packages(include=["spd_core*", "spd_ros*", "spd_cli*", "spd_rooms*"]),
     package_data={"spd_core": ["weights/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package}"]),
@@ -39,5 +39,5 @@ setup(
     maintainer_email="maintainers@spd-ros.org",
     description="Metric depth at query points of one camera image, with exactly the dense network's values.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["spd_node = spd_ros.node:main", "spd = spd_core.cli:main"]},
+    entry_points={"console_scripts": ["spd_node = spd_ros.node:main", "spd = spd_cli:main"]},
 )

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from spd_core.data.augment import Augmentation
+from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, training_batches
-from spd_core.data.samples import open_dataset
-from spd_core.data.shards import draw_rooms
 from spd_core.evaluation import Protocol
 from spd_core.training import TrainConfig, train
+from spd_rooms.shards import draw_rooms
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
 from test_data import write_bts, write_h5, write_mat  # the tests' writers of the formats

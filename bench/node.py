@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
 from robot import CAMERA, TOPICS, Client, resident_mb
 from test_node_operation import mutated, path
 
-from spd_core.data.synthetic import random_frame
 from spd_core.messages import cloud_to_array
+from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.replay import isolate, start_node, stop_node
+from spd_ros.player import isolate, start_node, stop_node
 
 # Image (height, width), points, images per second, network input (None: the weights' own).
 SWEEP = (

@@ -11,13 +11,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .errors import SPDError
 from .model import SPD, SPDConfig
 
 FORMAT = "spd-1"
 EMBEDDED = Path(__file__).parent / "weights" / "atto_synthetic.safetensors"
 
+RENAMED_DECODERS = {"plan": "v15"}  # in checkpoints of before
 
-class CheckpointError(ValueError):
+
+class CheckpointError(SPDError):
     """The file is not a checkpoint that this version can load; the message says which file, what differs and what to
     do."""
 
@@ -60,6 +63,8 @@ def load(path: str | Path) -> SPD:
         raise CheckpointError(
             f"{path} has configuration fields {unknown} that this version of SPD does not know; update spd_ros"
         )
+    if config.get("decoder") in RENAMED_DECODERS:
+        config["decoder"] = RENAMED_DECODERS[config["decoder"]]
     try:
         model = SPD(SPDConfig(**config))
     except (TypeError, ValueError, RuntimeError) as error:

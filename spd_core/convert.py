@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spd_rooms.synthetic import random_frame
+
 from .checkpoint import CheckpointError
-from .data.synthetic import random_frame
 from .model import PRESETS, SPD
 from .predictor import Predictor
 

@@ -17,7 +17,7 @@ from .fusion import GlobalPath, ReassembledGlobalPath
 from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, Resize
 
 
-class PlanDecoder(nn.Module):
+class V15Decoder(nn.Module):
     """The plan's local path (section 6.3): stride-8 branch, merged with level 1, up to full resolution.
 
     Level 2 feeds only the encoder here, as in the plan; `RefineNetDecoder` really fuses it.
@@ -117,4 +117,4 @@ class DPTDecoder(nn.Module):
         return self.local_path(self.global_path(level3, level4), level1, level2)
 
 
-DECODERS = {"plan": PlanDecoder, "refinenet": RefineNetDecoder, "reassembled": ReassembledDecoder, "dpt": DPTDecoder}
+DECODERS = {"v15": V15Decoder, "refinenet": RefineNetDecoder, "reassembled": ReassembledDecoder, "dpt": DPTDecoder}

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .errors import SPDError
 from .model import SPD, Features
 
 OPSET = 17
 
 
-class ExportError(ValueError):
+class ExportError(SPDError):
     """The graph cannot be made, or does not answer what torch answers."""
 
 

@@ -7,37 +7,19 @@ numpy and OpenCV do the work: a pip-only machine and a ROS installation behave t
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
 import cv2
 import numpy as np
 
 from .camera import DISTORTION_MODELS, Camera
+from .errors import SPDError
 
 Message = Any  # of rclpy or rosbags; named in each docstring
 
 
-class MessageError(ValueError):
+class MessageError(SPDError):
     """A message that cannot be used; the text says why."""
-
-
-class Status(IntEnum):
-    """Why a point has the depth it has; the `status` field of an answer."""
-
-    OK = 0
-    NO_CAMERA_INFO = 1  # depth is answered for the training focal length; x y z are NaN
-    OUTSIDE_IMAGE = 2
-    NOT_FINITE = 3  # the point itself is NaN or infinite
-    NO_IMAGE = 4  # no image with that stamp (or none at all) came
-    FRAME_SKIPPED = 5  # the image came, but a newer one was encoded instead
-    TIMED_OUT = 6  # the image came, but was not encoded in time
-    BAD_IMAGE = 7  # the image could not be decoded
-    BAD_QUERY = 8  # the query message could not be read
-    SHUTTING_DOWN = 9
-    BEHIND_CAMERA = 10  # a waypoint that is not in front of the camera
-    NO_TRANSFORM = 11  # a waypoint's frame is not known relative to the camera's
-    FRAME_EXPIRED = 12  # the image was encoded, but is not kept any more
 
 
 # --- images

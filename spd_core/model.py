@@ -75,13 +75,13 @@ _DEPTH_ANYTHING = SPDConfig(
     fit="cover",
 )
 PRESETS = {
-    "v15": SPDConfig("convnextv2_tiny", "plan", "exp"),
+    "v15": SPDConfig("convnextv2_tiny", "v15", "exp"),
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
     "atto": SPDConfig(
         "convnextv2_atto",
-        "plan",
+        "v15",
         "softplus",
         features=32,
         input_size=(192, 256),

@@ -25,9 +25,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint
 from .data.augment import Augmentation
+from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
-from .data.samples import Subset, open_dataset
+from .data.samples import Subset
 from .encoders import normalise
+from .errors import SPDError
 from .evaluation import Protocol, evaluate, limited, predict
 from .losses import Loss
 from .metrics import collapsed, mean_metrics
@@ -39,7 +41,7 @@ from .predictor import Predictor
 FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(SPDError):
     """The run cannot start or go on; the message says why and what to do."""
 
 

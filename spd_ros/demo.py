@@ -16,11 +16,11 @@ from rich.progress import track
 from spd_core.camera import Camera
 from spd_core.data.bag import IMAGE_TOPIC, INFO_TOPIC, BagFrame, find_topics, write_bag
 from spd_core.data.rgbd import RGBDFolder
-from spd_core.data.rooms import random_room
-from spd_core.data.synthetic import Pose, draw, random_pose
-from spd_core.replay import Sampling, frames_to_ask, report, show, write
+from spd_core.recording import Sampling, frames_to_ask, report, show, write
+from spd_rooms.rooms import random_room
+from spd_rooms.synthetic import Pose, draw, random_pose
 
-from .replay import isolate, replay_live, start_node, stop_node
+from .player import isolate, replay_live, start_node, stop_node
 
 FRAMES, QUERIES_PER_FRAME, POINTS_PER_QUERY = 20, 4, 32
 PERIOD_S = 0.2

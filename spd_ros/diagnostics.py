@@ -10,7 +10,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 
-from spd_core.messages import Status
+from spd_core.status import Status
 
 SILENCE_S = 5.0  # without an image for so long, that is worth a warning
 

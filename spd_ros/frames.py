@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from spd_core.messages import Status
+from spd_core.status import Status
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000

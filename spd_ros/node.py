@@ -31,18 +31,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera, cell_centres, inside_image
-from spd_core.messages import (
-    MessageError,
-    Status,
-    camera_from_info,
-    compressed_to_rgb,
-    image_to_rgb,
-    point_count,
-    query_points,
-)
+from spd_core.messages import MessageError, camera_from_info, compressed_to_rgb, image_to_rgb, point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.process import keep_freed_memory
+from spd_core.status import Status
 
 from . import parameters
 from .conversions import answer_cloud, depth_to_image, rgb_to_image

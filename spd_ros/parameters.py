@@ -13,6 +13,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from spd_core.errors import SPDError
 from spd_core.predictor import PRECISIONS, RUNTIMES
 
 
@@ -110,7 +111,7 @@ for _topic, (_reliability, _depth, _note) in _QOS.items():
     PARAMETERS[f"{_topic}_depth"] = _at_least(_depth, 1, f"QoS history depth of the topic {_topic}")
 
 
-class ParameterError(ValueError):
+class ParameterError(SPDError):
     """A parameter has a value that cannot be used."""
 
 

@@ -10,11 +10,13 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from spd_core.errors import SPDError
+
 # How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
 TF_WAIT_S = 0.1
 
 
-class NoTransformError(ValueError):
+class NoTransformError(SPDError):
     """The waypoints' frame is not known relative to the camera's; the text says what was tried."""
 
 

@@ -14,10 +14,11 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core import Camera
-from spd_core.data.synthetic import random_frame
-from spd_core.messages import Status, cloud_to_array
+from spd_core.messages import cloud_to_array
+from spd_core.status import Status
+from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.replay import fastdds_profile
+from spd_ros.player import fastdds_profile
 
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)

@@ -9,7 +9,6 @@ from std_msgs.msg import Header
 from spd_core.camera import Camera
 from spd_core.messages import (
     MessageError,
-    Status,
     camera_from_info,
     cloud_to_array,
     compressed_depth_to_metres,
@@ -19,6 +18,7 @@ from spd_core.messages import (
     point_count,
     query_points,
 )
+from spd_core.status import Status
 from spd_ros.conversions import answer_cloud, depth_to_image, query_cloud, rgb_to_image
 
 

@@ -10,9 +10,9 @@ import torch
 from golden import depth_anything as golden
 from test_law import assert_lawful, random_points, sample
 
+from spd_cli import commands
 from spd_core import Predictor, checkpoint
 from spd_core.checkpoint import CheckpointError
-from spd_core.cli import commands
 from spd_core.convert import depth_anything_v2
 
 RECORD = json.loads(golden.FILE.read_text())

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from spd_cli import main
 from spd_core import Camera, Predictor
-from spd_core.cli import main
 from spd_core.data.samples import DataError, Sample
-from spd_core.data.synthetic import random_frame
 from spd_core.evaluation import Protocol, evaluate, predict, write_report
 from spd_core.metrics import depth_metrics
+from spd_rooms.synthetic import random_frame
 
 
 class Rooms:

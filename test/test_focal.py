@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spd_core import Camera, Predictor
-from spd_core.data.rooms import random_room
-from spd_core.data.synthetic import draw, random_pose
+from spd_rooms.rooms import random_room
+from spd_rooms.synthetic import draw, random_pose
 
 ROOMS, POSES = range(11, 17), 3  # one room alone looks nearer or farther with what is in view
 TRAINING_FOCAL_RATIO = 0.8107  # focal length / image width

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from spd_core.messages import Status
+from spd_core.status import Status
 from spd_ros.frames import FrameScheduler, Query
 
 MS = 1_000_000

@@ -19,7 +19,7 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from launch import LaunchDescription
-from spd_core.cli.commands import make_bag
+from spd_cli.commands import make_bag
 
 FOLDER = Path(tempfile.mkdtemp())
 

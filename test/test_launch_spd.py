@@ -18,7 +18,8 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
 from launch import LaunchDescription
-from spd_core.messages import Status, cloud_to_array
+from spd_core.messages import cloud_to_array
+from spd_core.status import Status
 from spd_ros.conversions import query_cloud
 
 

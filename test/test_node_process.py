@@ -17,9 +17,10 @@ from robot import TOPICS, client, process_status, resident_mb, rgb  # noqa: F401
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
-from spd_core.messages import Status, cloud_to_array
+from spd_core.messages import cloud_to_array
+from spd_core.status import Status
 from spd_ros.conversions import rgb_to_image
-from spd_ros.replay import start_node, stop_node
+from spd_ros.player import start_node, stop_node
 
 
 def test_encoder_slower_than_the_camera(client, rgb):

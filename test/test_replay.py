@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from spd_cli import main
 from spd_core import Camera, Predictor
-from spd_core.cli import main
 from spd_core.data import bag as bags
 from spd_core.data.bag import BagFrame, find_topics, read_frames, write_bag
 from spd_core.data.samples import DataError
-from spd_core.data.synthetic import random_frame
-from spd_core.messages import Status
-from spd_core.replay import Answer, Replayed, Sampling, answer_offline, frames_to_ask, gaps, report
+from spd_core.recording import Answer, Replayed, Sampling, answer_offline, frames_to_ask, gaps, report
+from spd_core.status import Status
+from spd_rooms.synthetic import random_frame
 
 CAMERA = Camera(210.0, 211.0, 128.0, 96.0)
 
@@ -242,7 +242,7 @@ def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_node_that_dies_leaves_a_gap_and_the_replay_ends(tmp_path, monkeypatch, restart):
-    from spd_ros import replay as live
+    from spd_ros import player as live
 
     monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
     live.isolate()
@@ -277,7 +277,7 @@ def test_a_node_that_dies_leaves_a_gap_and_the_replay_ends(tmp_path, monkeypatch
 
 
 def test_no_node_to_ask(tmp_path, monkeypatch, capsys):
-    from spd_ros import replay as live
+    from spd_ros import player as live
 
     monkeypatch.setattr(live, "WAIT_FOR_NODE_S", 0.5)
     write_bag(tmp_path / "bag", frames(1))

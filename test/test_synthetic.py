@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from spd_core.camera import Camera
-from spd_core.data.rooms import BOX, CYLINDER, ELLIPSOID, random_room
 from spd_core.data.samples import DataError
-from spd_core.data.shards import SHARD, RoomShards, draw_rooms
-from spd_core.data.synthetic import Pose, Scene, camera_rays, draw, random_frame, random_pose
+from spd_core.data.shards import SHARD, RoomShards
+from spd_rooms.rooms import BOX, CYLINDER, ELLIPSOID, random_room
+from spd_rooms.shards import draw_rooms
+from spd_rooms.synthetic import Pose, Scene, camera_rays, draw, random_frame, random_pose
 
 CAMERA, SIZE = Camera(100.0, 100.0, 63.5, 47.5), (96, 128)
 

@@ -16,10 +16,10 @@ import torch
 from spd_core import checkpoint
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
-from spd_core.data.shards import draw_rooms
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
+from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
 MODEL = {"fit": "inside"}
@@ -83,7 +83,7 @@ def command(settings: TrainConfig, folder) -> list[str]:
         )
         + "\n"
     )
-    return [sys.executable, "-m", "spd_core.cli", "train", "--config", str(file)]
+    return [sys.executable, "-m", "spd_cli", "train", "--config", str(file)]
 
 
 def step_of(out) -> int:
@@ -296,7 +296,7 @@ def test_bad_settings(rooms, tmp_path, changes, message):
 
 
 def test_bad_settings_end_the_command_without_a_traceback(monkeypatch, capsys):
-    from spd_core.cli import main
+    from spd_cli import main
 
     monkeypatch.setattr(sys, "argv", ["spd", "train"])
     with pytest.raises(SystemExit) as stop:
@@ -314,7 +314,7 @@ def test_bad_settings_end_the_command_without_a_traceback(monkeypatch, capsys):
     ],
 )
 def test_typo_in_the_configuration_suggests_the_near_name(tmp_path, monkeypatch, capsys, arguments, suggestion):
-    from spd_core.cli import main
+    from spd_cli import main
 
     (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
     monkeypatch.setattr(

@@ -3,20 +3,20 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..camera import Camera
+from ..errors import SPDError
 
 # Nothing that these cameras measure is farther away; a larger median is a wrong unit.
 PLAUSIBLE_MEDIAN_M = 100.0
 
 
-class DataError(ValueError):
+class DataError(SPDError):
     """A folder or file that is not what a data set needs; the message names it, what was found and what was
     expected."""
 
@@ -80,39 +80,3 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
             " millimetres"
         )
     return Sample(name, rgb, depth_m, camera)
-
-
-def open_dataset(path: str | Path, split: str = "train") -> Dataset:
-    """The data set in a folder (or `nyu_depth_v2_labeled.mat`), found by looking at it.
-
-    Args:
-        path: see the layouts in `nyu.py`, `rgbd.py` and `shards.py`.
-        split: "train" or "test" of the NYU layouts; the others have one.
-
-    Raises:
-        DataError: the path does not exist, or holds no known layout, or a part of it is missing; the message lists what
-            is looked for.
-    """
-    from . import nyu, rgbd, shards  # each layout module imports this one
-
-    if split not in ("train", "test"):
-        raise DataError(f"split must be 'train' or 'test', got {split!r}")
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    openers: tuple[Callable[[Path, str], Dataset | None], ...] = (
-        nyu.open_h5,
-        nyu.open_bts,
-        nyu.open_labeled,
-        shards.open_rooms,
-        rgbd.open_folder,
-    )
-    for opener in openers:
-        dataset = opener(path, split)
-        if dataset is not None:
-            return dataset
-    found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else [path.name]
-    raise DataError(
-        f"{path} holds no data set that SPD knows; it has {found or 'nothing in it'}. Known"
-        f" layouts:\n{nyu.LAYOUTS}\n{rgbd.LAYOUT}\n{shards.LAYOUT}"
-    )

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from .camera import cell_centres, inside_image
 from .data.bag import BagFrame, Topics, read_frames
-from .messages import Status
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .predictor import Predictor
+from .status import Status
 
 SHOWN = ("abs_rel", "d1", "rmse", "s_star")
 

@@ -14,20 +14,21 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import checkpoint
-from .. import export as exporter
-from ..data.augment import Augmentation
-from ..data.bag import BagFrame, find_topics, image_count, write_bag
-from ..data.loader import mean_depth, summarise
-from ..data.rgbd import RGBDFolder
-from ..data.samples import DataError, open_dataset
-from ..data.synthetic import random_frame
-from ..encoders import licence
-from ..evaluation import Protocol, evaluate, write_report
-from ..model import PRESETS, SPD
-from ..pictures import colour_depth, depth_range, side_by_side
-from ..predictor import Predictor
-from ..replay import Sampling, answer_offline, frames_to_ask, report, show, write
+from spd_core import checkpoint
+from spd_core import export as exporter
+from spd_core.data.augment import Augmentation
+from spd_core.data.bag import BagFrame, find_topics, image_count, write_bag
+from spd_core.data.layouts import open_dataset
+from spd_core.data.loader import mean_depth, summarise
+from spd_core.data.rgbd import RGBDFolder
+from spd_core.data.samples import DataError
+from spd_core.encoders import licence
+from spd_core.evaluation import Protocol, evaluate, write_report
+from spd_core.model import PRESETS, SPD
+from spd_core.pictures import colour_depth, depth_range, side_by_side
+from spd_core.predictor import Predictor
+from spd_core.recording import Sampling, answer_offline, frames_to_ask, report, show, write
+from spd_rooms.synthetic import random_frame
 
 
 def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
@@ -165,7 +166,7 @@ def replay(
             )
         )
     else:
-        from spd_ros import replay as live
+        from spd_ros import player as live
 
         process = None
         if node == "fresh":
@@ -369,7 +370,7 @@ def convert(file: Path, out: Path, max_depth_m: float | None = None, download: b
         max_depth_m: of a file under another name: 20 for Hypersim, 80 for Virtual KITTI.
         download: fetch `file`, a name then, from the model hub first.
     """
-    from .. import convert as converter  # draws a room to test the file: not needed by other commands
+    from spd_core import convert as converter  # draws a room to test the file: not needed by other commands
 
     model, origin = converter.depth_anything_v2(converter.download(file.name) if download else file, max_depth_m)
     checkpoint.save(model, out, **origin)

@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 
 from spd_core.data.bag import FRAME_ID, BagFrame
 from spd_core.messages import cloud_to_array
-from spd_core.replay import Answer, Replayed
+from spd_core.recording import Answer, Replayed
 
 from .conversions import query_cloud
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..camera import NYU_FOCAL_PX, Camera
+from spd_core.camera import NYU_FOCAL_PX, Camera
+
 from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
 

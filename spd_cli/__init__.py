@@ -10,9 +10,10 @@ import sys
 from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 
-from ..data.shards import draw_rooms
-from ..process import keep_freed_memory
-from ..training import TrainConfig, TrainingError, train
+from spd_core.process import keep_freed_memory
+from spd_core.training import TrainConfig, TrainingError, train
+from spd_rooms.shards import draw_rooms
+
 from .commands import check, convert, demo, evaluate_checkpoint, export, info, make_bag, preview, replay
 
 COMMANDS = {

@@ -1,0 +1,61 @@
+"""Synthetic rooms drawn once, to be read many times by `spd_core.data.shards`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from spd_core.data.shards import SHARD
+
+from .synthetic import FOCAL_RATIO, random_frame
+
+
+def _draw_shard(first_seed: int, folder: Path, **options) -> None:
+    torch.set_num_threads(1)
+    frames = [random_frame(seed, **options) for seed in range(first_seed, first_seed + SHARD)]
+    partial_file = folder / f"rooms_{first_seed:08d}.partial.npz"
+    np.savez(
+        partial_file,
+        rgb=np.stack([frame.rgb for frame in frames]),
+        depth_mm=np.stack([np.round(frame.depth_m * 1000).astype(np.uint16) for frame in frames]),
+        camera=np.array([[c.fx, c.fy, c.cx, c.cy] for c in (frame.camera for frame in frames)]),
+    )
+    partial_file.rename(folder / f"rooms_{first_seed:08d}.npz")
+
+
+def draw_rooms(
+    folder: str | Path,
+    count: int = 8000,
+    first_seed: int = 1_000_000,
+    size: tuple[int, int] = (192, 256),
+    focal_ratio: tuple[float, float] = FOCAL_RATIO,
+    rooms: int | None = None,
+    workers: int = 2,
+) -> None:
+    """Draw `count` frames into `folder`, in several processes. Interrupted, it goes on with the shards that are
+    missing.
+
+    Args:
+        folder: where the shards go.
+        count: number of frames, rounded up to whole shards of 250.
+        first_seed: seed of the first frame; training, validation and test frames differ in their seeds.
+        size: (height, width) px.
+        focal_ratio: smallest and largest focal length, in image widths.
+        rooms: number of different rooms that all frames show, whatever their seeds; without it each frame has a room of
+            its own.
+        workers: processes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [
+        seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
+        for _ in track(pool.map(draw_shard, missing), f"rooms -> {folder}", total=len(missing)):
+            pass
