@@ -3,6 +3,7 @@
     predictor = Predictor.load("embedded")
     frame = predictor.encode(rgb, camera)
     depth_m = frame.depth_at(uv)
+    answer = frame.answer(uv)  # depth, sigma, xyz and status of every point
 
 All points are pixels (u, v) of the image given to `encode`; scaling to the network's size, padding and the focal length
 are handled here.
@@ -15,7 +16,9 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -28,6 +31,7 @@ from .encoders import normalise
 from .engine import Plan, upload
 from .model import MIN_SIZE, PRESETS, SPD, Features
 from .sites import Grid
+from .status import Status
 
 MAX_ASPECT = 16
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -278,6 +282,34 @@ def _compiled(encode: Callable[[torch.Tensor], Features]) -> Callable[[torch.Ten
     return encode_compiled
 
 
+class MetricScale(Protocol):
+    """What is known of the scene beside the image: `factor` turns answered metres into true ones, `sigma_log` is the
+    standard deviation of its logarithm."""
+
+    @property
+    def factor(self) -> float: ...
+    @property
+    def sigma_log(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered at K points.
+
+    Attributes:
+        depth_m: z-depth, float32 [K]; NaN where there is none.
+        sigma_m: its standard deviation, float32 [K]; NaN where there is no depth, or the model says none.
+        xyz_m: in the optical frame (x right, y down, z forward), float32 [K, 3]; NaN rows where there is no depth, no
+            camera, or no ray of its lens.
+        status: why, uint8 [K] of `Status`: OK, NOT_FINITE, OUTSIDE_IMAGE, NETWORK_NAN, INVALID_RAY or NO_CAMERA_INFO.
+    """
+
+    depth_m: np.ndarray
+    sigma_m: np.ndarray
+    xyz_m: np.ndarray
+    status: np.ndarray
+
+
 class EncodedFrame:
     """One encoded image. `size` (height, width) px and `camera` are those of the image; `camera` may be None."""
 
@@ -297,14 +329,33 @@ class EncodedFrame:
         self.scale_xy = scale_xy
         self.focal_factor = focal_factor
 
+    def answer(self, uv: np.ndarray, scale: MetricScale | None = None) -> Answer:
+        """Everything that is answered at points `uv` [K, 2] px of the image, and the one place that decides a point's
+        status. `scale` multiplies the metres."""
+        uv = _points(uv)
+        depth_m, sigma_log = self._decode(uv)
+        if scale is not None:
+            depth_m, sigma_log = depth_m * np.float32(scale.factor), np.hypot(sigma_log, np.float32(scale.sigma_log))
+        depth_m[np.isinf(depth_m)] = np.nan
+        xyz_m = np.full((len(uv), 3), np.nan, np.float32)
+        status = np.full(len(uv), Status.OK, np.uint8)
+        if self.camera is None:
+            status[:] = Status.NO_CAMERA_INFO
+        else:
+            xyz_m = self.camera.unproject(uv, depth_m).astype(np.float32)
+            has_ray = np.isfinite(xyz_m).all(axis=1)
+            xyz_m[~has_ray] = np.nan
+            status[~has_ray] = Status.INVALID_RAY
+        status[np.isnan(depth_m)] = Status.NETWORK_NAN
+        status[~inside_image(uv, self.size)] = Status.OUTSIDE_IMAGE
+        status[~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
+        return Answer(depth_m, depth_m * sigma_log, xyz_m, status)
+
     @torch.inference_mode()
-    def depth_at(self, uv: np.ndarray) -> np.ndarray:
-        """z-depth, m, float32 [K], at points `uv` [K, 2] px of the image; NaN outside the image and for non-finite
-        points."""
-        uv = np.asarray(uv, dtype=np.float64)
-        if uv.ndim != 2 or uv.shape[1] != 2:
-            raise ValueError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
-        depth_m = np.full(len(uv), np.nan, dtype=np.float32)
+    def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the
+        image."""
+        depth_m, sigma_log = np.full((2, len(uv)), np.nan, dtype=np.float32)  # no model says a sigma
         inside = inside_image(uv, self.size).nonzero()[0]
         for start in range(0, len(inside), MOST_POINTS):
             part = inside[start : start + MOST_POINTS]
@@ -314,17 +365,30 @@ class EncodedFrame:
             depth_m[part] = (
                 self.predictor.model.decode_points(self.features, plan=plan)[0].cpu().numpy() * self.focal_factor
             )
-        return depth_m
+        return depth_m, sigma_log
+
+    def depth_at(self, uv: np.ndarray) -> np.ndarray:
+        """z-depth, m, float32 [K], at points `uv` [K, 2] px of the image; NaN outside the image and for non-finite
+        points."""
+        return self._decode(_points(uv))[0]
 
     def points_at(self, uv: np.ndarray) -> np.ndarray:
         """Points [K, 3] m in the optical frame (x right, y down, z forward) at `uv` [K, 2] px; NaN rows as in
         `depth_at`."""
         if self.camera is None:
             raise ValueError("points_at needs the camera's intrinsics: pass camera= to Predictor.encode")
-        return self.camera.unproject(np.asarray(uv, dtype=np.float64), self.depth_at(uv)).astype(np.float32)
+        return self.answer(uv).xyz_m
 
     @torch.inference_mode()
     def dense_depth(self) -> np.ndarray:
         """z-depth, m, float32 [H, W], at every pixel of the image: what `depth_at` answers there."""
         depth = self.predictor.model.decode_dense(self.features)
         return F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy() * np.float32(self.focal_factor)
+
+
+def _points(uv: np.ndarray) -> np.ndarray:
+    """Points as float64 [K, 2]."""
+    uv = np.asarray(uv, dtype=np.float64)
+    if uv.ndim != 2 or uv.shape[1] != 2:
+        raise ValueError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
+    return uv
