@@ -8,6 +8,7 @@ import torch
 from conftest import lively
 
 from spd_core import SPD, Camera, Predictor
+from spd_core.predictor import EncodedFrame
 from spd_core.status import Status
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
@@ -112,7 +113,7 @@ def test_uncertainty_of_network_and_scale_add_in_quadrature(predictor, rgb, scal
     """As soon as a network says one: here its decoder is replaced, because none does yet."""
     frame = predictor.encode(rgb, CAMERA)
     depth_m = frame.depth_at(UV)
-    monkeypatch.setattr(frame, "_decode", lambda uv: (depth_m.copy(), np.full(len(uv), 0.3, np.float32)))
+    monkeypatch.setattr(EncodedFrame, "_decode", lambda frame, uv: (depth_m, np.full(len(uv), 0.3, np.float32)))
     answer = frame.answer(UV, scale)
     factor = 1.0 if scale is None else scale.factor
     np.testing.assert_allclose(answer.sigma_m, expected * factor * depth_m, rtol=1e-6)
