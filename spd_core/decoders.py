@@ -14,7 +14,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from .fusion import GlobalPath, ReassembledGlobalPath
-from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, Resize
+from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, ResidualUnit, Resize
+
+Channels = tuple[int, int, int, int]  # of the four encoder levels
+MakeHead = Callable[[int], Head]  # by its input channels
 
 
 class V15Decoder(nn.Module):
@@ -25,16 +28,14 @@ class V15Decoder(nn.Module):
 
     GLOBAL_PATH = GlobalPath
 
-    def __init__(
-        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
-    ):
+    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
         super().__init__()
         self.s8_1, self.s8_2 = Conv3x3(features, features), Conv3x3(features, features)
         self.project1 = nn.Linear(channels[0], features)
         self.merge1, self.merge2 = Conv3x3(features, features), Conv3x3(features, features)
         self.up1, self.up2 = Conv3x3(features, features), Conv3x3(features, features)
         self.final = Conv3x3(features, features // 2)
-        self.head = Head(features // 2, activation, max_depth_m)
+        self.head = make_head(features // 2)
         self.act = GELU()
         self.upsample = Resize(2)
 
@@ -56,10 +57,9 @@ class RefineNetDecoder(nn.Module):
 
     def __init__(
         self,
-        channels: tuple[int, int, int, int],
+        channels: Channels,
         features: int,
-        activation: str,
-        max_depth_m: float | None = None,
+        make_head: MakeHead,
         *,
         project: Callable[[int, int], nn.Module] = Projection,
         act: Callable[[], nn.Module] = GELU,
@@ -76,7 +76,7 @@ class RefineNetDecoder(nn.Module):
         self.upsample = Resize(scale)
         self.conv2 = Conv3x3(features // 2, head_features)
         self.act = nn.ReLU()
-        self.head = Head(head_features, activation, max_depth_m)
+        self.head = make_head(head_features)
 
     def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:  # -> [B, H, W, 1] m
         x = self.refine2(self.project2(level2), stride8)
@@ -90,31 +90,77 @@ class ReassembledDecoder(RefineNetDecoder):
 
     GLOBAL_PATH = ReassembledGlobalPath
 
-    def __init__(
-        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
-    ):
+    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
         options = {
             "project": partial(Conv3x3, bias=False),
             "act": nn.ReLU,
             "head_features": 32,
             "scale": Fraction(7, 4),
         }
-        super().__init__(channels, features, activation, max_depth_m, **options)
+        super().__init__(channels, features, make_head, **options)
 
 
 class DPTDecoder(nn.Module):
     """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but
     the encoder."""
 
-    def __init__(
-        self, channels: tuple[int, int, int, int], features: int, activation: str, max_depth_m: float | None = None
-    ):
+    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
         super().__init__()
         self.global_path = GlobalPath(channels, features)
-        self.local_path = RefineNetDecoder(channels, features, activation, max_depth_m)
+        self.local_path = RefineNetDecoder(channels, features, make_head)
 
     def forward(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:  # -> [B, H, W, 1] m
         return self.local_path(self.global_path(level3, level4), level1, level2)
 
 
-DECODERS = {"v15": V15Decoder, "refinenet": RefineNetDecoder, "reassembled": ReassembledDecoder, "dpt": DPTDecoder}
+class LiteDecoder(nn.Module):
+    """For small encoders: two 3x3 convolutions at stride 4 are all that looks at neighbours, because those are what a
+    query and a training step pay for. The finer the stride, the more sites: a point sees 6x6 of them here.
+
+    The head works at stride 4, and its depth is what is upsampled. Level 2 joins at stride 8, where it costs nothing.
+    """
+
+    GLOBAL_PATH = GlobalPath
+    FEATURES = 32
+
+    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
+        super().__init__()
+        width = self.FEATURES
+        self.project8 = nn.Linear(features, width)
+        self.project2 = nn.Linear(channels[1], width)
+        self.project1 = nn.Linear(channels[0], width)
+        self.upsample2 = Resize(2)
+        self.unit = ResidualUnit(width, nn.ReLU)
+        self.act = nn.ReLU()
+        self.head = make_head(width)
+        self.upsample4 = Resize(4)
+
+    def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:  # -> [B, H, W, 1 or 2]
+        x = self.upsample2(self.project8(stride8) + self.project2(level2)) + self.project1(level1)
+        return self.upsample4(self.head(self.act(self.unit(x))))
+
+
+class LiteFineDecoder(LiteDecoder):
+    FINE = 16
+
+    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
+        super().__init__(channels, features, make_head)
+        self.narrow = Conv3x3(self.FEATURES, self.FINE)
+        self.fine = Conv3x3(self.FINE, self.FINE)
+        self.head = make_head(self.FINE)
+        self.upsample = Resize(2)
+
+    def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:
+        x = self.upsample2(self.project8(stride8) + self.project2(level2)) + self.project1(level1)
+        x = self.upsample2(self.narrow(self.act(self.unit(x))))
+        return self.upsample(self.head(self.act(self.fine(self.act(x)))))
+
+
+DECODERS = {
+    "v15": V15Decoder,
+    "lite": LiteDecoder,
+    "lite_fine": LiteFineDecoder,
+    "refinenet": RefineNetDecoder,
+    "reassembled": ReassembledDecoder,
+    "dpt": DPTDecoder,
+}

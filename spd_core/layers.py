@@ -24,37 +24,57 @@ ACTIVATIONS = ("exp", "softplus", "sigmoid")
 
 class Head(nn.Linear):
     """1x1 convolution to one channel and a positive activation, always in float32: bf16 has three digits, depth needs
-    more.
+    more. With `sigma` a second channel is the scale of the error of log depth (the b of a Laplace distribution).
 
     Args:
         features: input channels.
         activation: of `ACTIVATIONS`; "sigmoid" is scaled to `max_depth_m`. Never ReLU: from a random start half of its
             outputs are dead.
         max_depth_m: largest depth of "sigmoid".
+        sigma: answer the uncertainty too.
         initial_depth_m: depth that a zero feature answers, through the bias.
     """
 
-    def __init__(self, features: int, activation: str, max_depth_m: float | None = None, initial_depth_m: float = 2.5):
-        super().__init__(features, 1)
+    INITIAL_SIGMA = 0.2
+    SIGMA_RANGE = (0.005, 2.0)  # e ** 2 is a factor of 7: nothing is known there
+
+    def __init__(
+        self,
+        features: int,
+        activation: str,
+        max_depth_m: float | None = None,
+        sigma: bool = False,
+        initial_depth_m: float = 2.5,
+    ):
+        super().__init__(features, 2 if sigma else 1)
         if activation not in ACTIVATIONS or (activation == "sigmoid") != (max_depth_m is not None):
             raise ValueError(
                 f"head activation must be one of {ACTIVATIONS}, 'sigmoid' with a max_depth_m, got {activation!r} with"
                 f" {max_depth_m}"
             )
-        self.activation, self.max_depth_m = activation, max_depth_m
+        self.activation = activation
+        self.max_depth_m = max_depth_m
         inverse = {
             "exp": math.log,
             "softplus": lambda depth: math.log(math.expm1(depth)),
             "sigmoid": lambda depth: -math.log(max_depth_m / depth - 1),
         }
         nn.init.normal_(self.weight, std=0.01)
-        nn.init.constant_(self.bias, inverse[activation](initial_depth_m))
+        with torch.no_grad():
+            self.bias[0] = inverse[activation](initial_depth_m)
+            self.bias[1:] = math.log(self.INITIAL_SIGMA)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., 1] m, or [..., 2] m and 1
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x)
         x = F.linear(x.float(), self.weight.float(), self.bias.float())
+        if len(self.bias) == 1:
+            return self._depth(x)
+        sigma = x[..., 1:].clamp(*map(math.log, self.SIGMA_RANGE)).exp()
+        return torch.cat([self._depth(x[..., :1]), sigma], dim=-1)
+
+    def _depth(self, x: Tensor) -> Tensor:
         if self.activation == "sigmoid":
             return x.sigmoid() * self.max_depth_m
         return x.exp() if self.activation == "exp" else F.softplus(x)

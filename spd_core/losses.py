@@ -24,6 +24,8 @@ class Loss:
         inverse_huber: weight of the Huber loss on inverse depth.
         huber_delta: of that loss, 1/m.
         gradient: weight of the gradient matching loss.
+        sigma: weight of the likelihood of the errors under the model's own sigma, for models that answer one. It trains
+            sigma alone: depth is held.
     """
 
     silog: float = 1.0
@@ -33,6 +35,7 @@ class Loss:
     inverse_huber: float = 0.0
     huber_delta: float = 0.1
     gradient: float = 0.0
+    sigma: float = 0.0
 
     def __post_init__(self):
         if (
@@ -43,8 +46,12 @@ class Loss:
         if not 0 <= self.lambda_var <= 1:
             raise ValueError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
 
-    def __call__(self, pred_m: Tensor, gt_m: Tensor) -> Tensor:
+    def __call__(self, pred: Tensor, gt_m: Tensor) -> Tensor:
+        """`pred` [B, 1, H, W] depth, m, or [B, 2, H, W] with sigma; `gt_m` [B, 1, H, W] m -> a scalar."""
+        pred_m = pred[:, :1]
         loss = pred_m.new_zeros(())
+        if self.sigma:
+            loss = loss + self.sigma * laplace_loss(pred_m.detach(), pred[:, 1:], gt_m)
         if self.silog:
             loss = loss + self.silog * silog_loss(pred_m, gt_m, self.lambda_var, self.per_image, self.square_root)
         if self.inverse_huber:
@@ -93,6 +100,15 @@ def inverse_huber_loss(pred_m: Tensor, gt_m: Tensor, delta: float = 0.1) -> Tens
     inverse_pred = torch.where(valid, pred_m.clamp(min=MIN_DEPTH_M), 1.0).reciprocal()
     inverse_gt = torch.where(valid, gt_m, 1.0).reciprocal()
     loss = torch.nn.functional.huber_loss(inverse_pred, inverse_gt, reduction="none", delta=delta) * valid
+    return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
+
+
+def laplace_loss(pred_m: Tensor, sigma_log: Tensor, gt_m: Tensor) -> Tensor:
+    """Negative log likelihood of log depth under a Laplace distribution of scale `sigma_log` [B, 1, H, W] about the
+    prediction, |g| / b + log b (Kendall & Gal 2017), mean over the valid pixels of each image, then over images."""
+    valid = valid_pixels(gt_m)
+    g = _log_difference(pred_m, gt_m, valid)
+    loss = (g.abs() / sigma_log + sigma_log.log()) * valid
     return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
 
 

@@ -7,6 +7,7 @@ images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> de
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
 from .encoders import create_encoder
 from .engine import Plan, SparseDecoder
+from .layers import Head
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level
@@ -39,6 +41,7 @@ class SPDConfig:
             canonical camera of Metric3D, Yin et al. 2023; without intrinsics as "inside"); "cover" scales its shorter
             side to that of `input_size` and both to multiples of the encoder's stride (cubic), as Depth Anything V2
             does.
+        sigma: the head answers the scale of its error beside depth.
     """
 
     encoder: str
@@ -49,6 +52,7 @@ class SPDConfig:
     training_focal_px: float = NYU_FOCAL_PX
     max_depth_m: float | None = None
     fit: str = "inside"
+    sigma: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "input_size", tuple(self.input_size))
@@ -88,6 +92,16 @@ PRESETS = {
         training_focal_px=0.4 * NYU_FOCAL_PX,
         fit="focal",
     ),
+    "lite": SPDConfig(
+        "tf_efficientnet_lite0",
+        "lite",
+        "exp",
+        features=64,
+        input_size=(240, 320),
+        training_focal_px=0.5 * NYU_FOCAL_PX,
+        fit="focal",
+        sigma=True,
+    ),
     "depth_anything_v2_vits": _DEPTH_ANYTHING,
     "depth_anything_v2_vitb": replace(_DEPTH_ANYTHING, encoder="vit_base_patch14_dinov2", features=128),
     "depth_anything_v2_vitl": replace(_DEPTH_ANYTHING, encoder="vit_large_patch14_dinov2", features=256),
@@ -117,7 +131,8 @@ class SPD(nn.Module):
         self.config = config
         self.encoder = create_encoder(config.encoder, pretrained)
         channels = self.encoder.channels
-        self.decoder = DECODERS[config.decoder](channels, config.features, config.activation, config.max_depth_m)
+        make_head = partial(Head, activation=config.activation, max_depth_m=config.max_depth_m, sigma=config.sigma)
+        self.decoder = DECODERS[config.decoder](channels, config.features, make_head)
         self.sparse_decoder = SparseDecoder(self.decoder)
         wants_global_path = "stride8" in self.sparse_decoder.inputs
         self.global_path = self.decoder.GLOBAL_PATH(channels, config.features) if wants_global_path else None
@@ -130,8 +145,8 @@ class SPD(nn.Module):
             raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(replace(PRESETS[name], **changes), pretrained)
 
-    def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m
-        return self.decode_dense(self.encode(images))
+    def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m, or [B, 2, H, W] with `sigma`
+        return self.decode_maps(self.encode(images))
 
     def encode(self, images: Tensor) -> Features:
         """The part that does not depend on the points.
@@ -154,11 +169,15 @@ class SPD(nn.Module):
         height, width = images.shape[2:]
         return F.pad(images, (0, -width % self.encoder.stride, 0, -height % self.encoder.stride))
 
+    def decode_maps(self, features: Features) -> Tensor:
+        """What the head answers at every pixel, float32: [B, 1, H, W] depth, m; with `SPDConfig.sigma` [B, 2, H, W],
+        the second the scale of the error of log depth."""
+        height, width = features.size
+        return self.decoder(**features.maps).permute(0, 3, 1, 2)[:, :, :height, :width]
+
     def decode_dense(self, features: Features) -> Tensor:
         """Depth at every pixel, [B, 1, H, W] m, float32."""
-        height, width = features.size
-        depth = self.decoder(**features.maps)
-        return depth.permute(0, 3, 1, 2)[:, :, :height, :width]
+        return self.decode_maps(features)[:, :1]
 
     def plan_points(self, points: Tensor | np.ndarray, grids: tuple[Grid, ...], size: tuple[int, int]) -> Plan:
         """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes.
@@ -187,6 +206,12 @@ class SPD(nn.Module):
         Returns:
             [B, K] m, float32.
         """
+        return self.decode_point_values(features, points, plan)[..., 0]
+
+    def decode_point_values(
+        self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None
+    ) -> Tensor:
+        """The samples of `decode_maps` at points, as `decode_points`: [B, K, 1] m, or [B, K, 2] with sigma."""
         if (points is None) == (plan is None):
             raise ValueError("decode_points takes either points or a plan")
         if plan is None:

@@ -27,7 +27,7 @@ from . import checkpoint
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
-from .data.samples import Subset
+from .data.samples import Dataset, InMemory, Subset
 from .encoders import normalise
 from .errors import SPDError
 from .evaluation import Protocol, evaluate, limited, predict
@@ -51,7 +51,9 @@ class TrainConfig:
 
     Args:
         out: folder for checkpoints, run.json, TensorBoard files and the resumable state.
-        data: training set, any layout of `spd data check`.
+        data: training set, any layout of `spd data check`; or several, each with its share of the samples:
+            {runs/nyu: 0.8, runs/rooms: 0.2}.
+        in_memory: read the training set once and keep it (480x640 images: 2 MB each).
         val: validation set; without it the "test" split of `data`.
         preset: model preset.
         model: fields of the preset to change, e.g. {features: 32}.
@@ -87,7 +89,8 @@ class TrainConfig:
     """
 
     out: Path = Path("runs/train")
-    data: Path = Path("runs/rooms/train")
+    data: Path | dict[str, float] = Path("runs/rooms/train")
+    in_memory: bool = False
     val: Path | None = None
     preset: str = "v15"
     model: dict | None = None
@@ -176,23 +179,19 @@ class _Run:
         torch.manual_seed(config.seed)
         model = _initial_model(config)
         self.raw_model: SPD = model.train()
-        samples = open_dataset(config.data)
-        if config.val is None and not samples.layout.startswith("NYU"):
-            raise TrainingError(
-                f"{config.data} ({samples.layout}) has no test split of its own; set `val` to a folder of other samples"
-            )
+        datasets = _open_training_data(config)
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
         self.samples = AugmentedSamples(
-            samples,
+            datasets,
             augment,
             model.config.training_focal_px,
             config.seed,
             model.config.fit == "focal",
             config.batch_size,
         )
-        self.validation = limited(open_dataset(config.val or config.data, "test"), config.validation.limit)
+        self.validation = limited(_open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
-        self.steps = config.steps or math.ceil(config.epochs * len(samples) / per_step)
+        self.steps = config.steps or math.ceil(config.epochs * len(self.samples) / per_step)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
@@ -303,16 +302,16 @@ class _Run:
             batch = next(batches)
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
-                pred_m = self.model(images)
+                pred = self.model(images)
                 loss = (
-                    config.loss(pred_m.float(), batch["depth_m"].to(fabric.device, non_blocking=True))
-                    / config.accumulate
+                    config.loss(pred.float(), batch["depth_m"].to(fabric.device, non_blocking=True)) / config.accumulate
                 )
                 if not torch.isfinite(loss):
+                    low_m, high_m = pred[:, 0].min().item(), pred[:, 0].max().item()
                     raise TrainingError(
                         f"the loss is {loss.item()} at step {step} of the batch {', '.join(batch['names'])} (prediction"
-                        f" {pred_m.min().item():.3g} ... {pred_m.max().item():.3g} m); {self.out / 'state.pt'} is of a"
-                        " step before. Try a lower learning rate or a longer warm-up in another `out`"
+                        f" {low_m:.3g} ... {high_m:.3g} m); {self.out / 'state.pt'} is of a step before. Try a lower"
+                        " learning rate or a longer warm-up in another `out`"
                     )
                 fabric.backward(loss)
             total += loss.detach()
@@ -439,6 +438,26 @@ class _Run:
         self.step = self.first_step = state["step"]
         self.history, self.best = state["history"], state["best"]
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
+
+
+def _open_training_data(config: TrainConfig) -> list[tuple[Dataset, float]]:
+    """The data sets to train on, with their weights."""
+    shares = config.data if isinstance(config.data, dict) else {str(config.data): 1.0}
+    datasets = [(open_dataset(path), share) for path, share in shares.items()]
+    return [(InMemory(dataset), share) for dataset, share in datasets] if config.in_memory else datasets
+
+
+def _open_validation_data(config: TrainConfig) -> Dataset:
+    if config.val is not None:
+        return open_dataset(config.val, "test")
+    if isinstance(config.data, dict):
+        raise TrainingError(f"`data` is a mixture of {len(config.data)}; set `val` to the data to validate on")
+    dataset = open_dataset(config.data, "test")
+    if not dataset.layout.startswith("NYU"):
+        raise TrainingError(
+            f"{config.data} ({dataset.layout}) has no test split of its own; set `val` to a folder of other samples"
+        )
+    return dataset
 
 
 def _initial_model(config: TrainConfig) -> SPD:

@@ -1,5 +1,9 @@
-"""Training augmentation of a sample, in the order of BTS (Lee et al. 2019). The camera follows every geometric step, so
-depth stays metric."""
+"""Training augmentation of a sample: another camera at the same place, then another exposure.
+
+All geometry is one virtual camera: turned (roll, pitch, yaw), of another focal length, looking at a crop. A turned
+pinhole sees a homography of the same picture, and z-depth changes by the third coordinate of the turned ray, so depth
+and intrinsics stay exact.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,22 @@ import numpy as np
 from ..camera import Camera
 from .samples import DataError, Sample
 
-# [left, top, right, bottom] that BTS keeps of NYU's 480x640 images: inside their white border.
+# [left, top, right, bottom] that BTS (Lee et al. 2019) keeps of NYU's 480x640 images: inside their white border.
 NYU_BORDER_CROP = (43, 45, 608, 472)
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclass
 class Augmentation:
-    """Random crops, flips and colours.
+    """Random views, flips and exposures.
 
     Args:
         border_crop: keep [43, 45, 608, 472] (left, top, right, bottom) of NYU's 480x640 images first.
-        rotate_deg: largest rotation about the principal point, which is a roll of the camera; corners become black,
+        border_px: columns and rows at each side of the image that are not shown.
+        rotate_deg: largest roll about the optical axis. Corners that the picture does not have are its mirror image,
             without depth.
-        scale: smallest and largest factor of an isotropic resize; the focal length follows, and through it the depth
-            that is trained.
+        tilt_deg: largest pitch and yaw, likewise.
+        scale: smallest and largest factor of the focal length; the depth that is trained follows it.
         crop: height, width of the random crop; without it the model's input size.
         crop_scale: range of a factor of that size, one for each batch. Other than (1, 1) crops are taken around the
             principal point: cameras of wider and narrower view, which keep their focal length.
@@ -33,10 +39,17 @@ class Augmentation:
         gamma: range of that change's exponent.
         brightness: range of its factor.
         gain: range of one more factor for each channel.
+        grey: probability of a picture without colour.
+        blur_px: largest standard deviation of a Gaussian blur, or length / 4 of a straight motion blur; half of the
+            pictures stay sharp.
+        noise: largest standard deviation of sensor noise, of 255; half of the pictures have none.
+        jpeg: probability of another JPEG compression, of quality 20 to 90.
     """
 
     border_crop: bool = False
+    border_px: int = 0
     rotate_deg: float = 2.5
+    tilt_deg: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[int, int] | None = None
     crop_scale: tuple[float, float] = (1.0, 1.0)
@@ -45,6 +58,10 @@ class Augmentation:
     gamma: tuple[float, float] = (0.9, 1.1)
     brightness: tuple[float, float] = (0.75, 1.25)
     gain: tuple[float, float] = (0.9, 1.1)
+    grey: float = 0.0
+    blur_px: float = 0.0
+    noise: float = 0.0
+    jpeg: float = 0.0
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None
@@ -59,80 +76,144 @@ class Augmentation:
             DataError: the sample has no depth or camera, or is smaller than the crop.
         """
         if sample.depth_m is None or sample.camera is None:
-            raise DataError(
-                f"{sample.name}: training needs {'depth' if sample.depth_m is None else 'intrinsics (camera.txt)'},"
-                " there is none"
-            )
-        rgb, depth_m, camera = sample.rgb, sample.depth_m, sample.camera
-        if self.border_crop:
-            if depth_m.shape != (480, 640):
-                raise DataError(
-                    f"{sample.name}: border_crop is for 480x640 images of NYU, this one is {list(depth_m.shape)}"
-                )
-            rgb, depth_m, camera = crop(rgb, depth_m, camera, *NYU_BORDER_CROP)
+            missing = "depth" if sample.depth_m is None else "intrinsics (camera.txt)"
+            raise DataError(f"{sample.name}: training needs {missing}, there is none")
+        rgb, depth_m, camera = self._without_border(sample.name, sample.rgb, sample.depth_m, sample.camera)
         height, width = (
             round(extent * crop_factor / 8) * 8 if crop_factor != 1 else extent for extent in self.crop or depth_m.shape
         )
+        factor = float(np.exp(rng.uniform(*np.log(self.scale))))
+        smallest = max(height / depth_m.shape[0], width / depth_m.shape[1])
         if focal_px is not None:
-            factor = max(focal_px / camera.focal_px, height / depth_m.shape[0], width / depth_m.shape[1])
-            if abs(factor - 1) > 1e-3:
-                rgb, depth_m, camera = resize(rgb, depth_m, camera, factor)
-        if self.rotate_deg > 0:
-            rgb, depth_m = rotate(rgb, depth_m, camera, rng.uniform(-self.rotate_deg, self.rotate_deg))
-        if tuple(self.scale) != (1.0, 1.0):
-            rgb, depth_m, camera = resize(rgb, depth_m, camera, np.exp(rng.uniform(*np.log(self.scale))))
-        if self.crop is not None:
-            spare_y, spare_x = depth_m.shape[0] - height, depth_m.shape[1] - width
-            if spare_y < 0 or spare_x < 0:
-                raise DataError(
-                    f"{sample.name}: {list(depth_m.shape)} px are fewer than the crop {[height, width]}; set a smaller"
-                    " augment.crop"
-                )
-            if tuple(self.crop_scale) == (1.0, 1.0):
-                left, top = rng.integers(spare_x + 1), rng.integers(spare_y + 1)
-            else:
-                left, top = (
-                    int(np.clip(round(c - (extent - 1) / 2), 0, spare))
-                    for c, extent, spare in ((camera.cx, width, spare_x), (camera.cy, height, spare_y))
-                )
-            rgb, depth_m, camera = crop(rgb, depth_m, camera, left, top, left + width, top + height)
+            factor = max(factor * focal_px / camera.focal_px, smallest)
+        elif factor < smallest - 1e-9:
+            raise DataError(
+                f"{sample.name}: {list(depth_m.shape)} px, scaled by {factor:.3g}, are fewer than the crop"
+                f" {[height, width]}; set a smaller augment.crop"
+            )
+        turn = rotation(*np.radians(rng.uniform(-1, 1, 3) * [self.tilt_deg, self.tilt_deg, self.rotate_deg]))
+        view = self._view(camera.scaled(factor), turn, (height, width), np.array(depth_m.shape) * factor, rng)
+        rgb, depth_m = seen_by(view, turn, (height, width), rgb, depth_m, camera)
         if rng.random() < self.flip:
-            rgb, depth_m, camera = flip(rgb, depth_m, camera)
+            rgb, depth_m, view = rgb[:, ::-1], depth_m[:, ::-1], view.mirrored(width)
+        return Sample(sample.name, self._exposed(np.ascontiguousarray(rgb), rng), np.ascontiguousarray(depth_m), view)
+
+    def _without_border(
+        self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera
+    ) -> tuple[np.ndarray, np.ndarray, Camera]:
+        height, width = depth_m.shape
+        left, top, right, bottom = self.border_px, self.border_px, width - self.border_px, height - self.border_px
+        if self.border_crop:
+            if (height, width) != (480, 640):
+                raise DataError(f"{name}: border_crop is for 480x640 images of NYU, this one is {[height, width]}")
+            left, top, right, bottom = NYU_BORDER_CROP
+        return rgb[top:bottom, left:right], depth_m[top:bottom, left:right], camera.cropped(left, top)
+
+    def _view(
+        self,
+        camera: Camera,
+        turn: np.ndarray,
+        size: tuple[int, int],
+        scaled_size: np.ndarray,
+        rng: np.random.Generator,
+    ) -> Camera:
+        """The camera of a crop of `size` (height, width) px, turned by `turn`, of a picture of `scaled_size` that
+        `camera` took: its centre looks where that of a crop of the unturned picture would."""
+        height, width = size
+        spare_y, spare_x = (int(extent) for extent in np.maximum(np.round(scaled_size - size), 0))
+        if tuple(self.crop_scale) == (1.0, 1.0):
+            left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
+        else:
+            left = int(np.clip(round(camera.cx - (width - 1) / 2), 0, spare_x))
+            top = int(np.clip(round(camera.cy - (height - 1) / 2), 0, spare_y))
+        view = camera.cropped(left, top)
+        if (turn == np.eye(3)).all():
+            return view
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        ray = turn.T @ [(centre[0] - view.cx) / view.fx, (centre[1] - view.cy) / view.fy, 1.0]
+        focal = view.focal_px
+        return Camera(focal, focal, centre[0] - focal * ray[0] / ray[2], centre[1] - focal * ray[1] / ray[2])
+
+    def _exposed(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Another lens, light, sensor and file, in that order."""
+        if self.blur_px > 0 and rng.random() < 0.5:
+            rgb = _blurred(rgb, rng.uniform(0.2, 1) * self.blur_px, rng)
         if rng.random() < self.colour:
-            rgb = self._recolour(rgb, rng)
-        return Sample(sample.name, np.ascontiguousarray(rgb), np.ascontiguousarray(depth_m), camera)
-
-    def _recolour(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        level = (np.arange(256, dtype=np.float32) / 255) ** rng.uniform(*self.gamma) * rng.uniform(*self.brightness)
-        table = np.clip(level[:, None] * rng.uniform(*self.gain, 3), 0, 1) * 255
-        return cv2.LUT(np.ascontiguousarray(rgb), table.round().astype(np.uint8)[None])
-
-
-def crop(
-    rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, left: int, top: int, right: int, bottom: int
-) -> tuple[np.ndarray, np.ndarray, Camera]:
-    """Columns left...right and rows top...bottom (exclusive), with the camera of the cut."""
-    return rgb[top:bottom, left:right], depth_m[top:bottom, left:right], camera.cropped(left, top)
+            level = (np.arange(256, dtype=np.float32) / 255) ** rng.uniform(*self.gamma) * rng.uniform(*self.brightness)
+            table = np.clip(level[:, None] * rng.uniform(*self.gain, 3), 0, 1) * 255
+            rgb = cv2.LUT(rgb, table.round().astype(np.uint8)[None])
+        if rng.random() < self.grey:
+            rgb = np.repeat((rgb @ GREY).round().astype(np.uint8)[..., None], 3, axis=-1)
+        if self.noise > 0 and rng.random() < 0.5:
+            noise = rng.standard_normal(rgb.shape, dtype=np.float32) * (rng.random() * self.noise)
+            rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
+        if rng.random() < self.jpeg:
+            coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))])[1]
+            rgb = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # either order of channels, it is the same there and back
+        return rgb
 
 
-def flip(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray, Camera]:
-    """The mirror image, and its camera."""
-    return rgb[:, ::-1], depth_m[:, ::-1], camera.mirrored(rgb.shape[1])
+def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
+    """Rotation matrix [3, 3] from the turned optical frame to the unturned one; radians about x, y and z."""
+    return cv2.Rodrigues(np.array([0, 0, roll]))[0] @ cv2.Rodrigues(np.array([pitch, yaw, 0.0]))[0]
 
 
-def resize(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, scale: float) -> tuple[np.ndarray, np.ndarray, Camera]:
-    """Isotropically resized; depth takes the nearest pixel, its metres do not change, the focal length does."""
-    height, width = depth_m.shape
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    depth_m = cv2.resize(depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return rgb, depth_m, camera.scaled(size[0] / width, size[1] / height)
+def seen_by(
+    view: Camera, turn: np.ndarray, size: tuple[int, int], rgb: np.ndarray, depth_m: np.ndarray, camera: Camera
+) -> tuple[np.ndarray, np.ndarray]:
+    """What another camera at the same place sees of a picture.
 
+    Args:
+        view: intrinsics of that camera.
+        turn: [3, 3], from its optical frame to that of `camera`.
+        size: (height, width) px of its image.
+        rgb: uint8 [H, W, 3] taken by `camera`.
+        depth_m: [H, W] m, 0 where unknown.
+        camera: intrinsics of the picture; both cameras without distortion.
 
-def rotate(rgb: np.ndarray, depth_m: np.ndarray, camera: Camera, angle_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rotated about the principal point: z-depth and intrinsics stay (for fx = fy exactly)."""
-    height, width = depth_m.shape
-    turn = cv2.getRotationMatrix2D((camera.cx, camera.cy), angle_deg, 1.0)
-    return cv2.warpAffine(rgb, turn, (width, height), flags=cv2.INTER_LINEAR), cv2.warpAffine(
-        depth_m, turn, (width, height), flags=cv2.INTER_NEAREST
+    Returns:
+        rgb of `size`, bilinear, mirrored beyond the picture's border; depth_m of `size` along the new optical axis, of
+        the nearest pixel, 0 beyond the border.
+    """
+    height, width = size
+    depth_m = cv2.warpPerspective(
+        depth_m,
+        _matrix(camera) @ turn @ np.linalg.inv(_matrix(view)),
+        (width, height),
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
     )
+    x = (np.arange(width) - view.cx) / view.fx
+    y = (np.arange(height) - view.cy) / view.fy
+    depth_m = depth_m / (turn[2, 0] * x + (turn[2, 1] * y)[:, None] + turn[2, 2]).astype(np.float32)
+    shrink = view.focal_px / camera.focal_px
+    if shrink < 1:  # by area first: a warp takes single pixels
+        shrunk = (max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink)))
+        camera = camera.scaled(shrunk[0] / rgb.shape[1], shrunk[1] / rgb.shape[0])
+        rgb = cv2.resize(rgb, shrunk, interpolation=cv2.INTER_AREA)
+    rgb = cv2.warpPerspective(
+        np.ascontiguousarray(rgb),
+        _matrix(camera) @ turn @ np.linalg.inv(_matrix(view)),
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    return rgb, depth_m
+
+
+def _matrix(camera: Camera) -> np.ndarray:
+    return np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+
+
+def _blurred(rgb: np.ndarray, sigma_px: float, rng: np.random.Generator) -> np.ndarray:
+    """Out of focus, or moved in a straight line, with equal probability."""
+    if rng.random() < 0.5:
+        return cv2.GaussianBlur(rgb, (0, 0), sigma_px)
+    length, angle = 4 * sigma_px, rng.uniform(0, np.pi)
+    side = 2 * int(np.ceil(length / 2)) + 1
+    kernel = np.zeros((side, side), np.float32)
+    end = length / 2 * np.array([np.cos(angle), np.sin(angle)])
+    centre = np.array([side // 2, side // 2])
+    for t in np.linspace(-1, 1, 4 * side):
+        x, y = np.round(centre + t * end).astype(int)
+        kernel[y, x] += 1
+    return cv2.filter2D(rgb, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,12 +18,13 @@ MAX_BROKEN_IN_A_ROW = 20
 
 
 class AugmentedSamples(torch.utils.data.Dataset):
-    """Sample n of a run: one shuffle of the data set after the other, each sample augmented by its own random
-    generator.
+    """Sample n of a run: a data set drawn by weight, one shuffle of it after the other, each sample augmented by its
+    own random generator.
 
-    A broken sample is replaced by the one after it in the data set and named in "broken".
+    A broken sample is replaced by the one after it in its data set and named in "broken".
 
     Args:
+        datasets: one or several, with the share of each in the samples.
         training_focal_px: depth is trained as a camera of this focal length would see it.
         to_focal: scale images to that focal length first, as `SPDConfig.fit` "focal" does.
         batch_size: of a process: samples of one batch get crops of one size.
@@ -32,31 +32,51 @@ class AugmentedSamples(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        dataset: Dataset,
+        datasets: list[tuple[Dataset, float]],
         augment: Augmentation,
         training_focal_px: float,
         seed: int,
         to_focal: bool = False,
         batch_size: int = 1,
     ):
-        self.dataset, self.augment, self.training_focal_px, self.seed = dataset, augment, training_focal_px, seed
-        self.to_focal, self.batch_size = to_focal, batch_size
-        self._order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(dataset)))
+        self.datasets = [dataset for dataset, _ in datasets]
+        total = sum(weight for _, weight in datasets)
+        self.shares = [weight / total for _, weight in datasets]
+        self.augment = augment
+        self.training_focal_px = training_focal_px
+        self.seed = seed
+        self.to_focal = to_focal
+        self.batch_size = batch_size
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # by data set: the epoch, and its shuffle
+
+    def __len__(self) -> int:
+        """Samples until each data set was seen once on average."""
+        return sum(len(dataset) for dataset in self.datasets)
+
+    def _place(self, position: int) -> tuple[Dataset, int]:
+        """The data set of a position, and which of its samples."""
+        chosen = 0
+        if len(self.datasets) > 1:
+            draw = np.random.default_rng([self.seed, 3, position]).random()
+            chosen = min(int(np.searchsorted(np.cumsum(self.shares), draw, side="right")), len(self.shares) - 1)
+        dataset = self.datasets[chosen]
+        epoch, i = divmod(int(position * self.shares[chosen]), len(dataset))
+        if self._orders.get(chosen, (None,))[0] != epoch:
+            of_set = [chosen] if chosen else []  # the first one's shuffles are those of a run without others
+            order = np.random.default_rng([self.seed, epoch, *of_set]).permutation(len(dataset))
+            self._orders[chosen] = epoch, order
+        return dataset, int(self._orders[chosen][1][i])
 
     def __getitem__(self, position: int) -> dict:
-        epoch, i = divmod(position, len(self.dataset))
-        start, broken = int(self._order(epoch)[i]), []
+        dataset, start = self._place(position)
+        broken: list[str] = []
         of_batch = np.random.default_rng([self.seed, 2, position // self.batch_size])
         crop_factor = float(np.exp(of_batch.uniform(*np.log(self.augment.crop_scale))))
-        for offset in range(min(len(self.dataset), MAX_BROKEN_IN_A_ROW)):
+        for offset in range(min(len(dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
-                sample = self.augment(
-                    self.dataset[(start + offset) % len(self.dataset)],
-                    rng,
-                    crop_factor,
-                    self.training_focal_px if self.to_focal else None,
-                )
+                sample = dataset[(start + offset) % len(dataset)]
+                sample = self.augment(sample, rng, crop_factor, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue

@@ -43,6 +43,35 @@ class Dataset(Protocol):
     def name(self, index: int) -> str: ...
 
 
+class InMemory:
+    """A data set read once and kept, for small ones: decoding a picture takes longer than augmenting it. A sample that
+    cannot be read stays that way."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.layout = dataset.layout
+        self.samples = [_read(dataset, index) for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        if isinstance(sample, DataError):
+            raise sample
+        return sample
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(index)
+
+
+def _read(dataset: Dataset, index: int) -> Sample | DataError:
+    try:
+        return dataset[index]
+    except DataError as error:
+        return error
+
+
 class Subset:
     """The samples of `dataset` at `indices`."""
 
