@@ -50,8 +50,8 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
 
 
 def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
-    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, 1] m at the training focal length, padded to
-    the encoder's stride."""
+    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, C] at the training focal length, padded to the
+    encoder's stride; C is 1, metres, or 2 with the model's sigma."""
     maps = model.encode(torch.zeros(1, 3, *size)).maps
     return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
 

@@ -11,6 +11,7 @@ are handled here.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from .camera import Camera, inside_image
 from .engine import Plan
 from .model import PRESETS, SPD, Features
 from .preprocess import ImageTransform, check_image, check_input_size
-from .runtimes import create_runtime, pick_device, pick_dtype, placed
+from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
 from .status import Status
 
@@ -40,8 +41,8 @@ class Predictor:
     """A model ready to answer, on one device. Nothing about it changes once it is made.
 
     Args:
-        model: used as it is where it is in eval mode, on that device and of that precision; else a copy is. The model
-            given is never changed.
+        model: used as it is where it is in eval mode, on that device, of that precision and without BatchNorm; else a
+            copy is made ready. The model given is never changed.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
         precision: "fp32", "bf16" or, on a GPU, "fp16" (the head stays in fp32).
         input_size: (height, width) px that images are scaled to fit; None takes the model's own way (`SPDConfig.fit`).
@@ -94,7 +95,7 @@ class Predictor:
             model = SPD.from_preset(str(weights))
         else:
             model = checkpoint.load(weights)
-        return cls(model.to(where, dtype).eval(), device, precision, input_size, runtime)
+        return cls(made_ready(model, where, dtype), device, precision, input_size, runtime)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -241,14 +242,16 @@ class EncodedFrame:
     def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the
         image."""
-        depth_m, sigma_log = np.full((2, len(uv)), np.nan, dtype=np.float32)  # no model says a sigma
+        depth_m, sigma_log = np.full((2, len(uv)), np.nan, dtype=np.float32)
         inside = inside_image(uv, self.size).nonzero()[0]
         for start in range(0, len(inside), MOST_POINTS):
             part = inside[start : start + MOST_POINTS]
             points = self.transform.points(uv[part])[None]
             plan = self.predictor.plan(points, self.features.grids, self.features.size)
-            network_depth = self.predictor.model.decode_points(self.features, plan=plan)[0].cpu().numpy()
-            depth_m[part] = network_depth * self.focal_factor
+            values = self.predictor.model.decode_point_values(self.features, plan=plan)[0].cpu().numpy()
+            depth_m[part] = values[:, 0] * self.focal_factor
+            if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth
+                sigma_log[part] = math.sqrt(2) * values[:, 1]
         return depth_m, sigma_log
 
     def depth_at(self, uv: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .encoders import fold_batch_norm
 from .errors import SPDError
 from .export import encoder_graph, is_available, onnx_session
 from .model import SPD, Features
@@ -45,13 +46,21 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def placed(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
-    """`model` itself where it is in eval mode, on the device and of the type, else a copy that is."""
+    """`model` itself where it is in eval mode, on the device, of the type and has no BatchNorm to run; else a copy that
+    is ready."""
     first = next(model.parameters())
     index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
     is_there = first.device.type == device.type and (first.device.index == index or device.type == "cpu")
-    if is_there and first.dtype == dtype and not model.training:
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if is_there and first.dtype == dtype and not model.training and not has_batch_norm:
         return model
-    return copy.deepcopy(model).to(device, dtype).eval()
+    return made_ready(copy.deepcopy(model), device, dtype)
+
+
+def made_ready(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
+    """`model` itself, changed: in eval mode, without BatchNorm, on the device and of the type."""
+    fold_batch_norm(model.eval().encoder)
+    return model.to(device, dtype)
 
 
 class Runtime(Protocol):

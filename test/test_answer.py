@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import lively
 
 from spd_core import SPD, Camera, Predictor
-from spd_core.predictor import EncodedFrame
 from spd_core.status import Status
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
@@ -53,7 +53,7 @@ def assert_consistent(answer, count, has_camera=True):
     np.testing.assert_array_equal(np.isnan(answer.depth_m), ~with_depth)
     np.testing.assert_array_equal(np.isfinite(answer.xyz_m).all(axis=1), answer.status == Status.OK)
     np.testing.assert_array_equal(np.isnan(answer.xyz_m).all(axis=1), answer.status != Status.OK)
-    assert np.isnan(answer.sigma_m).all()  # no model says one
+    assert np.isnan(answer.sigma_m).all()  # `atto` says none
     assert has_camera or Status.OK not in answer.status
 
 
@@ -108,13 +108,21 @@ def test_a_scale_multiplies_all_metres(predictor, rgb):
     assert_consistent(scaled, len(UV))
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(None, 0.3), (Scale(2.0, 0.4), 0.5)])
-def test_uncertainty_of_network_and_scale_add_in_quadrature(predictor, rgb, scale, expected, monkeypatch):
-    """As soon as a network says one: here its decoder is replaced, because none does yet."""
-    frame = predictor.encode(rgb, CAMERA)
-    depth_m = frame.depth_at(UV)
-    monkeypatch.setattr(EncodedFrame, "_decode", lambda frame, uv: (depth_m, np.full(len(uv), 0.3, np.float32)))
-    answer = frame.answer(UV, scale)
-    factor = 1.0 if scale is None else scale.factor
-    np.testing.assert_allclose(answer.sigma_m, expected * factor * depth_m, rtol=1e-6)
+@pytest.mark.parametrize("scale", [None, Scale(2.0, 0.3)])
+def test_sigma_is_that_of_the_network_and_of_the_scale_in_quadrature(rgb, scale):
+    """Of a Laplace distribution of log depth, sampled from the dense map by torch's own grid_sample."""
+    torch.manual_seed(1)
+    model = lively(SPD.from_preset("lite"))
+    uv = np.array([[10.0, 20.0], [333.3, 222.2], [-7.0, 3.0], [600.5, 470.25]])
+    frame = Predictor(model, "cpu", runtime="torch").encode(rgb, CAMERA)
+    answer = frame.answer(uv, scale)
+    with torch.inference_mode():
+        maps = model.decode_maps(model.encode(frame.transform.tensor(rgb, torch.device("cpu"), torch.float32)))
+    grid = (torch.tensor(uv) + 0.5) / torch.tensor([640, 480]) * 2 - 1
+    scale_map = F.grid_sample(maps[:, 1:].double(), grid[None, None], padding_mode="border", align_corners=False)
+    network = np.sqrt(2) * scale_map[0, 0, 0].numpy()
+    expected = answer.depth_m * np.hypot(network, 0.0 if scale is None else scale.sigma_log)
     assert answer.sigma_m.dtype == np.float32
+    assert scale_map.std() > 1e-4
+    assert np.isnan(answer.sigma_m).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(answer.sigma_m, expected, rtol=1e-4)

@@ -147,11 +147,16 @@ def test_an_input_size_is_an_argument_of_one_image(predictor, rgb):
 
 
 @pytest.mark.parametrize(
-    ("training", "precision", "is_shared"), [(False, "fp32", True), (True, "fp32", False), (False, "bf16", False)]
+    ("preset", "training", "precision", "is_shared"),
+    [("atto", False, "fp32", True), ("atto", True, "fp32", False), ("atto", False, "bf16", False)]
+    + [("lite", False, "fp32", False)],  # has BatchNorm
 )
-def test_the_model_given_is_never_changed(training, precision, is_shared):
-    model = SPD.from_preset("atto").train(training)
+def test_the_model_given_is_never_changed(preset, training, precision, is_shared):
+    model = SPD.from_preset(preset).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     predictor = Predictor(model, "cpu", precision)
+    assert before.keys() == model.state_dict().keys()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.training == model.encoder.training == training
     assert (predictor.model is model) == is_shared
