@@ -148,8 +148,12 @@ def test_an_input_size_is_an_argument_of_one_image(predictor, rgb):
 
 @pytest.mark.parametrize(
     ("preset", "training", "precision", "is_shared"),
-    [("atto", False, "fp32", True), ("atto", True, "fp32", False), ("atto", False, "bf16", False)]
-    + [("lite", False, "fp32", False)],  # has BatchNorm
+    [
+        ("atto", False, "fp32", True),
+        ("atto", True, "fp32", False),
+        ("atto", False, "bf16", False),
+        ("lite", False, "fp32", False),
+    ],  # has BatchNorm
 )
 def test_the_model_given_is_never_changed(preset, training, precision, is_shared):
     model = SPD.from_preset(preset).train(training)
