@@ -169,13 +169,15 @@ class Predictor:
 
 
 class MetricScale(Protocol):
-    """What is known of the scene beside the image: `factor` turns answered metres into true ones, `sigma_log` is the
-    standard deviation of its logarithm."""
+    """What is known of the scene beside the image (`scale.py`): `factor` turns answered metres into true ones,
+    `sigma_log` is the standard deviation of its logarithm. `correct` applies both to depths [K] m and the standard
+    deviations of their logarithms [K]."""
 
     @property
     def factor(self) -> float: ...
     @property
     def sigma_log(self) -> float: ...
+    def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -218,11 +220,11 @@ class EncodedFrame:
 
     def answer(self, uv: np.ndarray, scale: MetricScale | None = None) -> Answer:
         """Everything that is answered at points `uv` [K, 2] px of the image, and the one place that decides a point's
-        status. `scale` multiplies the metres."""
+        status. `scale` corrects the metres."""
         uv = _points(uv)
         depth_m, sigma_log = self._decode(uv)
         if scale is not None:
-            depth_m, sigma_log = depth_m * np.float32(scale.factor), np.hypot(sigma_log, np.float32(scale.sigma_log))
+            depth_m, sigma_log = scale.correct(depth_m, sigma_log)
         depth_m[np.isinf(depth_m)] = np.nan
         xyz_m = np.full((len(uv), 3), np.nan, np.float32)
         status = np.full(len(uv), Status.OK, np.uint8)

@@ -1,7 +1,5 @@
 """The status of every point, and what stands beside it: the contract of `EncodedFrame.answer`."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -9,17 +7,12 @@ import torch.nn.functional as F
 from conftest import lively
 
 from spd_core import SPD, Camera, Predictor
+from spd_core.scale import FixedScale
 from spd_core.status import Status
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 UV = np.array([[100.5, 200.25], [-0.6, 10.0], [np.nan, 3.0], [639.5, 479.5], [5.0, np.inf], [639.6, 479.5]])
 STATUS = [Status.OK, Status.OUTSIDE_IMAGE, Status.NOT_FINITE, Status.OK, Status.NOT_FINITE, Status.OUTSIDE_IMAGE]
-
-
-@dataclass(frozen=True)
-class Scale:
-    factor: float
-    sigma_log: float
 
 
 class HalfLens(Camera):
@@ -101,14 +94,14 @@ def test_a_network_that_fails_at_some_points_says_so_there_alone(predictor, rgb,
 
 def test_a_scale_multiplies_all_metres(predictor, rgb):
     frame = predictor.encode(rgb, CAMERA)
-    plain, scaled = frame.answer(UV), frame.answer(UV, Scale(1.25, 0.1))
+    plain, scaled = frame.answer(UV), frame.answer(UV, FixedScale(1.25, 0.1))
     np.testing.assert_array_equal(scaled.status, plain.status)
     np.testing.assert_allclose(scaled.depth_m, 1.25 * plain.depth_m, rtol=1e-6)
     np.testing.assert_allclose(scaled.xyz_m, 1.25 * plain.xyz_m, rtol=1e-5)
     assert_consistent(scaled, len(UV))
 
 
-@pytest.mark.parametrize("scale", [None, Scale(2.0, 0.3)])
+@pytest.mark.parametrize("scale", [None, FixedScale(2.0, 0.3)])
 def test_sigma_is_that_of_the_network_and_of_the_scale_in_quadrature(rgb, scale):
     """Of a Laplace distribution of log depth, sampled from the dense map by torch's own grid_sample."""
     torch.manual_seed(1)

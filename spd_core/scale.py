@@ -1,0 +1,269 @@
+"""Metres from what a robot knows: a posterior of the scale of the network's depths, from distances known otherwise.
+
+A network that looks through one lens gets the shape of a scene right and its size wrong by about one number an image,
+and distances that a robot knows (a range finder, a LiDAR, the floor it stands on) say that number. In logarithms:
+
+    log true depth = log network depth + s + b * log(network depth / pivot) + e
+
+- **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment: before any
+  reference s ~ N(0, prior.sigma_log), b ~ N(0, prior.sigma_slope), widths measured on held-out images.
+- **e**, what is left at a reference: Student's t of nu = 2.5, heavy enough that a fifth of nonsense does not matter.
+  Its width is the reference's own sigma, and the image's, which is not known: three widths about
+  `prior.spread_log`, or about the network's own sigma, are averaged.
+- **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
+  `ALIKE_PX` share the weight of one, also if they come one after the other, as those of a fixed range finder do.
+- **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior follows the estimate
+  within CENTRE_S, so a camera that is always 20 % off is known to be. Without references the estimate stays as it is
+  and its sigma grows to the prior's.
+
+The posterior is a table over s and b about that centre, so its mean and width are sums, not approximations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .camera import inside_image
+from .errors import SPDError
+from .predictor import EncodedFrame, Predictor
+
+NU = 2.5
+SPREADS = (0.5, 1.0, 2.0)  # widths of e, in units of `prior.spread_log`
+ALIKE_PX, ALIKE_LOG = 0.05, 0.2  # in image widths, and of log depth: one standard deviation of being alike
+FADE_S, CENTRE_S, PAUSE_S = 1.0, 20.0, 0.5
+JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
+MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
+MOST_KEPT = 96
+REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
+# The table: log scale and slope, about the centre.
+LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
+_CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
+
+
+class ScaleError(SPDError):
+    """References or a scale that cannot be used; the text says why."""
+
+
+@dataclass(frozen=True)
+class FixedScale:
+    """A factor measured once (`spd calibrate-scale`), and the standard deviation of its logarithm."""
+
+    factor: float
+    sigma_log: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf or not 0 <= self.sigma_log < math.inf:
+            raise ScaleError(f"a scale needs a positive factor and a sigma_log >= 0, got {self}")
+
+    def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `ScaleFilter.correct`."""
+        return depth_m * np.float32(self.factor), np.hypot(sigma_log, np.float32(self.sigma_log))
+
+
+@dataclass(frozen=True)
+class ScalePrior:
+    """What held-out images say of a network's errors before any reference; measured by `scale_evaluation.fit_prior`.
+
+    Attributes:
+        sigma_log: standard deviation of the log scale of an image.
+        sigma_slope: that of the slope.
+        spread_log: width of what is left within an image.
+        pivot_m: depth at which `factor` is the scale.
+    """
+
+    sigma_log: float = 0.17
+    sigma_slope: float = 0.2
+    spread_log: float = 0.15
+    pivot_m: float = 2.5
+
+    def __post_init__(self) -> None:
+        values = (self.sigma_log, self.sigma_slope, self.spread_log, self.pivot_m)
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise ScaleError(f"the widths of a prior must be positive and finite, got {self}")
+
+    @property
+    def own_share(self) -> float:
+        """The part of a model's sigma that is of the point, not of the whole image's scale."""
+        return self.spread_log / math.hypot(self.spread_log, self.sigma_log)
+
+
+_REFERENCE = np.dtype(
+    [(name, np.float64) for name in ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "stamp_s")]
+)
+
+
+class ScaleFilter:
+    """The posterior of the scale, over time. One for each camera; not for two threads at once.
+
+    Attributes:
+        used, ignored: references taken so far, and those that were not usable: not finite, not positive, outside the
+            image, or more than MOST_AT_ONCE.
+    """
+
+    def __init__(self, predictor: Predictor, prior: ScalePrior | None = None) -> None:
+        self.prior = prior or ScalePrior()
+        self.used = self.ignored = 0
+        self._rng = np.random.default_rng(0)
+        self._kept = np.zeros(0, _REFERENCE)
+        self._stamp_s = -math.inf  # of the newest references
+        self._centre = np.zeros(2)
+        self._mean = np.zeros(2)
+        self._covariance = self._prior_covariance = np.diag([self.prior.sigma_log**2, self.prior.sigma_slope**2])
+        self._silence = 1.0  # how far the covariance has grown back to the prior's, 0 ... 1
+
+    # --- the estimate
+
+    @property
+    def factor(self) -> float:
+        """What depths are multiplied with: true / network, for things `prior.pivot_m` away."""
+        return math.exp(self._mean[0])
+
+    @property
+    def slope(self) -> float:
+        """Things twice as far have a factor 2 ** slope times as large."""
+        return float(self._mean[1])
+
+    @property
+    def sigma_log(self) -> float:
+        """Standard deviation of the logarithm of `factor`."""
+        return math.sqrt(self._current_covariance()[0, 0])
+
+    def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depths of the network in true metres, float32 [K], and the standard deviation of their logarithm: from that
+        of the network (`sigma_log` [K], NaN where it says none), less what is known of the scale, and the scale's."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x = np.log(depth_m.astype(np.float64) / self.prior.pivot_m)
+        x = np.where(np.isfinite(x), x, 0.0)
+        (var_s, cov), (_, var_b) = self._current_covariance()
+        variance = np.maximum(var_s + 2 * cov * x + var_b * x * x, 0)
+        corrected_m = depth_m * np.exp(self._mean[0] + self._mean[1] * x)
+        sigma = np.sqrt((self.prior.own_share * sigma_log.astype(np.float64)) ** 2 + variance)
+        return corrected_m.astype(np.float32), sigma.astype(np.float32)
+
+    def _current_covariance(self) -> np.ndarray:
+        return self._covariance + self._silence * (self._prior_covariance - self._covariance)
+
+    # --- references in
+
+    def update(
+        self,
+        frame: EncodedFrame,
+        uv: np.ndarray,
+        depth_m: np.ndarray,
+        sigma_m: np.ndarray | None = None,
+        stamp_s: float = 0.0,
+    ) -> None:
+        """Take the references of one frame; the network is asked at those pixels.
+
+        Args:
+            frame: the image that they belong to.
+            uv: [K, 2] px of that image.
+            depth_m: [K] true z-depth, m.
+            sigma_m: [K] its standard deviation, m, NaN where unknown; without it REFERENCE_SIGMA of the depth.
+            stamp_s: time of the frame, s. References may come late.
+
+        Raises:
+            ScaleError: arrays of wrong shapes, or a stamp that is not a time.
+        """
+        uv, depth_m, sigma_m = _checked(uv, depth_m, sigma_m, stamp_s)
+        usable = inside_image(uv, frame.size) & np.isfinite(depth_m) & (depth_m > 0)
+        usable &= np.isnan(sigma_m) | ((sigma_m >= 0) & np.isfinite(sigma_m))
+        chosen = usable.nonzero()[0]
+        if len(chosen) > MOST_AT_ONCE:
+            chosen = np.sort(self._rng.choice(chosen, MOST_AT_ONCE, replace=False))
+        answer = frame.answer(uv[chosen])
+        known = np.isfinite(answer.depth_m) & (answer.depth_m > 0)
+        chosen = chosen[known]
+        self.used += len(chosen)
+        self.ignored += len(uv) - len(chosen)
+        network_m, network_sigma_m = (values[known].astype(np.float64) for values in (answer.depth_m, answer.sigma_m))
+        new = np.zeros(len(chosen), _REFERENCE)
+        new["u"], new["v"] = uv[chosen].T / frame.size[1]
+        new["log_depth"] = np.log(network_m / self.prior.pivot_m)
+        new["log_ratio"] = np.log(depth_m[chosen] / network_m)
+        own_spread = self.prior.own_share * network_sigma_m / network_m
+        new["spread"] = np.where(np.isfinite(own_spread), own_spread, self.prior.spread_log)
+        relative = sigma_m[chosen] / depth_m[chosen]
+        new["sigma"] = np.where(np.isnan(relative), REFERENCE_SIGMA, relative)
+        new["stamp_s"] = stamp_s
+        self.advance(stamp_s)
+        if len(new):
+            self._take(new)
+
+    def advance(self, stamp_s: float) -> None:
+        """Let time pass: without references the estimate stays and its sigma grows to the prior's."""
+        silent_s = max(stamp_s - self._stamp_s, 0.0)
+        if math.isfinite(silent_s):
+            self._silence = 1 - math.exp(-max(silent_s - PAUSE_S, 0.0) / FADE_S)
+
+    def _take(self, new: np.ndarray) -> None:
+        stamp_s = float(new["stamp_s"].max())
+        if stamp_s < self._stamp_s - JUMP_S:
+            self._kept, self._stamp_s = self._kept[:0], stamp_s
+            self._centre = self._mean
+        passed_s = max(stamp_s - self._stamp_s, 0.0)
+        self._stamp_s = max(stamp_s, self._stamp_s)
+        if math.isfinite(passed_s):
+            silent_s = max(passed_s - PAUSE_S, 0.0)
+            kept = math.exp(-silent_s / FADE_S - (passed_s - silent_s) / CENTRE_S)
+            self._centre = self._mean + kept * (self._centre - self._mean)
+        everything = np.concatenate([self._kept, new])
+        newest_last = np.argsort(everything["stamp_s"], kind="stable")
+        self._kept = everything[newest_last[-MOST_KEPT:]]
+        self._mean, self._covariance = self._posterior()
+        self._silence = 0.0
+
+    def _posterior(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [2] and covariance [2, 2] of (s, b) given the references that are kept."""
+        kept = self._kept
+        log_prior = -0.5 * ((_CELLS / [[self.prior.sigma_log], [self.prior.sigma_slope]]) ** 2).sum(axis=0)
+        rows = np.stack([np.ones(len(kept)), kept["log_depth"]], axis=1)
+        squares = (kept["log_ratio"] - rows @ self._centre).astype(np.float32)[:, None] - np.float32(rows) @ np.float32(
+            _CELLS
+        )
+        squares *= squares
+        weights = self._weights()
+        tables = []
+        for width in SPREADS:
+            variance = (width * kept["spread"]) ** 2 + kept["sigma"] ** 2
+            unlikely = np.log(1 + squares * np.float32(1 / (NU * variance))[:, None])
+            tables.append(
+                log_prior - 0.5 * (NU + 1) * (np.float32(weights) @ unlikely) - weights @ np.log(variance) / 2
+            )
+        highest = max(table.max() for table in tables)
+        density = sum(np.exp(table - highest) for table in tables)
+        density /= density.sum()
+        mean = _CELLS @ density
+        centred = _CELLS - mean[:, None]
+        return self._centre + mean, (centred * density) @ centred.T
+
+    def _weights(self) -> np.ndarray:
+        """How many references each one counts for: less than one where it is old, or among others that are alike."""
+        kept = self._kept
+        fade = np.exp((kept["stamp_s"] - self._stamp_s) / FADE_S)
+        places = np.stack([kept["u"] / ALIKE_PX, kept["v"] / ALIKE_PX, kept["log_depth"] / ALIKE_LOG], axis=1)
+        squares = (places * places).sum(axis=1)
+        apart = squares[:, None] + squares - 2 * places @ places.T
+        return fade / np.maximum(np.exp(-0.5 * apart) @ fade, 1.0)
+
+
+def _checked(
+    uv: np.ndarray, depth_m: np.ndarray, sigma_m: np.ndarray | None, stamp_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """References as float64 [K, 2], [K], [K] (NaN where there is no sigma)."""
+    try:
+        uv, depth_m = np.asarray(uv, np.float64), np.asarray(depth_m, np.float64)
+        sigma_m = np.full(depth_m.shape, np.nan) if sigma_m is None else np.asarray(sigma_m, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ScaleError(f"references must be numbers: pixels [K, 2], depths [K] and sigmas [K], m; {error}") from error
+    if uv.ndim != 2 or uv.shape[1] != 2 or depth_m.shape != uv.shape[:1] or sigma_m.shape != uv.shape[:1]:
+        raise ScaleError(
+            "references must be pixels [K, 2], depths [K] and, if at all, sigmas [K]; got"
+            f" {list(uv.shape)}, {list(depth_m.shape)} and {list(sigma_m.shape)}"
+        )
+    if not math.isfinite(stamp_s):
+        raise ScaleError(f"the stamp of references must be a time in seconds, got {stamp_s}")
+    return uv, depth_m, sigma_m
