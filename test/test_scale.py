@@ -1,0 +1,367 @@
+"""The posterior of the scale, against numerical integration of its own model and against truths that are known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spd_core import Predictor
+from spd_core.scale import (
+    ALIKE_LOG,
+    ALIKE_PX,
+    MOST_AT_ONCE,
+    NU,
+    REFERENCE_SIGMA,
+    SPREADS,
+    FixedScale,
+    ScaleError,
+    ScaleFilter,
+    ScalePrior,
+)
+from spd_core.status import Status
+from spd_rooms.synthetic import random_frame
+
+PRIOR = ScalePrior()
+DENSE: dict = {}
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frame(predictor):
+    room = random_frame(77, (240, 320))
+    return predictor.encode(room.rgb, room.camera)
+
+
+def places(rng, count, size=(240, 320)):
+    """Pixels [K, 2], each once."""
+    return np.stack(np.divmod(rng.permutation(size[0] * size[1])[:count], size[1])[::-1], axis=1).astype(float)
+
+
+def network_depth(frame, uv):
+    """What the network says at whole pixels [K, 2], m; the dense map is kept, tests ask for it often."""
+    if frame not in DENSE:
+        DENSE[frame] = frame.dense_depth()
+    return DENSE[frame][uv[:, 1].astype(int), uv[:, 0].astype(int)].astype(float)
+
+
+def references(frame, rng, count, factor=1.0, noise=0.05, nonsense=0.0):
+    """Pixels [K, 2] and depths [K] m of a scene that is `factor` times as large as the network says."""
+    uv = places(rng, count)
+    depth_m = factor * network_depth(frame, uv) * np.exp(noise * rng.standard_normal(count))
+    return uv, np.where(rng.random(count) < nonsense, rng.uniform(0.3, 10, count), depth_m)
+
+
+def integrated(frame, prior, uv, depth_m, sigma_m):
+    """Mean and standard deviation of s, mean of b, by summing the density of the documented model on a fine grid."""
+    network_m = frame.depth_at(uv).astype(float)
+    count, width = len(uv), frame.size[1]
+    x = [math.log(z / prior.pivot_m) for z in network_m]
+    weights = []
+    for i in range(count):
+        alike = 0.0
+        for j in range(count):
+            apart_px = math.dist(uv[i], uv[j]) / width / ALIKE_PX
+            alike += math.exp(-0.5 * (apart_px**2 + ((x[i] - x[j]) / ALIKE_LOG) ** 2))
+        weights.append(1 / max(alike, 1))
+    s, b = np.meshgrid(np.arange(-1.2, 1.2, 0.004), np.arange(-0.9, 0.9, 0.015), indexing="ij")
+    density = 0
+    for width in SPREADS:
+        log_density = -0.5 * (s / prior.sigma_log) ** 2 - 0.5 * (b / prior.sigma_slope) ** 2
+        for i in range(count):
+            sigma = REFERENCE_SIGMA if sigma_m is None else sigma_m[i] / depth_m[i]
+            scale = math.hypot(width * prior.spread_log, sigma)
+            e = (math.log(depth_m[i] / network_m[i]) - s - b * x[i]) / scale
+            log_density = log_density + weights[i] * (-0.5 * (NU + 1) * np.log(1 + e**2 / NU) - math.log(scale))
+        density = density + np.exp(log_density)
+    density = density / density.sum()
+    mean = (s * density).sum()
+    return mean, math.sqrt(((s - mean) ** 2 * density).sum()), (b * density).sum()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_estimate_is_the_posterior_of_the_documented_model(predictor, frame, count, seed):
+    rng = np.random.default_rng([seed, count])
+    prior = ScalePrior(rng.uniform(0.1, 0.25), rng.uniform(0.1, 0.3), rng.uniform(0.1, 0.2), rng.uniform(1.5, 4))
+    uv, depth_m = references(frame, rng, count, math.exp(rng.uniform(-0.4, 0.4)), 0.15, nonsense=0.2)
+    sigma_m = None if seed == 0 else depth_m * rng.uniform(0.01, 0.3, count)
+    scale = ScaleFilter(predictor, prior)
+    scale.update(frame, uv, depth_m, sigma_m)
+    mean, deviation, slope = integrated(frame, prior, uv, depth_m, sigma_m)
+    assert math.log(scale.factor) == pytest.approx(mean, abs=0.005)
+    assert scale.sigma_log == pytest.approx(deviation, rel=0.03)
+    assert scale.slope == pytest.approx(slope, abs=0.01)
+
+
+def test_before_any_reference_it_is_the_prior(predictor, frame):
+    scale = ScaleFilter(predictor, PRIOR)
+    assert (scale.factor, scale.slope) == (1.0, 0.0)
+    assert scale.sigma_log == pytest.approx(PRIOR.sigma_log)
+    scale.update(frame, np.zeros((0, 2)), np.zeros(0), stamp_s=5.0)
+    assert (scale.factor, scale.used, scale.ignored) == (1.0, 0, 0)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.3, 1.9])
+def test_good_references_find_a_scale_and_answers_have_it(predictor, frame, factor):
+    rng = np.random.default_rng(3)
+    scale = ScaleFilter(predictor)
+    for i in range(20):
+        scale.update(frame, *references(frame, rng, 20, factor), stamp_s=i / 10)
+    assert scale.factor == pytest.approx(factor, rel=0.05)
+    assert scale.sigma_log < 0.1
+    uv = places(rng, 50)
+    plain, scaled = frame.answer(uv), frame.answer(uv, scale=scale)
+    np.testing.assert_allclose(scaled.depth_m, factor * plain.depth_m, rtol=0.08)
+    np.testing.assert_allclose(scaled.xyz_m[:, 2], scaled.depth_m, rtol=1e-6)
+    np.testing.assert_array_equal(scaled.status, np.full(50, Status.OK))
+
+
+def test_a_slope_is_found_where_depths_span_one(predictor, frame):
+    rng, scale = np.random.default_rng(4), ScaleFilter(predictor)
+    for i in range(20):
+        uv = places(rng, 20)
+        network_m = frame.depth_at(uv).astype(float)
+        scale.update(frame, uv, 1.1 * network_m * (network_m / PRIOR.pivot_m) ** 0.25, stamp_s=i / 10)
+    uv = places(rng, 200)
+    network_m = frame.depth_at(uv).astype(float)
+    truth_m = 1.1 * network_m * (network_m / PRIOR.pivot_m) ** 0.25
+    np.testing.assert_allclose(frame.answer(uv, scale=scale).depth_m, truth_m, rtol=0.05)
+
+
+def test_a_fifth_of_nonsense_does_not_matter(predictor, frame):
+    rng, errors, medians, truths = np.random.default_rng(5), [], [], []
+    for _ in range(60):
+        truths.append(PRIOR.sigma_log * rng.standard_normal())
+        uv, depth_m = references(frame, rng, 5, math.exp(truths[-1]), 0.15, nonsense=0.2)
+        scale = ScaleFilter(predictor)
+        scale.update(frame, uv, depth_m)
+        errors.append(math.log(scale.factor) - truths[-1])
+        medians.append(np.median(np.log(depth_m / frame.depth_at(uv))) - truths[-1])
+    assert np.std(errors) < 0.75 * np.std(truths)
+    assert np.std(errors) < 0.85 * np.std(medians)
+
+
+def test_one_reference_moves_it_a_part_of_the_way_and_a_wild_one_hardly(predictor, frame):
+    uv = np.array([[100.0, 120.0]])
+    scales = {}
+    for factor in (1.2, 1 / 1.2, 8.0):
+        scales[factor] = ScaleFilter(predictor)
+        scales[factor].update(frame, uv, factor * frame.depth_at(uv))
+    assert 1.03 < scales[1.2].factor < 1.15
+    assert 1 / 1.15 < scales[1 / 1.2].factor < 1 / 1.03
+    assert 1 < scales[8.0].factor < 1.12
+    assert 0.6 * PRIOR.sigma_log < scales[1.2].sigma_log < scales[8.0].sigma_log <= 1.1 * PRIOR.sigma_log
+
+
+def test_nothing_but_nonsense_leaves_it_near_the_prior_and_unsure(predictor, frame):
+    factors, sigmas = [], []
+    for seed in range(12):
+        rng, scale = np.random.default_rng(seed), ScaleFilter(predictor)
+        middle_m = np.median(frame.depth_at(places(rng, 100)))
+        scale.update(frame, places(rng, 8), middle_m * np.exp(rng.uniform(-1.5, 1.5, 8)))
+        factors.append(scale.factor)
+        sigmas.append(scale.sigma_log)
+    assert np.std(np.log(factors)) < PRIOR.sigma_log
+    assert np.mean(sigmas) > 0.6 * PRIOR.sigma_log
+
+
+def test_a_jump_is_followed_within_two_seconds(predictor, frame):
+    for count in (5, 20):
+        rng, scale, before = np.random.default_rng(count), ScaleFilter(predictor), []
+        for i in range(60):
+            scale.update(frame, *references(frame, rng, count, nonsense=0.2), stamp_s=i / 10)
+            before += [scale.factor] * (i >= 20)
+        for i in range(60, 80):
+            scale.update(frame, *references(frame, rng, count, 1.3, nonsense=0.2), stamp_s=i / 10)
+        assert scale.factor / np.mean(before) == pytest.approx(1.3, rel=0.05)
+
+
+def test_a_sequence_of_few_references_is_as_good_as_many_at_once(predictor, frame):
+    """Twenty in one image against two in each of ten, at other pixels each time."""
+    rng, errors, sigmas = np.random.default_rng(6), [], []
+    for truth in np.exp(PRIOR.sigma_log * rng.standard_normal(15)):
+        at_once, spread = ScaleFilter(predictor), ScaleFilter(predictor)
+        at_once.update(frame, *references(frame, rng, 20, truth, 0.1, nonsense=0.2))
+        for i in range(20):
+            spread.update(frame, *references(frame, rng, 2, truth, 0.1, nonsense=0.2), stamp_s=i / 10)
+        errors.append([math.log(scale.factor / truth) for scale in (at_once, spread)])
+        sigmas.append([at_once.sigma_log, spread.sigma_log])
+    at_once_rms, spread_rms = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert spread_rms < 1.1 * at_once_rms < 0.06
+    assert np.divide(*np.mean(sigmas, axis=0)) == pytest.approx(1.0, rel=0.15)
+
+
+def test_order_of_updates_does_not_matter_and_late_ones_count(predictor, frame):
+    rng = np.random.default_rng(7)
+    parts = [(*references(frame, rng, 4, 1.25), None, stamp_s) for stamp_s in (10.0, 10.0, 10.1, 10.2)]
+    factors = []
+    for order in ([0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0], [0, 2, 3, 1]):
+        scale = ScaleFilter(predictor)
+        for i in order:
+            scale.update(frame, *parts[i])
+        factors.append(scale.factor)
+    assert factors[0] == pytest.approx(factors[1], rel=1e-5)
+    np.testing.assert_allclose(factors, factors[0], rtol=0.01)
+
+
+def test_without_references_the_estimate_stays_and_its_sigma_grows_to_the_priors(predictor, frame):
+    rng, scale = np.random.default_rng(8), ScaleFilter(predictor)
+    for i in range(20):
+        scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=i / 10)
+    factor, sigmas = scale.factor, [scale.sigma_log]
+    for stamp_s in (2.0, 2.5, 3.0, 4.0, 6.0, 60.0):
+        scale.update(frame, np.zeros((0, 2)), np.zeros(0), stamp_s=stamp_s)
+        assert scale.factor == factor
+        sigmas.append(scale.sigma_log)
+    assert sigmas == sorted(sigmas)
+    assert sigmas[-1] == pytest.approx(PRIOR.sigma_log, rel=1e-3)
+    scale.update(frame, *references(frame, rng, 1, 1.25), stamp_s=61.0)
+    assert scale.factor == pytest.approx(1.25, rel=0.08)
+
+
+def test_a_camera_that_is_always_off_is_known_to_be(predictor, frame):
+    """References that come one by one, always at the same pixel: soon half-believed, in two minutes believed."""
+    uv = np.array([[160.0, 120.0]])
+    scale, factors = ScaleFilter(predictor), []
+    depth_m = 1.3 * frame.depth_at(uv)
+    for i in range(300):
+        scale.update(frame, uv, depth_m, stamp_s=0.4 * i)
+        factors.append(scale.factor)
+    assert factors[5] < 1.25 < factors[-1] < 1.35
+    assert scale.sigma_log > 0.6 * PRIOR.sigma_log
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_many_references_at_one_place_say_hardly_more_than_one(predictor, frame, at_once):
+    uv = np.array([[160.0, 120.0]]) + np.random.default_rng(9).uniform(-2, 2, (30, 2))
+    depth_m = 1.2 * frame.depth_at(uv)
+    one, many = ScaleFilter(predictor), ScaleFilter(predictor)
+    one.update(frame, uv[:1], depth_m[:1])
+    for i in range(1 if at_once else len(uv)):
+        part = slice(None) if at_once else slice(i, i + 1)
+        many.update(frame, uv[part], depth_m[part], stamp_s=i / 100)
+    assert many.sigma_log > 0.85 * one.sigma_log
+    assert many.factor < 1.03 * one.factor
+
+
+def test_a_surer_reference_weighs_more(predictor, frame):
+    uv = np.array([[40.0, 60.0], [280.0, 180.0]])
+    depth_m = frame.depth_at(uv) * [1.25, 0.8]
+    for sigmas, sign in (([0.01, 0.5], 1), ([0.5, 0.01], -1), ([np.nan, 0.5], 1)):
+        scale = ScaleFilter(predictor, replace(PRIOR, sigma_slope=1e-3))
+        scale.update(frame, uv, depth_m, depth_m * sigmas)
+        assert sign * math.log(scale.factor) > 0.02
+
+
+def test_what_is_not_usable_is_ignored_and_counted(predictor, frame):
+    uv = np.array(
+        [[10, 10], [-1, 5], [np.nan, 3], [320, 3], [20, 20], [30, 30], [40, 40], [50, 50], [60, 60], [70, 70]]
+    )
+    depth_m = np.array([2.0, 2, 2, 2, np.nan, -1, 0, np.inf, 2, 2])
+    sigma_m = np.array([np.nan, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, -0.1, np.inf])
+    scale, alone = ScaleFilter(predictor), ScaleFilter(predictor)
+    scale.update(frame, uv, depth_m, sigma_m)
+    alone.update(frame, uv[:1], depth_m[:1])
+    assert (scale.used, scale.ignored) == (1, 9)
+    assert (scale.factor, scale.sigma_log) == (alone.factor, alone.sigma_log)
+
+
+def test_a_whole_lidar_cloud_costs_no_more_than_a_few_references(predictor, frame, monkeypatch):
+    asked = []
+    depth_of = frame._decode
+    monkeypatch.setattr(frame, "_decode", lambda uv: asked.append(len(uv)) or depth_of(uv))
+    uv = places(np.random.default_rng(10), 60_000)
+    depth_m = 1.2 * depth_of(uv)[0]
+    scale = ScaleFilter(predictor)
+    for i in range(3):
+        scale.update(frame, uv, depth_m, stamp_s=i / 10)
+    assert asked == [MOST_AT_ONCE] * 3
+    assert (scale.used, scale.ignored) == (3 * MOST_AT_ONCE, 3 * (len(uv) - MOST_AT_ONCE))
+    assert scale.factor == pytest.approx(1.2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("uv", "depth_m", "sigma_m", "stamp_s", "message"),
+    [
+        (np.zeros((3, 3)), np.ones(3), None, 0.0, r"got \[3, 3\], \[3\] and \[3\]"),
+        (np.zeros((3, 2)), np.ones(2), None, 0.0, r"got \[3, 2\], \[2\] and \[2\]"),
+        (np.zeros((3, 2)), np.ones((3, 1)), None, 0.0, r"\[3, 1\]"),
+        (np.zeros((3, 2)), np.ones(3), np.ones(2), 0.0, r"and \[2\]"),
+        (np.zeros(2), 1.0, None, 0.0, r"got \[2\], \[\]"),
+        ([["a", "b"]], [1.0], None, 0.0, "must be numbers"),
+        (np.zeros((1, 2)), np.ones(1), None, np.nan, "must be a time in seconds, got nan"),
+    ],
+)
+def test_wrong_references_are_named_and_change_nothing(predictor, frame, uv, depth_m, sigma_m, stamp_s, message):
+    scale = ScaleFilter(predictor)
+    with pytest.raises(ScaleError, match=message):
+        scale.update(frame, uv, depth_m, sigma_m, stamp_s)
+    assert (scale.factor, scale.used, scale.ignored) == (1.0, 0, 0)
+
+
+def test_no_garbage_makes_the_estimate_infinite(predictor, frame):
+    rng, scale = np.random.default_rng(11), ScaleFilter(predictor)
+    odd = np.array([0.0, -1.0, np.nan, np.inf, -np.inf, 1e-300, 1e300, 1e9, 3.0])
+    for _ in range(60):
+        count = rng.integers(0, 12)
+        uv = rng.choice([*odd, 100.0, 200.0], (count, 2))
+        sigma_m = rng.choice(odd, count) if rng.random() < 0.5 else None
+        scale.update(frame, uv, rng.choice(odd, count), sigma_m, rng.choice([0.0, -5.0, 1e9, 1e-9, 7.0]))
+        assert 0.01 < scale.factor < 100
+        assert 0 < scale.sigma_log < 1
+        assert np.isfinite(frame.answer(np.array([[100.0, 100.0]]), scale=scale).depth_m).all()
+
+
+def test_stamps_that_fall_back_start_anew_from_the_estimate(predictor, frame):
+    rng, scale = np.random.default_rng(12), ScaleFilter(predictor)
+    for i in range(30):
+        scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=100 + i / 10)
+    scale.update(frame, *references(frame, rng, 1, 1.25), stamp_s=1.0)
+    assert scale.factor == pytest.approx(1.25, rel=0.08)
+    for i in range(20):
+        scale.update(frame, *references(frame, rng, 10, 1.0), stamp_s=1 + i / 10)
+    assert scale.factor == pytest.approx(1.0, rel=0.06)
+
+
+def test_sigma_of_an_answer_holds_the_networks_own_and_the_scales(predictor, frame):
+    rng, scale = np.random.default_rng(13), ScaleFilter(predictor, PRIOR)
+    depth_m = np.array([1.0, 2.5, 6.0, np.nan], np.float32)
+    network = np.array([0.2, 0.2, np.nan, 0.2], np.float32)
+    own = 0.2 * PRIOR.spread_log / math.hypot(PRIOR.spread_log, PRIOR.sigma_log)
+    before_m, before = scale.correct(depth_m, network)
+    np.testing.assert_array_equal(before_m, depth_m)
+    assert before[1] == pytest.approx(math.hypot(own, PRIOR.sigma_log), rel=1e-5)
+    assert np.isnan(before[2])
+    for i in range(20):
+        scale.update(frame, *references(frame, rng, 20, 1.2), stamp_s=i / 10)
+    after_m, after = scale.correct(depth_m, network)
+    assert after_m.dtype == after.dtype == np.float32
+    assert after_m[1] == pytest.approx(2.5 * scale.factor, rel=1e-5)
+    assert np.isnan(after_m[3])
+    assert after[1] == pytest.approx(math.hypot(own, scale.sigma_log), rel=1e-5)
+    assert (after[:2] < before[:2]).all()
+
+
+def test_a_fixed_scale_multiplies(frame):
+    uv = places(np.random.default_rng(14), 5)
+    fixed = FixedScale(1.25, 0.1)
+    np.testing.assert_allclose(frame.answer(uv, scale=fixed).depth_m, 1.25 * frame.depth_at(uv), rtol=1e-6)
+    depth_m, sigma_log = fixed.correct(np.float32([2.0]), np.float32([0.3]))
+    assert (depth_m, sigma_log) == (pytest.approx(2.5), pytest.approx(math.hypot(0.3, 0.1)))
+
+
+@pytest.mark.parametrize("bad", [{"factor": 0.0}, {"factor": np.nan}, {"factor": 1.0, "sigma_log": -1.0}])
+def test_a_fixed_scale_is_positive(bad):
+    with pytest.raises(ScaleError, match="positive factor"):
+        FixedScale(**bad)
+
+
+@pytest.mark.parametrize("bad", [{"sigma_log": 0.0}, {"spread_log": np.nan}, {"pivot_m": -1.0}])
+def test_a_prior_has_positive_widths(bad):
+    with pytest.raises(ScaleError, match="must be positive and finite"):
+        ScalePrior(**bad)
