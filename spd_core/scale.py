@@ -7,9 +7,8 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
 
 - **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment: before any
   reference s ~ N(0, prior.sigma_log), b ~ N(0, prior.sigma_slope), widths measured on held-out images.
-- **e**, what is left at a reference: Student's t of nu = 2.5, heavy enough that a fifth of nonsense does not matter.
-  Its width is the reference's own sigma, and the image's, which is not known: three widths about
-  `prior.spread_log`, or about the network's own sigma, are averaged.
+- **e**, what is left at a reference: Student's t, heavy enough that a fifth of nonsense does not matter. Its width is
+  the reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
 - **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
   `ALIKE_PX` share the weight of one, also if they come one after the other, as those of a fixed range finder do.
 - **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior follows the estimate
@@ -30,9 +29,8 @@ from .camera import inside_image
 from .errors import SPDError
 from .predictor import EncodedFrame, Predictor
 
-NU = 2.5
-SPREADS = (0.5, 1.0, 2.0)  # widths of e, in units of `prior.spread_log`
-ALIKE_PX, ALIKE_LOG = 0.05, 0.2  # in image widths, and of log depth: one standard deviation of being alike
+NU = 2.0  # of Student's t
+ALIKE_PX, ALIKE_LOG = 0.03, 0.2  # in image widths, and of log depth: one standard deviation of being alike
 FADE_S, CENTRE_S, PAUSE_S = 1.0, 20.0, 0.5
 JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
@@ -75,7 +73,7 @@ class ScalePrior:
     """
 
     sigma_log: float = 0.17
-    sigma_slope: float = 0.2
+    sigma_slope: float = 0.3
     spread_log: float = 0.15
     pivot_m: float = 2.5
 
@@ -225,16 +223,11 @@ class ScaleFilter:
             _CELLS
         )
         squares *= squares
-        weights = self._weights()
-        tables = []
-        for width in SPREADS:
-            variance = (width * kept["spread"]) ** 2 + kept["sigma"] ** 2
-            unlikely = np.log(1 + squares * np.float32(1 / (NU * variance))[:, None])
-            tables.append(
-                log_prior - 0.5 * (NU + 1) * (np.float32(weights) @ unlikely) - weights @ np.log(variance) / 2
-            )
-        highest = max(table.max() for table in tables)
-        density = sum(np.exp(table - highest) for table in tables)
+        weights = self._weights().astype(np.float32)
+        variance = kept["spread"] ** 2 + kept["sigma"] ** 2
+        unlikely = np.log(1 + squares * np.float32(1 / (NU * variance))[:, None])
+        density = log_prior - 0.5 * (NU + 1) * (weights @ unlikely)
+        density = np.exp(density - density.max())
         density /= density.sum()
         mean = _CELLS @ density
         centred = _CELLS - mean[:, None]
