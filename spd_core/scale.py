@@ -9,6 +9,9 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
   reference s ~ N(0, prior.sigma_log), b ~ N(0, prior.sigma_slope), widths measured on held-out images.
 - **e**, what is left at a reference: Student's t, heavy enough that a fifth of nonsense does not matter. Its width is
   the reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
+- **Something may stand in front.** Behind a pixel below the horizon there is floor, whose depth is known, but the pixel
+  may show a chair: with a probability that the picture says, such a reference is only the farthest that it can be, and
+  anything up to a third of it is as likely.
 - **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
   `ALIKE_PX` share the weight of one, also if they come one after the other, as those of a fixed range finder do.
 - **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior follows the estimate
@@ -27,15 +30,20 @@ import numpy as np
 
 from .camera import inside_image
 from .errors import SPDError
-from .predictor import EncodedFrame, Predictor
+from .floor import FloorPlane, floor_chance, floor_points
+from .predictor import Answer, EncodedFrame, Predictor
 
-NU = 2.0  # of Student's t
+NU, T_PEAK = 2.0, 8**-0.5  # of Student's t, and its density at 0
 ALIKE_PX, ALIKE_LOG = 0.03, 0.2  # in image widths, and of log depth: one standard deviation of being alike
 FADE_S, CENTRE_S, PAUSE_S = 1.0, 20.0, 0.5
 JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
-MOST_KEPT = 96
+MOST_KEPT = 128
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
+# What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
+IN_FRONT_LOG, BEHIND = 1.2, 0.03
+FLOOR_ALIKE_PX = 0.1  # as ALIKE_PX, for floor: one surface, and one error of its pose
+LEAST_FLOOR = 0.25  # share of the pixels looked at that must fit the floor, or nothing is said of it
 # The table: log scale and slope, about the centre.
 LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
 _CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
@@ -70,17 +78,21 @@ class ScalePrior:
         sigma_slope: that of the slope.
         spread_log: width of what is left within an image.
         pivot_m: depth at which `factor` is the scale.
+        floor_log: how much larger the scale is on the floor than in the image: networks take it for too near.
     """
 
     sigma_log: float = 0.17
     sigma_slope: float = 0.3
     spread_log: float = 0.15
     pivot_m: float = 2.5
+    floor_log: float = 0.08
 
     def __post_init__(self) -> None:
         values = (self.sigma_log, self.sigma_slope, self.spread_log, self.pivot_m)
         if not all(math.isfinite(value) and value > 0 for value in values):
             raise ScaleError(f"the widths of a prior must be positive and finite, got {self}")
+        if not math.isfinite(self.floor_log):
+            raise ScaleError(f"floor_log of a prior must be finite, got {self}")
 
     @property
     def own_share(self) -> float:
@@ -88,8 +100,14 @@ class ScalePrior:
         return self.spread_log / math.hypot(self.spread_log, self.sigma_log)
 
 
+# A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
+# network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
+# thing can be, how close others are alike in image widths, and its time.
 _REFERENCE = np.dtype(
-    [(name, np.float64) for name in ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "stamp_s")]
+    [
+        (name, np.float64)
+        for name in ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "is_limit", "alike", "stamp_s")
+    ]
 )
 
 
@@ -172,24 +190,74 @@ class ScaleFilter:
         chosen = usable.nonzero()[0]
         if len(chosen) > MOST_AT_ONCE:
             chosen = np.sort(self._rng.choice(chosen, MOST_AT_ONCE, replace=False))
-        answer = frame.answer(uv[chosen])
-        known = np.isfinite(answer.depth_m) & (answer.depth_m > 0)
-        chosen = chosen[known]
-        self.used += len(chosen)
-        self.ignored += len(uv) - len(chosen)
-        network_m, network_sigma_m = (values[known].astype(np.float64) for values in (answer.depth_m, answer.sigma_m))
-        new = np.zeros(len(chosen), _REFERENCE)
-        new["u"], new["v"] = uv[chosen].T / frame.size[1]
-        new["log_depth"] = np.log(network_m / self.prior.pivot_m)
-        new["log_ratio"] = np.log(depth_m[chosen] / network_m)
-        own_spread = self.prior.own_share * network_sigma_m / network_m
-        new["spread"] = np.where(np.isfinite(own_spread), own_spread, self.prior.spread_log)
-        relative = sigma_m[chosen] / depth_m[chosen]
-        new["sigma"] = np.where(np.isnan(relative), REFERENCE_SIGMA, relative)
-        new["stamp_s"] = stamp_s
+        with np.errstate(all="ignore"):  # of those that are not usable
+            sigma_log = np.where(np.isnan(sigma_m), REFERENCE_SIGMA, sigma_m / depth_m)
+        new = self._references(frame, uv[chosen], depth_m[chosen], sigma_log[chosen], frame.answer(uv[chosen]), stamp_s)
+        self.used += len(new)
+        self.ignored += len(uv) - len(new)
         self.advance(stamp_s)
-        if len(new):
-            self._take(new)
+        self._take(new)
+
+    def update_floor(self, frame: EncodedFrame, plane: FloorPlane, stamp_s: float = 0.0) -> bool:
+        """Take the floor of one frame as references, where enough of it is seen.
+
+        Returns:
+            Whether LEAST_FLOOR of the pixels that may show floor fit to it; otherwise nothing is taken.
+
+        Raises:
+            ScaleError: the frame has no camera, or the stamp is not a time.
+        """
+        if frame.camera is None:
+            raise ScaleError("the floor needs the camera's intrinsics: pass camera= to Predictor.encode")
+        uv, floor_m, sigma_log = floor_points(plane, frame.camera, frame.size)
+        may_show = np.isfinite(floor_m).nonzero()[0]
+        self.advance(stamp_s)
+        if len(may_show) < MOST_AT_ONCE / 4:
+            return False
+        answer = frame.answer(uv[may_show])
+        network_m = np.full(len(uv), np.nan)
+        network_m[may_show] = answer.depth_m
+        chance = floor_chance(plane, floor_m, network_m)[may_show]
+        new = self._references(
+            frame,
+            uv[may_show],
+            floor_m[may_show] / math.exp(self.prior.floor_log),
+            sigma_log[may_show],
+            answer,
+            stamp_s,
+        )
+        if len(new) != len(may_show):
+            return False  # a network that fails
+        new["is_limit"], new["alike"] = 1 - chance, FLOOR_ALIKE_PX
+        alone = ScaleFilter(frame.predictor, self.prior)
+        alone._take(new)
+        if alone._share_seen() < LEAST_FLOOR:
+            return False
+        self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False))
+        return True
+
+    def _references(
+        self,
+        frame: EncodedFrame,
+        uv: np.ndarray,
+        depth_m: np.ndarray,
+        sigma_log: np.ndarray,
+        answer: Answer,
+        stamp_s: float,
+    ) -> np.ndarray:
+        """What is remembered of references [K] and the network's answer at them, without those that it does not
+        answer."""
+        network_m = answer.depth_m.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own_spread = self.prior.own_share * answer.sigma_m / network_m
+            log_network = np.log(network_m)
+        new = np.zeros(len(uv), _REFERENCE)
+        new["u"], new["v"] = uv.T / frame.size[1]
+        new["log_depth"] = log_network - math.log(self.prior.pivot_m)
+        new["log_ratio"] = np.log(depth_m) - log_network
+        new["spread"] = np.where(np.isfinite(own_spread), own_spread, self.prior.spread_log)
+        new["sigma"], new["alike"], new["stamp_s"] = sigma_log, ALIKE_PX, stamp_s
+        return new[np.isfinite(log_network)]
 
     def advance(self, stamp_s: float) -> None:
         """Let time pass: without references the estimate stays and its sigma grows to the prior's."""
@@ -198,6 +266,8 @@ class ScaleFilter:
             self._silence = 1 - math.exp(-max(silent_s - PAUSE_S, 0.0) / FADE_S)
 
     def _take(self, new: np.ndarray) -> None:
+        if len(new) == 0:
+            return
         stamp_s = float(new["stamp_s"].max())
         if stamp_s < self._stamp_s - JUMP_S:
             self._kept, self._stamp_s = self._kept[:0], stamp_s
@@ -219,28 +289,49 @@ class ScaleFilter:
         kept = self._kept
         log_prior = -0.5 * ((_CELLS / [[self.prior.sigma_log], [self.prior.sigma_slope]]) ** 2).sum(axis=0)
         rows = np.stack([np.ones(len(kept)), kept["log_depth"]], axis=1)
-        squares = (kept["log_ratio"] - rows @ self._centre).astype(np.float32)[:, None] - np.float32(rows) @ np.float32(
-            _CELLS
-        )
-        squares *= squares
-        weights = self._weights().astype(np.float32)
-        variance = kept["spread"] ** 2 + kept["sigma"] ** 2
-        unlikely = np.log(1 + squares * np.float32(1 / (NU * variance))[:, None])
-        density = log_prior - 0.5 * (NU + 1) * (weights @ unlikely)
+        offset = kept["log_ratio"] - rows @ self._centre
+        errors = offset.astype(np.float32)[:, None] - np.float32(rows) @ np.float32(_CELLS)
+        density = log_prior + self._weights().astype(np.float32) @ self._log_likelihood(errors)
         density = np.exp(density - density.max())
         density /= density.sum()
         mean = _CELLS @ density
         centred = _CELLS - mean[:, None]
         return self._centre + mean, (centred * density) @ centred.T
 
+    def _log_likelihood(self, errors: np.ndarray) -> np.ndarray:
+        """Of e [K, cells] for the references kept [K], up to a constant for each."""
+        width = np.sqrt(self._kept["spread"] ** 2 + self._kept["sigma"] ** 2).astype(np.float32)[:, None]
+        errors = errors / width
+        result = -0.5 * (NU + 1) * np.log(1 + errors * errors / np.float32(NU))
+        limits = self._kept["is_limit"].nonzero()[0]
+        if len(limits):
+            is_limit = self._kept["is_limit"].astype(np.float32)[limits, None]
+            seen = (1 - is_limit) * T_PEAK / width[limits] * np.exp(result[limits])
+            result[limits] = np.log(seen + is_limit * _in_front(errors[limits]))
+        return result
+
+    def _share_seen(self) -> float:
+        """Share of the references kept that show what they are references for, at the estimate."""
+        kept, weights = self._kept, self._weights()
+        errors = kept["log_ratio"] - self._mean[0] - self._mean[1] * kept["log_depth"]
+        in_front = kept["is_limit"] * _in_front(errors / np.hypot(kept["spread"], kept["sigma"]))
+        seen = 1 - in_front / np.exp(self._log_likelihood(errors[:, None])[:, 0])
+        return float(weights @ seen / weights.sum())
+
     def _weights(self) -> np.ndarray:
         """How many references each one counts for: less than one where it is old, or among others that are alike."""
         kept = self._kept
         fade = np.exp((kept["stamp_s"] - self._stamp_s) / FADE_S)
-        places = np.stack([kept["u"] / ALIKE_PX, kept["v"] / ALIKE_PX, kept["log_depth"] / ALIKE_LOG], axis=1)
-        squares = (places * places).sum(axis=1)
-        apart = squares[:, None] + squares - 2 * places @ places.T
+        apart = ((kept["u"][:, None] - kept["u"]) ** 2 + (kept["v"][:, None] - kept["v"]) ** 2) / kept["alike"][
+            :, None
+        ] ** 2
+        apart += ((kept["log_depth"][:, None] - kept["log_depth"]) / ALIKE_LOG) ** 2
         return fade / np.maximum(np.exp(-0.5 * apart) @ fade, 1.0)
+
+
+def _in_front(errors: np.ndarray) -> np.ndarray:
+    """Density of e, in units of its width, where something stands in front of the reference."""
+    return ((1 - BEHIND) / (1 + np.exp(-1.7 * errors)) + BEHIND / 2) / IN_FRONT_LOG
 
 
 def _checked(
