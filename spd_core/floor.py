@@ -20,7 +20,7 @@ FARTHEST_M = 8.0
 MOST_SIGMA = 0.25  # of the log of the floor's depth: farther, a degree of tilt makes it anything
 # How depths of the network grow from a pixel to the one above, in units of how the floor's do: Student's t about these
 # (nu = 2), measured on NYU, and the share of pixels below the horizon that show floor there.
-FLOOR_GROWTH, OTHER_GROWTH, GROWTH_WIDTH, FLOOR_SHARE = 0.95, 0.22, 0.35, 0.35
+FLOOR_GROWTH, OTHER_GROWTH, GROWTH_WIDTH, FLOOR_SHARE = 0.8, 0.05, 0.35, 0.25
 
 
 class FloorError(SPDError):

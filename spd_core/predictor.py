@@ -17,7 +17,7 @@ import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Predictor:
         self.dtype = pick_dtype(precision, self.device)
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model)
+        self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself
         # By image size: its transform, and what a plan needs to know of its feature maps.
         self._seen: dict[tuple[int, int], tuple[ImageTransform, tuple[Grid, ...]]] = {}
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()  # the last used at the end
@@ -92,10 +93,12 @@ class Predictor:
                 f"preset {weights!r} has random weights: its depths mean nothing until a checkpoint is loaded",
                 stacklevel=2,
             )
-            model = SPD.from_preset(str(weights))
+            model, provenance = SPD.from_preset(str(weights)), {}
         else:
-            model = checkpoint.load(weights)
-        return cls(made_ready(model, where, dtype), device, precision, input_size, runtime)
+            model, provenance = checkpoint.load(weights), checkpoint.provenance(weights)
+        predictor = cls(made_ready(model, where, dtype), device, precision, input_size, runtime)
+        predictor.provenance = provenance
+        return predictor
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .camera import inside_image
-from .errors import SPDError
 from .floor import FloorPlane, floor_chance, floor_points
 from .predictor import Answer, EncodedFrame, Predictor
+from .scale_prior import ScaleError, ScalePrior
 
 NU, T_PEAK = 2.0, 8**-0.5  # of Student's t, and its density at 0
 ALIKE_PX, ALIKE_LOG = 0.03, 0.2  # in image widths, and of log depth: one standard deviation of being alike
@@ -42,15 +42,11 @@ MOST_KEPT = 128
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
-FLOOR_ALIKE_PX = 0.1  # as ALIKE_PX, for floor: one surface, and one error of its pose
-LEAST_FLOOR = 0.25  # share of the pixels looked at that must fit the floor, or nothing is said of it
+FLOOR_ALIKE_PX = 0.15  # as ALIKE_PX, for floor: one surface, and one error of its pose
+LEAST_FLOOR = 0.2  # share of the pixels looked at that must fit the floor, or nothing is said of it
 # The table: log scale and slope, about the centre.
 LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
 _CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
-
-
-class ScaleError(SPDError):
-    """References or a scale that cannot be used; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +63,6 @@ class FixedScale:
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `ScaleFilter.correct`."""
         return depth_m * np.float32(self.factor), np.hypot(sigma_log, np.float32(self.sigma_log))
-
-
-@dataclass(frozen=True)
-class ScalePrior:
-    """What held-out images say of a network's errors before any reference; measured by `scale_evaluation.fit_prior`.
-
-    Attributes:
-        sigma_log: standard deviation of the log scale of an image.
-        sigma_slope: that of the slope.
-        spread_log: width of what is left within an image.
-        pivot_m: depth at which `factor` is the scale.
-        floor_log: how much larger the scale is on the floor than in the image: networks take it for too near.
-    """
-
-    sigma_log: float = 0.17
-    sigma_slope: float = 0.3
-    spread_log: float = 0.15
-    pivot_m: float = 2.5
-    floor_log: float = 0.08
-
-    def __post_init__(self) -> None:
-        values = (self.sigma_log, self.sigma_slope, self.spread_log, self.pivot_m)
-        if not all(math.isfinite(value) and value > 0 for value in values):
-            raise ScaleError(f"the widths of a prior must be positive and finite, got {self}")
-        if not math.isfinite(self.floor_log):
-            raise ScaleError(f"floor_log of a prior must be finite, got {self}")
-
-    @property
-    def own_share(self) -> float:
-        """The part of a model's sigma that is of the point, not of the whole image's scale."""
-        return self.spread_log / math.hypot(self.spread_log, self.sigma_log)
 
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
@@ -120,7 +85,7 @@ class ScaleFilter:
     """
 
     def __init__(self, predictor: Predictor, prior: ScalePrior | None = None) -> None:
-        self.prior = prior or ScalePrior()
+        self.prior = prior or ScalePrior.of(predictor)
         self.used = self.ignored = 0
         self._rng = np.random.default_rng(0)
         self._kept = np.zeros(0, _REFERENCE)

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from spd_core import Predictor
+from spd_core import SPD, Predictor, checkpoint
 from spd_core.predictor import EncodedFrame
 from spd_core.scale import (
     ALIKE_LOG,
@@ -362,7 +363,21 @@ def test_a_fixed_scale_is_positive(bad):
         FixedScale(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"sigma_log": 0.0}, {"spread_log": np.nan}, {"pivot_m": -1.0}])
+@pytest.mark.parametrize("bad", [{"sigma_log": 0.0}, {"spread_log": np.nan}, {"pivot_m": -1.0}, {"sigma_slope": "0.1"}])
 def test_a_prior_has_positive_widths(bad):
     with pytest.raises(ScaleError, match="must be positive and finite"):
         ScalePrior(**bad)
+
+
+def test_the_prior_is_that_of_the_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = SPD.from_preset("atto")
+    checkpoint.save(model, tmp_path / "a.safetensors", scale_prior={"sigma_log": 0.3, "pivot_m": 4.0})
+    checkpoint.save(model, tmp_path / "b.safetensors")
+    checkpoint.save(model, tmp_path / "c.safetensors", scale_prior={"sigma": 0.3})
+    scales = [Predictor.load(tmp_path / f"{name}.safetensors", device="cpu", runtime="torch") for name in "abc"]
+    assert ScaleFilter(scales[0]).prior == ScalePrior(sigma_log=0.3, pivot_m=4.0)
+    assert ScaleFilter(scales[0]).sigma_log == pytest.approx(0.3)
+    assert ScaleFilter(scales[1]).prior == ScalePrior()
+    with pytest.raises(ScaleError, match=r"scale_prior is \{'sigma': 0\.3\}; expected some of"):
+        ScaleFilter(scales[2])
