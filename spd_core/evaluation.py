@@ -18,7 +18,7 @@ from .data.samples import DataError, Dataset, Sample, Subset
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
 from .model import MIN_SIZE
 from .pictures import colour_depth, depth_range
-from .predictor import Predictor
+from .predictor import EncodedFrame, Predictor
 
 
 @dataclass(kw_only=True)
@@ -90,7 +90,7 @@ def evaluate(
     """
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
-    crop = _crop(protocol, dataset)
+    crop = crop_of(protocol, dataset)
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image, constant = [], []
     for index, sample in enumerate(
@@ -100,7 +100,7 @@ def evaluate(
             raise sample
         if sample.depth_m is None:
             raise DataError(f"{sample.name} has no depth to compare with")
-        at = _chosen_pixels(protocol, sample, crop, index)
+        at = chosen_pixels(protocol, sample, crop, index)
         pred_m = predict(predictor, sample, protocol, at)
         gt_m, cut = (sample.depth_m, crop) if at is None else (sample.depth_m[at[:, 1], at[:, 0]], None)
         metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
@@ -117,7 +117,7 @@ def evaluate(
     return {**result, "constant_m": constant_m, "constant": mean_metrics(constant)} if constant else result
 
 
-def _crop(protocol: Protocol, dataset: Dataset) -> str | None:
+def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:
     """The crop that `depth_metrics` takes."""
     wanted = ("eigen" if dataset.layout.startswith("NYU") else "none") if protocol.crop == "auto" else protocol.crop
     return None if wanted == "none" else wanted
@@ -146,15 +146,20 @@ def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.nda
 def _answer(
     predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol, at: np.ndarray | None
 ) -> np.ndarray:
+    frame = encode(predictor, rgb, camera, protocol)
+    return frame.dense_depth() if at is None else frame.depth_at(at)
+
+
+def encode(predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol) -> EncodedFrame:
+    """An image encoded by the protocol."""
     height, width = (max(extent, MIN_SIZE) for extent in rgb.shape[:2])
     own_size = None if predictor.model.config.fit == "focal" else (height, width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the result file says so
-        frame = predictor.encode(rgb, camera, protocol.resize_eval or own_size)
-    return frame.dense_depth() if at is None else frame.depth_at(at)
+        return predictor.encode(rgb, camera, protocol.resize_eval or own_size)
 
 
-def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: int) -> np.ndarray | None:
+def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: int) -> np.ndarray | None:
     """Pixels (x, y) [K, 2] with valid truth that the protocol asks for; None for all."""
     if protocol.points is None and protocol.grid is None:
         return None
@@ -236,7 +241,7 @@ def _draw_error_against_depth(axis, samples: list[Sample], predictor: Predictor,
     at_points = replace(protocol, grid=None, points=2000)
     truth, errors = [], []
     for index, sample in enumerate(samples):
-        at = _chosen_pixels(at_points, sample, None, index)
+        at = chosen_pixels(at_points, sample, None, index)
         gt = sample.depth_m[at[:, 1], at[:, 0]]
         truth.append(gt)
         errors.append(predict(predictor, sample, at_points, at) / gt - 1)

@@ -1,0 +1,192 @@
+"""What a scale and a sigma are worth: depths with references drawn from the truth, and how often sigma is right.
+
+References are as a robot's are: a few of many pixels, noisy, some of them nonsense. Errors are scored at other pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from .data.loader import read_all
+from .data.samples import DataError, Dataset, Sample
+from .evaluation import Protocol, chosen_pixels, crop_of, encode, limited
+from .metrics import depth_metrics, mean_metrics
+from .predictor import EncodedFrame, Predictor
+from .scale import NU, ScaleFilter
+from .scale_prior import ScalePrior
+
+SCORED = 4000  # pixels of an image
+NOISE, NONSENSE = 0.05, 0.2  # of references: sigma of the log, and the share that is any depth
+NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
+SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
+COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
+
+
+def draw_references(
+    depth_m: np.ndarray, count: int, rng: np.random.Generator, noise: float = NOISE, nonsense: float = NONSENSE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of depths [K] are references, and what they say, m: noisy, and a share `nonsense` of them anything."""
+    chosen = rng.permutation(len(depth_m))[:count]
+    said_m = depth_m[chosen] * np.exp(noise * rng.standard_normal(len(chosen)))
+    is_nonsense = rng.random(len(chosen)) < nonsense
+    return chosen, np.where(is_nonsense, rng.uniform(NEAREST_M, FARTHEST_M, len(chosen)), said_m)
+
+
+def evaluate_scale(
+    predictor: Predictor,
+    dataset: Dataset,
+    protocol: Protocol | None = None,
+    counts: Sequence[int] = (1, 5, 20),
+    prior: ScalePrior | None = None,
+    *,
+    progress: bool = False,
+    workers: int = 0,
+) -> dict:
+    """Score every sample without references, with `counts` of them per image, and with the exact median ratio.
+
+    Returns:
+        {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
+        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior"}.
+
+    Raises:
+        DataError: a sample cannot be read or has no depth.
+    """
+    protocol = protocol or Protocol()
+    dataset = limited(dataset, protocol.limit)
+    scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
+    points = []
+    for index, sample in enumerate(
+        track(read_all(dataset, workers), "with references", total=len(dataset), disable=not progress)
+    ):
+        frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
+        answer = frame.answer(at)
+        network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
+        points.append((network_m, sigma_log, truth_m))
+        for count in (0, *counts):
+            rng = np.random.default_rng([protocol.seed, index, count])
+            chosen, said_m = draw_references(truth_m, count, rng)
+            scale = ScaleFilter(predictor, prior)
+            scale.update(frame, at[chosen], said_m)
+            depth_m, _ = scale.correct(network_m, sigma_log)
+            held_out = np.ones(len(at), dtype=bool)
+            held_out[chosen] = False
+            metrics = _score(depth_m[held_out], truth_m[held_out], protocol)
+            off = abs(math.log(metrics["s_star"])) / scale.sigma_log
+            metrics |= {f"scale_{name}": float(off < width) for name, width in COVERED.items()}
+            scored[str(count)].append(metrics)
+        exact = np.median(truth_m / network_m)
+        scored["exact"].append(_score(network_m * exact, truth_m, protocol))
+    means = {name: mean_metrics(metrics) for name, metrics in scored.items()}
+    exact_mean = means.pop("exact")
+    return {
+        "references": means,
+        "exact": exact_mean,
+        "sigma": sigma_report(*(np.concatenate(part) for part in zip(*points))),
+        "noise": NOISE,
+        "nonsense": NONSENSE,
+        "prior": asdict(prior or ScalePrior.of(predictor)),
+    }
+
+
+def _score(depth_m: np.ndarray, truth_m: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    return depth_metrics(depth_m, truth_m, min_depth=protocol.min_depth_m, max_depth=protocol.max_depth_m)
+
+
+def _at_points(
+    predictor: Predictor, sample: Sample | DataError, protocol: Protocol, crop: str | None, index: int
+) -> tuple[EncodedFrame, np.ndarray, np.ndarray]:
+    """A sample encoded, and pixels [K, 2] of it with their true depth [K] m."""
+    if isinstance(sample, DataError):
+        raise sample
+    if sample.depth_m is None or not (sample.depth_m > 0).any():
+        raise DataError(f"{sample.name} has no depth to compare with")
+    at_points = Protocol(**{**asdict(protocol), "points": SCORED, "grid": None})
+    at = chosen_pixels(at_points, sample, crop, index)
+    assert at is not None, "a protocol with points chooses some"
+    camera = None if protocol.ignore_intrinsics else sample.camera
+    truth_m = sample.depth_m[at[:, 1], at[:, 0]].astype(np.float64)
+    return encode(predictor, sample.rgb, camera, protocol), at.astype(np.float64), truth_m
+
+
+def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
+    """How good sigma [K] is at points of all images: `covered_68` and `covered_95`, the shares of errors of log depth
+    within one and 1.96 sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %; `abs_rel_by_share`,
+    the error of the most certain points, and `oracle_by_share`, of those that are best indeed, for SHARES of them.
+    Empty for a network that says no sigma."""
+    if np.isnan(sigma_log).all():
+        return {}
+    off = np.abs(np.log(truth_m / depth_m)) / sigma_log
+    error = np.abs(depth_m / truth_m - 1)
+    ends = np.ceil(SHARES * len(error)).astype(int)
+    by_certainty, by_error = (np.cumsum(error[np.argsort(key)])[ends - 1] / ends for key in (sigma_log, error))
+    return {
+        **{f"covered_{name}": float(np.mean(off < width)) for name, width in COVERED.items()},
+        "temperature": float(np.quantile(off, 0.683)),
+        "certain_half": float(np.interp(0.5, SHARES, by_certainty) / by_certainty[-1]),
+        "shares": SHARES.tolist(),
+        "abs_rel_by_share": by_certainty.tolist(),
+        "oracle_by_share": by_error.tolist(),
+    }
+
+
+def fit_prior(
+    predictor: Predictor, dataset: Dataset, protocol: Protocol | None = None, *, progress: bool = False
+) -> ScalePrior:
+    """The prior that held-out images give: write it as `scale_prior` of the checkpoint's provenance. Its `floor_log` is
+    not measured here."""
+    protocol = protocol or Protocol()
+    dataset = limited(dataset, protocol.limit)
+    pivot_m = float(np.exp(np.mean([math.log(np.median(s.depth_m[s.depth_m > 0])) for s in read_all(dataset)])))
+    scales, slopes, left = [], [], []
+    for index, sample in enumerate(track(read_all(dataset), "prior", total=len(dataset), disable=not progress)):
+        frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
+        network_m = frame.depth_at(at).astype(np.float64)
+        rows = np.stack([np.ones(len(at)), np.log(network_m / pivot_m)], axis=1)
+        ratio, weights = np.log(truth_m / network_m), np.ones(len(at))
+        for _ in range(10):  # Student's t by weights
+            weighted = rows * weights[:, None]
+            fit = np.linalg.solve(weighted.T @ rows + 1e-3 * len(at) * np.diag([0, 1]), weighted.T @ ratio)
+            errors = ratio - rows @ fit
+            width = _width(errors)
+            weights = (NU + 1) / (NU + (errors / width) ** 2)
+        scales.append(np.median(ratio))
+        slopes.append(fit[1])
+        left.append(width)
+    spread = float(np.median(left))
+    return ScalePrior(float(np.std(scales)), 1.48 * float(np.median(np.abs(slopes))), spread, pivot_m)
+
+
+def _width(errors: np.ndarray) -> float:
+    """Of Student's t of nu = 2, whose half lies within 0.816 of it."""
+    return max(float(np.median(np.abs(errors))) / 0.816, 1e-3)
+
+
+def write_scale_report(result: dict, folder: str | Path) -> None:
+    """`result` of `evaluate_scale` as scale.json and scale.png: error by number of references, and by certainty."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scale.json").write_text(json.dumps(result, indent=1))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    by_count, by_share = figure.subplots(1, 2)
+    counts = list(result["references"])
+    by_count.bar(counts, [result["references"][count]["abs_rel"] for count in counts])
+    by_count.axhline(result["exact"]["abs_rel"], color="black", linewidth=0.8, label="exact median ratio")
+    by_count.set(xlabel="references per image", ylabel="AbsRel")
+    by_count.legend()
+    if sigma := result["sigma"]:
+        by_share.plot(sigma["shares"], sigma["abs_rel_by_share"], marker=".", label="most certain by sigma")
+        by_share.plot(sigma["shares"], sigma["oracle_by_share"], marker=".", label="best indeed")
+        by_share.legend()
+    by_share.set(xlabel="share of the points", ylabel="AbsRel", ylim=(0, None))
+    figure.savefig(folder / "scale.png", dpi=90)
