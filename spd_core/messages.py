@@ -170,6 +170,7 @@ DISTORTION_ALIASES = {
     "kannala_brandt4": "equidistant",
     "kb4": "equidistant",
 }
+PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
 ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
 
 
@@ -202,9 +203,16 @@ def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = Fals
         )
     try:
         camera = Camera(fx, fy, cx, cy, distortion, model).cropped(roi.x_offset, roi.y_offset)
-        return camera.scaled(scale_x / binning_x, scale_y / binning_y)
+        camera = camera.scaled(scale_x / binning_x, scale_y / binning_y)
     except ValueError as error:  # numbers at the end of what a float can hold
         raise MessageError(f"camera_info has a calibration that cannot be used: {error}") from error
+    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
+    if not least <= camera.focal_px <= most:
+        raise MessageError(
+            f"camera_info has a focal length of {camera.focal_px:g} px for an image of {size[1]}x{size[0]} px; the"
+            f" camera is not calibrated: expected {least:g} to {most:g} px"
+        )
+    return camera
 
 
 def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:

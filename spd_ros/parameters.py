@@ -34,19 +34,25 @@ class Row:
     at_run_time: bool = False  # may change while the node is configured
 
 
-def _setting(*row: Any, at_run_time: bool = False) -> Any:
+def _setting(
+    default: Any,
+    description: str,
+    expected: str,
+    check: Callable[[Any], bool] = lambda value: True,
+    at_run_time: bool = False,
+) -> Any:
     """A field of `Settings`, with its row of the table."""
-    return field(default=row[0], metadata={"row": Row(*row, at_run_time=at_run_time)})
+    return field(default=default, metadata={"row": Row(default, description, expected, check, at_run_time)})
 
 
 def _one_of(default: str, options: tuple[str, ...], description: str, at_run_time: bool = False) -> Any:
     expected = "one of " + ", ".join(options)
-    return _setting(default, description, expected, lambda value: value in options, at_run_time=at_run_time)
+    return _setting(default, description, expected, lambda value: value in options, at_run_time)
 
 
 def _between(default: float, low: float, high: float, description: str, at_run_time: bool = False) -> Any:
     expected = f"{'an integer' if isinstance(default, int) else 'a number'} from {low} to {high}"
-    return _setting(default, description, expected, lambda value: low <= value <= high, at_run_time=at_run_time)
+    return _setting(default, description, expected, lambda value: low <= value <= high, at_run_time)
 
 
 def _is_transform(values: tuple[float, ...]) -> bool:
@@ -145,7 +151,7 @@ PARAMETERS: dict[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings
 for _topic, (_reliability, _history, _note) in _QOS.items():
     PARAMETERS[f"{_topic}_reliability"] = Row(
         _reliability,
-        f"QoS reliability of the topic {_topic}; {_note}",
+        f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}",
         "one of reliable, best_effort",
         lambda value: value in ("reliable", "best_effort"),
     )

@@ -22,6 +22,7 @@ from spd_core.messages import (
     point_count,
     query_points,
 )
+from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import answer_cloud, depth_to_image, query_cloud, rgb_to_image
 
@@ -408,9 +409,17 @@ def test_a_calibration_of_nearly_the_same_view_is_scaled(width, height, size):
     assert camera.fy == pytest.approx(510 * size[0] / (height or size[0]))
 
 
-@pytest.mark.parametrize(("focal", "size"), [(1e308, (4800, 6400)), (5e-324, (48, 64))])
-def test_a_calibration_at_the_end_of_what_floats_hold(focal, size):
-    with pytest.raises(MessageError, match="cannot be used"):
+@pytest.mark.parametrize(
+    ("focal", "size", "expected"),
+    [
+        (1e308, (4800, 6400), "cannot be used"),
+        (5e-324, (48, 64), "cannot be used"),
+        (1e30, (480, 640), r"focal length of 1e\+30 px for an image of 640x480 px; the camera is not calibrated"),
+        (1.0, (480, 640), "focal length of 1 px.*expected 6.4 to 640000 px"),
+    ],
+)
+def test_a_calibration_of_impossible_focal_length(focal, size, expected):
+    with pytest.raises(MessageError, match=expected):
         camera_from_info(info(k=[focal, 0.0, 320.0, 0.0, focal, 240.0, 0.0, 0.0, 1.0]), size)
 
 
@@ -503,15 +512,14 @@ def test_answer_layout():
         Header(frame_id="cam"),
         np.array([[3.0, 4.0], [5.0, 6.0]]),
         ids,
-        depth,
-        xyz,
-        np.array([Status.OK, Status.OUTSIDE_IMAGE]),
+        Answer(depth, depth / 10, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE])),
     )
     assert [(f.name, f.datatype) for f in msg.fields] == [
         ("x", 7),
         ("y", 7),
         ("z", 7),
         ("depth", 7),
+        ("sigma", 7),
         ("u", 7),
         ("v", 7),
         ("id", 6),
@@ -522,4 +530,5 @@ def test_answer_layout():
     assert points["id"].tolist() == [7, 9]
     assert points["status"].tolist() == [0, 2]
     np.testing.assert_array_equal(points["z"], depth)
+    np.testing.assert_array_equal(points["sigma"], depth / 10)
     np.testing.assert_allclose(points["x"], xyz[:, 0])
