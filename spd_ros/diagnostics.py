@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,27 +165,48 @@ class Problems:
         return call
 
 
-def check_topics(node: Node, problems: Problems, inputs: Iterable[Subscription], outputs: Iterable[Publisher]) -> None:
+def assess(
+    node: Node,
+    statistics: Statistics,
+    problems: Problems,
+    inputs: Sequence[Subscription],
+    outputs: Collection[Publisher],
+) -> tuple[bytes, str]:
+    """Level and message for /diagnostics of an active node; the first of its inputs has the images."""
+    _check_topics(node, problems, inputs, outputs)
+    if (silence_s := statistics.silence_s()) > SILENCE_S:
+        text = f"no image for {silence_s:.0f} s {_where_images_are(node, inputs[0])}"
+        node.get_logger().warning(text, throttle_duration_sec=10.0)
+        return DiagnosticStatus.ERROR, "; ".join([text, *problems.texts()])
+    if texts := problems.texts():
+        return DiagnosticStatus.WARN, "; ".join(texts)
+    return DiagnosticStatus.OK, "answering" if statistics.has_images() else "waiting for the first image"
+
+
+def _check_topics(
+    node: Node, problems: Problems, inputs: Sequence[Subscription], outputs: Collection[Publisher]
+) -> None:
     """Report the topics whose peers the node cannot hear, or that cannot hear it, and why."""
-    found: dict[str, set[str]] = {}
+    topics = [subscription.topic_name for subscription in inputs] + [publisher.topic_name for publisher in outputs]
+    found: dict[str, set[str]] = {topic: set() for topic in topics}
     for ours in inputs:
-        expected = f"{ours.msg_type.__module__.split('.')[0]}/msg/{ours.msg_type.__name__}"
-        found[ours.topic_name] = {
-            _mismatch(peer.qos_profile, ours.qos_profile)
-            if peer.topic_type == expected
-            else f"a publisher of {peer.topic_type}, expected {expected}"
-            for peer in node.get_publishers_info_by_topic(ours.topic_name)
-        }
+        for peer in node.get_publishers_info_by_topic(ours.topic_name):
+            if peer.topic_type == _type_name(ours):
+                found[ours.topic_name].add(_mismatch(peer.qos_profile, ours.qos_profile))
+            else:
+                found[ours.topic_name].add(f"a publisher of {peer.topic_type}, expected {_type_name(ours)}")
     for publisher in outputs:
-        found[publisher.topic_name] = {
-            _mismatch(publisher.qos_profile, peer.qos_profile)
-            for peer in node.get_subscriptions_info_by_topic(publisher.topic_name)
-        }
+        for peer in node.get_subscriptions_info_by_topic(publisher.topic_name):
+            found[publisher.topic_name].add(_mismatch(publisher.qos_profile, peer.qos_profile))
     for topic, reasons in found.items():
         if any(reasons):
             problems.report(topic, f"{topic} has {' and '.join(sorted(filter(None, reasons)))}")
         else:
             problems.resolved(topic)
+
+
+def _type_name(subscription: Subscription) -> str:
+    return f"{subscription.msg_type.__module__.split('.')[0]}/msg/{subscription.msg_type.__name__}"
 
 
 def _mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:
@@ -196,32 +217,22 @@ def _mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:
     return f"a peer of incompatible QoS ({reason.removeprefix('ERROR: ').rstrip(';')}); see the topic's QoS parameters"
 
 
-def verdict(statistics: Statistics, problems: Problems, where: str) -> tuple[bytes, str]:
-    """Level and message for /diagnostics of an active node; `where` says on which topic images are missing."""
-    texts = problems.texts()
-    if (silence_s := statistics.silence_s()) > SILENCE_S:
-        return DiagnosticStatus.ERROR, "; ".join([f"no image for {silence_s:.0f} s {where}", *texts])
-    if texts:
-        return DiagnosticStatus.WARN, "; ".join(texts)
-    return DiagnosticStatus.OK, "answering" if statistics.has_images() else "waiting for the first image"
-
-
-def where_images_are(node: Node, topic: str, kind: str) -> str:
-    """Which topic is silent, and which others of the message type `kind` have a publisher."""
-    own = node.get_fully_qualified_name() + "/"
+def _where_images_are(node: Node, images: Subscription) -> str:
+    """Which topic is silent, and which others of its type have a publisher."""
+    own, kind = node.get_fully_qualified_name() + "/", _type_name(images)
     others = [
         name
         for name, types in node.get_topic_names_and_types()
         if kind in types and node.count_publishers(name) and not name.startswith(own)
     ]
-    return f"on {topic}; image topics with a publisher: {', '.join(others) or 'none'}"
+    return f"on {images.topic_name}; image topics with a publisher: {', '.join(others) or 'none'}"
 
 
 def diagnostic_array(
-    stamp: Time, name: str, statistics: Statistics, verdict: tuple[bytes, str], facts: Mapping[str, str]
+    stamp: Time, name: str, statistics: Statistics, assessment: tuple[bytes, str], facts: Mapping[str, str]
 ) -> DiagnosticArray:
     """The message: one status called `name`, with all counters and `facts`."""
-    level, message = verdict
+    level, message = assessment
     values = [KeyValue(key=key, value=value) for key, value in {**facts, **statistics.snapshot()}.items()]
     status = DiagnosticStatus(level=level, name=name, message=message, hardware_id="spd", values=values)
     array = DiagnosticArray(status=[status])

@@ -41,14 +41,15 @@ from spd_core.process import keep_freed_memory
 from . import parameters
 from .answers import Answers, Calibration
 from .conversions import stamp_ns
-from .diagnostics import SILENCE_S, Problems, Statistics, check_topics, diagnostic_array, verdict, where_images_are
+from .diagnostics import Problems, Statistics, assess, diagnostic_array
 from .frames import FrameScheduler
 from .parameters import Settings
 from .waypoints import FrameTransforms
 
-# A camera_info that is published once, before this node was there. A subscription like this hears no other kind of
-# publisher, so it stands beside the usual one.
+# For a camera_info that was published once, before this node was there. Subscribed to beside the usual one, which does
+# not get it, and only where there is such a publisher: all others would warn that they cannot serve it.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED_PERIOD_S = 0.5  # between looks for one
 OUTPUTS = {"depths": PointCloud2, "waypoint_depths": PointCloud2, "overlay": Image, "dense": Image}
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
@@ -86,7 +87,7 @@ class SPDNode(LifecycleNode):
         self._answers: Answers | None = None
         self._scheduler: FrameScheduler | None = None
         self._inputs: list[Subscription] = []
-        self._diagnostics_timer: Timer | None = None
+        self._clockwork: list[Timer] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -114,7 +115,7 @@ class SPDNode(LifecycleNode):
         self._settings, self._predictor = p, predictor
         self._statistics = Statistics()
         self._problems = Problems(self._statistics, self.get_logger().error)
-        quiet = PublisherEventCallbacks(use_default_callbacks=False)  # `check_topics` says it
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)  # `assess` says it
         for name, type_ in OUTPUTS.items():
             self._outputs[name] = self.create_lifecycle_publisher(
                 type_, f"~/{name}", p.qos[name], event_callbacks=quiet
@@ -144,7 +145,6 @@ class SPDNode(LifecycleNode):
         inputs: tuple[tuple[type, str, Callable[[Any], Any], QoSProfile], ...] = (
             (image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"]),
             (CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"]),
-            (CameraInfo, "camera_info", calibration.receive, LATCHED),
             (
                 PointCloud2,
                 "~/query_points",
@@ -153,18 +153,16 @@ class SPDNode(LifecycleNode):
             ),
             (Path, "~/waypoints", lambda m: scheduler.add_query(answers.read_waypoints(m)), p.qos["waypoints"]),
         )
-        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)  # `check_topics` says it
-        for type_, topic, callback, qos in inputs:
-            guarded = problems.guarded(f"reading {topic}", callback)
-            self._inputs.append(self.create_subscription(type_, topic, guarded, qos, event_callbacks=quiet))
+        for row in inputs:
+            self._subscribe(*row)
+        self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in self._inputs)}")
         # The steady clock: under use_sim_time, diagnostics must come also while no clock does.
-        self._diagnostics_timer = self.create_timer(
-            p.diagnostics_period_s,
-            problems.guarded("diagnostics", self._publish_diagnostics),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
-        topics = dict.fromkeys(subscription.topic_name for subscription in self._inputs)
-        self.get_logger().info(f"listening to {', '.join(topics)}")
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        for period_s, callback in (
+            (p.diagnostics_period_s, problems.guarded("diagnostics", self._publish_diagnostics)),
+            (LATCHED_PERIOD_S, problems.guarded("camera_info", partial(self._hear_latched, calibration.receive))),
+        ):
+            self._clockwork.append(self.create_timer(period_s, callback, clock=clock))
         return TransitionCallbackReturn.SUCCESS
 
     @transition
@@ -198,9 +196,9 @@ class SPDNode(LifecycleNode):
         if self._transforms is not None:
             self._transforms.close()
             self._transforms = None
-        if self._diagnostics_timer is not None:
-            self.destroy_timer(self._diagnostics_timer)
-            self._diagnostics_timer = None
+        for timer in self._clockwork:
+            self.destroy_timer(timer)
+        self._clockwork = []
 
     def _release(self) -> None:
         for publisher in self._outputs.values():
@@ -218,6 +216,18 @@ class SPDNode(LifecycleNode):
     def report(self, error: Exception) -> None:
         """Count and say an exception that came from outside of the callbacks' own guards."""
         self._problems.failed("spinning", error)
+
+    def _subscribe(self, type_: type, topic: str, callback: Callable[[Any], Any], qos: QoSProfile) -> None:
+        guarded = self._problems.guarded(f"reading {topic}", callback)
+        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)  # `assess` says it
+        self._inputs.append(self.create_subscription(type_, topic, guarded, qos, event_callbacks=quiet))
+
+    def _hear_latched(self, callback: Callable[[CameraInfo], None]) -> None:
+        """Subscribe to a latched camera_info as soon as there is one."""
+        publishers = self.get_publishers_info_by_topic("camera_info")
+        is_latched = any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
+        if is_latched and not any(subscription.qos_profile == LATCHED for subscription in self._inputs):
+            self._subscribe(CameraInfo, "camera_info", callback, LATCHED)
 
     def _on_image(self, scheduler: FrameScheduler, msg: Image | CompressedImage) -> None:
         self._statistics.image_received()
@@ -247,15 +257,8 @@ class SPDNode(LifecycleNode):
             facts |= {"device": str(predictor.device), "runtime": predictor.runtime}
         said = DiagnosticStatus.OK, "not active"
         if self._inputs:
-            check_topics(
-                self, self._problems, [i for i in self._inputs if i.qos_profile != LATCHED], self._outputs.values()
-            )
-            where = ""
-            if self._statistics.silence_s() > SILENCE_S:
-                kind = "sensor_msgs/msg/Image" if p.image_transport == "raw" else "sensor_msgs/msg/CompressedImage"
-                where = where_images_are(self, self._inputs[0].topic_name, kind)
-                self.get_logger().warning(f"no image for {SILENCE_S:.0f} s {where}", throttle_duration_sec=10.0)
-            said = verdict(self._statistics, self._problems, where)
+            inputs = [subscription for subscription in self._inputs if subscription.qos_profile != LATCHED]
+            said = assess(self, self._statistics, self._problems, inputs, self._outputs.values())
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), name, self._statistics, said, facts))
 

@@ -4,6 +4,7 @@ compares them)."""
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -214,6 +215,7 @@ def changes(asked: Iterable[Parameter], is_configured: bool) -> dict[str, Any]:
 def checked(name: str, value: Any) -> Any:
     """The value of a parameter in the type of its default, or ParameterError if it is of another or out of range."""
     row = PARAMETERS[name]
+    value = list(value) if isinstance(value, array) else value
     typed = _typed(value, row.default)
     if typed is None or not row.check(typed):
         raise ParameterError(f"parameter {name} is {value!r}; expected {row.expected} ({row.description})")
