@@ -35,9 +35,11 @@ def side_by_side(rows: list[list[np.ndarray]], gap: int = 4) -> np.ndarray:
     return picture
 
 
-def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: int = 12) -> np.ndarray:
+def draw_overlay(
+    rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: int = 12, caption: str = ""
+) -> np.ndarray:
     """RGB uint8 [H, W, 3] with points [K, 2] px in the colour of their depth [K] m; points without depth are grey
-    rings."""
+    rings. The caption stands in the upper left corner."""
     picture = np.ascontiguousarray(rgb).copy()
     height, width = picture.shape[:2]
     unit = max(height, width) / 640
@@ -54,6 +56,8 @@ def draw_overlay(rgb: np.ndarray, uv: np.ndarray, depth_m: np.ndarray, labels: i
     for i in chosen[np.linspace(0, len(chosen) - 1, min(labels, len(chosen))).astype(int)] if len(chosen) else []:
         _text(picture, f"{depth_m[i]:.2f}", (int(uv[i, 0] + 6 * unit), int(uv[i, 1] - 5 * unit)), 0.42 * unit)
     _scale_bar(picture, low, high, unit)
+    if caption:
+        _text(picture, caption, (round(8 * unit), round(18 * unit)), 0.5 * unit)
     return picture
 
 

@@ -173,14 +173,15 @@ class Predictor:
 
 class MetricScale(Protocol):
     """What is known of the scene beside the image (`scale.py`): `factor` turns answered metres into true ones,
-    `sigma_log` is the standard deviation of its logarithm. `correct` applies both to depths [K] m and the standard
-    deviations of their logarithms [K]."""
+    `sigma_log` is the standard deviation of its logarithm. `correct` applies both to depths [...] m and the standard
+    deviations of their logarithms [...]; `applied` are the factors [...] in depths that were corrected."""
 
     @property
     def factor(self) -> float: ...
     @property
     def sigma_log(self) -> float: ...
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def applied(self, corrected_m: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -272,10 +273,12 @@ class EncodedFrame:
         return self.answer(uv).xyz_m
 
     @torch.inference_mode()
-    def dense_depth(self) -> np.ndarray:
-        """z-depth, m, float32 [H, W], at every pixel of the image: what `depth_at` answers there."""
+    def dense_depth(self, scale: MetricScale | None = None) -> np.ndarray:
+        """z-depth, m, float32 [H, W], at every pixel of the image: what `answer` says there."""
         depth = self.predictor.model.decode_dense(self.features)
-        return F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy() * np.float32(self.focal_factor)
+        depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
+        depth_m = depth_m * np.float32(self.focal_factor)
+        return depth_m if scale is None else scale.correct(depth_m, np.full_like(depth_m, np.nan))[0]
 
 
 def _points(uv: np.ndarray) -> np.ndarray:

@@ -64,6 +64,10 @@ class FixedScale:
         """As `ScaleFilter.correct`."""
         return depth_m * np.float32(self.factor), np.hypot(sigma_log, np.float32(self.sigma_log))
 
+    def applied(self, corrected_m: np.ndarray) -> np.ndarray:
+        """The factors in corrected depths."""
+        return np.full_like(corrected_m, self.factor)
+
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
 # network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
@@ -79,19 +83,23 @@ _REFERENCE = np.dtype(
 class ScaleFilter:
     """The posterior of the scale, over time. One for each camera; not for two threads at once.
 
+    Args:
+        predictor: whose answers are corrected.
+        prior: of its errors; without it that of its checkpoint.
+        factor: that is expected before any reference, of a camera that was measured.
+
     Attributes:
         used, ignored: references taken so far, and those that were not usable: not finite, not positive, outside the
             image, or more than MOST_AT_ONCE.
     """
 
-    def __init__(self, predictor: Predictor, prior: ScalePrior | None = None) -> None:
+    def __init__(self, predictor: Predictor, prior: ScalePrior | None = None, factor: float = 1.0) -> None:
         self.prior = prior or ScalePrior.of(predictor)
         self.used = self.ignored = 0
         self._rng = np.random.default_rng(0)
         self._kept = np.zeros(0, _REFERENCE)
         self._stamp_s = -math.inf  # of the newest references
-        self._centre = np.zeros(2)
-        self._mean = np.zeros(2)
+        self._centre = self._mean = np.array([math.log(FixedScale(factor).factor), 0.0])
         self._covariance = self._prior_covariance = np.diag([self.prior.sigma_log**2, self.prior.sigma_slope**2])
         self._silence = 1.0  # how far the covariance has grown back to the prior's, 0 ... 1
 
@@ -113,8 +121,8 @@ class ScaleFilter:
         return math.sqrt(self._current_covariance()[0, 0])
 
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Depths of the network in true metres, float32 [K], and the standard deviation of their logarithm: from that
-        of the network (`sigma_log` [K], NaN where it says none), less what is known of the scale, and the scale's."""
+        """Depths of the network in true metres, float32 [...], and the standard deviation of their logarithm: of that
+        of the network (`sigma_log` [...], NaN where it says none) the part that is a point's own, and the scale's."""
         with np.errstate(invalid="ignore", divide="ignore"):
             x = np.log(depth_m.astype(np.float64) / self.prior.pivot_m)
         x = np.where(np.isfinite(x), x, 0.0)
@@ -123,6 +131,11 @@ class ScaleFilter:
         corrected_m = depth_m * np.exp(self._mean[0] + self._mean[1] * x)
         sigma = np.sqrt((self.prior.own_share * sigma_log.astype(np.float64)) ** 2 + variance)
         return corrected_m.astype(np.float32), sigma.astype(np.float32)
+
+    def applied(self, corrected_m: np.ndarray) -> np.ndarray:
+        """The factors that `correct` has multiplied depths with, from those that it gave, m."""
+        x = (np.log(corrected_m.astype(np.float64) / self.prior.pivot_m) - self._mean[0]) / (1 + self._mean[1])
+        return np.exp(self._mean[0] + self._mean[1] * x).astype(np.float32)
 
     def _current_covariance(self) -> np.ndarray:
         return self._covariance + self._silence * (self._prior_covariance - self._covariance)

@@ -143,16 +143,18 @@ def fit_prior(
     not measured here."""
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
-    pivot_m = float(np.exp(np.mean([math.log(np.median(s.depth_m[s.depth_m > 0])) for s in read_all(dataset)])))
-    scales, slopes, left = [], [], []
+    points = []
     for index, sample in enumerate(track(read_all(dataset), "prior", total=len(dataset), disable=not progress)):
         frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
-        network_m = frame.depth_at(at).astype(np.float64)
-        rows = np.stack([np.ones(len(at)), np.log(network_m / pivot_m)], axis=1)
-        ratio, weights = np.log(truth_m / network_m), np.ones(len(at))
+        points.append((frame.depth_at(at).astype(np.float64), truth_m))
+    pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
+    scales, slopes, left = [], [], []
+    for network_m, truth_m in points:
+        ratio, weights = np.log(truth_m / network_m), np.ones(len(truth_m))
+        rows = np.stack([np.ones(len(ratio)), np.log(network_m / pivot_m)], axis=1)
         for _ in range(10):  # Student's t by weights
             weighted = rows * weights[:, None]
-            fit = np.linalg.solve(weighted.T @ rows + 1e-3 * len(at) * np.diag([0, 1]), weighted.T @ ratio)
+            fit = np.linalg.solve(weighted.T @ rows + 1e-3 * len(ratio) * np.diag([0, 1]), weighted.T @ ratio)
             errors = ratio - rows @ fit
             width = _width(errors)
             weights = (NU + 1) / (NU + (errors / width) ** 2)

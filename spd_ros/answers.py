@@ -24,14 +24,16 @@ from spd_core.messages import (
     query_points,
 )
 from spd_core.pictures import draw_overlay
-from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.predictor import Answer, EncodedFrame, MetricScale, Predictor
 from spd_core.status import Status
 
 from .conversions import answer_cloud, depth_to_image, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
 from .frames import PendingImage, Query
+from .notes import Note
 from .parameters import Settings
-from .waypoints import NoTransformError, path_points
+from .scaling import Scaling
+from .waypoints import NoTransformError, Transforms, path_points
 
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
@@ -41,12 +43,6 @@ class Output(Protocol):
 
     def publish(self, msg: Any) -> None: ...
     def get_subscription_count(self) -> int: ...
-
-
-class Transforms(Protocol):
-    """Where frames are: see `waypoints.FrameTransforms`."""
-
-    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,7 @@ class Answers:
         predictor: encodes and answers.
         outputs: `depths`, `waypoint_depths`, `overlay` and `dense`.
         transforms: for waypoints.
+        scaling: what answers are corrected by.
         settings: may be replaced at any time.
         calibration: of the images.
         statistics: counts.
@@ -119,6 +116,7 @@ class Answers:
         predictor: Predictor,
         outputs: Mapping[str, Output],
         transforms: Transforms,
+        scaling: Scaling,
         settings: Settings,
         calibration: Calibration,
         statistics: Statistics,
@@ -128,6 +126,7 @@ class Answers:
         self._predictor = predictor
         self._outputs = outputs
         self._transforms = transforms
+        self._scaling = scaling
         self._calibration = calibration
         self._statistics = statistics
         self._problems = problems
@@ -182,13 +181,15 @@ class Answers:
     def answer(self, query: Query, frame: CameraFrame) -> None:
         """Publish the one answer to a query: from its frame."""
         started_s, decoding_s, count = time.monotonic(), 0.0, len(query.uv)
+        scale: MetricScale | None = None
         uv, waypoint_depth_m = query.uv, None if query.waypoints_m is None else _nan(count)
         try:
             status = np.full(count, Status.OK, np.uint8)
             if query.waypoints_m is not None:
                 uv, waypoint_depth_m, status = self._project(query.waypoints_m, query.header.frame_id, frame)
             decoding_from_s = time.monotonic()
-            answer = frame.encoded.answer(uv)
+            scale = self._scaling.scale()
+            answer = frame.encoded.answer(uv, scale)
             decoding_s = time.monotonic() - decoding_from_s
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
             self._problems.resolved("answer")
@@ -196,9 +197,12 @@ class Answers:
             self._problems.failed("answer", error)
             answer = _nothing(count, Status.FAILED)
         self._check_network(answer.status)
-        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + decoding_s)
+        applied = None if scale is None else scale.applied(answer.depth_m)
+        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + decoding_s, applied)
         if frame.rgb is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
-            self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, answer.depth_m), frame.header))
+            caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
+            picture = draw_overlay(frame.rgb, uv, answer.depth_m, caption=caption)
+            self._outputs["overlay"].publish(rgb_to_image(picture, frame.header))
 
     def refuse(self, query: Query, why: Status) -> None:
         """Publish the one answer to a query that has no frame: NaN, and why."""
@@ -209,12 +213,20 @@ class Answers:
         )
 
     def on_frame(self, frame: CameraFrame) -> None:
+        self._scaling.on_frame(frame.encoded, frame.header)
         columns, rows = self.settings.grid
         if columns and rows:
             uv = cell_centres(frame.encoded.size, columns, rows)
             self.answer(Query(stamp_ns(frame.header), uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame)
         if self._is_due("dense", self.settings.dense_rate_hz):
-            self._outputs["dense"].publish(depth_to_image(frame.encoded.dense_depth(), frame.header))
+            depth_m = frame.encoded.dense_depth(self._scaling.scale())
+            self._outputs["dense"].publish(depth_to_image(depth_m, frame.header))
+
+    def take(self, note: Note, frame: CameraFrame) -> None:
+        self._scaling.take(note, frame.encoded, frame.header)
+
+    def on_lost_notes(self, count: int) -> None:
+        self._statistics.count("references without image", count)
 
     def on_skip(self, count: int) -> None:
         self._statistics.count("images skipped", count)
@@ -268,10 +280,12 @@ class Answers:
         answer: Answer,
         waypoint_depth_m: np.ndarray | None,
         since_s: float,
+        applied: np.ndarray | None = None,
     ) -> None:
         """Publish an answer; the time since `since_s` is the node's own."""
         topic = "depths" if query.waypoints_m is None else "waypoint_depths"
-        self._outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, waypoint_depth_m))
+        applied = np.ones(len(uv), np.float32) if applied is None else applied
+        self._outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
         now_s = time.monotonic()
         self._statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
 

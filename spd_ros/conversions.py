@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,19 +81,34 @@ def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -
 
 
 def answer_cloud(
-    header: Header, uv: np.ndarray, ids: np.ndarray, answer: Answer, waypoint_depth_m: np.ndarray | None = None
+    header: Header,
+    uv: np.ndarray,
+    ids: np.ndarray,
+    answer: Answer,
+    scale: np.ndarray,
+    waypoint_depth_m: np.ndarray | None = None,
 ) -> PointCloud2:
     """An answer at points [K, 2] px with ids [K]: x y z (m, optical frame), depth and its standard deviation sigma (m),
-    u v (px), id, status; for waypoints also their own z-depth [K] m. NaN where there is no answer."""
-    layout: list[tuple[str, Any]] = [(name, "<f4") for name in ("x", "y", "z", "depth", "sigma", "u", "v")]
+    the scale [K] that is in it, u v (px), id, status; for waypoints also their own z-depth [K] m, and the probability
+    that something is in the way, where sigma says one. NaN where there is no answer."""
+    layout: list[tuple[str, Any]] = [(name, "<f4") for name in ("x", "y", "z", "depth", "sigma", "scale", "u", "v")]
     layout += [("id", ids.dtype), ("status", "u1")]
     if waypoint_depth_m is not None:
-        layout.append(("waypoint_depth", "<f4"))
+        layout += [("waypoint_depth", "<f4"), ("blocked", "<f4")]
     points = np.zeros(len(uv), dtype=np.dtype(layout, align=True))
     points["x"], points["y"], points["z"] = answer.xyz_m.T
     points["u"], points["v"] = uv.T
     points["depth"], points["sigma"], points["status"] = answer.depth_m, answer.sigma_m, answer.status
-    points["id"] = ids
+    points["id"], points["scale"] = ids, scale
     if waypoint_depth_m is not None:
         points["waypoint_depth"] = waypoint_depth_m
+        points["blocked"] = blocked_probability(answer, waypoint_depth_m)
     return array_to_cloud(points, header)
+
+
+def blocked_probability(answer: Answer, waypoint_depth_m: np.ndarray) -> np.ndarray:
+    """Probability [K] that what is seen in the direction of waypoints stands nearer than they are, if the error of log
+    depth is normal with the answer's sigma."""
+    with np.errstate(all="ignore"):
+        beyond = np.log(waypoint_depth_m / answer.depth_m) / (answer.sigma_m / answer.depth_m)
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in beyond.tolist()], np.float32)

@@ -8,7 +8,8 @@ the other answers queries, also while the next image is encoded. Their rules:
 - an image that a waiting query names is encoded first, the newest of them before the others;
 - otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
 - no image is begun while there is more to answer than what is being answered: answers that are slower than images slow
-  the images down.
+  the images down;
+- notes on images wait for the one nearest in time without asking for it, and come after all queries.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ import numpy as np
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
+
+from .notes import Note, Notes, near
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000
@@ -77,18 +80,17 @@ class Client(Protocol):
     def on_frame(self, frame: Any) -> None:
         """A newly encoded frame."""
 
+    def take(self, note: Note, frame: Any) -> None:
+        """A note on a frame."""
+
+    def on_lost_notes(self, count: int) -> None:
+        """So many notes came that no image is near, or more than can wait."""
+
     def on_skip(self, count: int) -> None:
         """So many images will not be encoded."""
 
     def on_error(self, work: str, error: Exception) -> None:
         """The method of the client called `work` raised; the threads go on."""
-
-
-def _near(stamps: Collection[int], stamp_ns: int, tolerance_ns: int) -> int | None:
-    if stamp_ns in stamps:
-        return stamp_ns
-    near = [s for s in stamps if abs(s - stamp_ns) <= tolerance_ns] if tolerance_ns else []
-    return min(near, key=lambda s: abs(s - stamp_ns), default=None)
 
 
 class Frames:
@@ -128,6 +130,7 @@ class FrameScheduler:
         self._tolerance_ns = tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
+        self._notes = Notes()
         self._newest_ns: int | None = None
         self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
         self._encoding_ns: int | None = None
@@ -170,6 +173,7 @@ class FrameScheduler:
             jumped = self._newest_ns is not None and stamp_ns + JUMP_NS < self._newest_ns
             if jumped:
                 self._frames = Frames(self._capacity)
+                self._notes.clear()
             self._frames.lost.pop(stamp_ns, None)
             self._newest_ns = stamp_ns
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
@@ -182,6 +186,12 @@ class FrameScheduler:
             self._waiting.append(query)
             self._condition.notify_all()
 
+    def add_note(self, note: Note) -> None:
+        with self._condition:
+            if lost := self._notes.add(note):
+                self._client.on_lost_notes(lost)
+            self._condition.notify_all()
+
     # --- under the lock
 
     def _wanted(self) -> set[int]:
@@ -189,7 +199,7 @@ class FrameScheduler:
         return {
             s
             for query in self._waiting
-            if query.stamp_ns and (s := _near(self._pending, query.stamp_ns, self._tolerance_ns)) is not None
+            if query.stamp_ns and (s := near(self._pending, query.stamp_ns, self._tolerance_ns)) is not None
         }
 
     def _drop_unwanted(self) -> None:
@@ -207,7 +217,7 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         stamp = query.stamp_ns
         kept = self._frames.kept
-        found = next(reversed(kept), None) if stamp == 0 else _near(kept, stamp, self._tolerance_ns)
+        found = next(reversed(kept), None) if stamp == 0 else near(kept, stamp, self._tolerance_ns)
         if found is not None:
             return partial(self._client.answer, query, kept[found])
         if self._is_being_encoded(query):
@@ -218,9 +228,9 @@ class FrameScheduler:
     def _why_not(self, query: Query) -> Status | None:
         """Why a query will have no frame; None while it may get one."""
         stamp = query.stamp_ns
-        is_pending = bool(self._pending) if stamp == 0 else _near(self._pending, stamp, self._tolerance_ns) is not None
+        is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
-            lost = _near(self._frames.lost, stamp, self._tolerance_ns)
+            lost = near(self._frames.lost, stamp, self._tolerance_ns)
             if lost is not None:
                 return self._frames.lost[lost]
             if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
@@ -237,7 +247,7 @@ class FrameScheduler:
 
     def _is_being_encoded(self, query: Query) -> bool:
         return self._encoding_ns is not None and (
-            query.stamp_ns == 0 or _near((self._encoding_ns,), query.stamp_ns, self._tolerance_ns) is not None
+            query.stamp_ns == 0 or near((self._encoding_ns,), query.stamp_ns, self._tolerance_ns) is not None
         )
 
     def _next_answer(self) -> Job | None:
@@ -249,12 +259,19 @@ class FrameScheduler:
             del self._waiting[i]
         else:
             ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
-            if (query := next(ahead, None)) is None:
-                return None
-            query.is_prepared = True
-            job = partial(self._client.prepare, query)
+            if (query := next(ahead, None)) is not None:
+                query.is_prepared = True
+                job = partial(self._client.prepare, query)
+            else:
+                return self._next_note()
         self._condition.notify_all()  # an image may have been held back for this
         return job
+
+    def _next_note(self) -> Job | None:
+        if lost := self._notes.expire(self._timeout_s):
+            self._client.on_lost_notes(lost)
+        found = self._notes.next(self._frames.kept, self._encoding_ns)
+        return None if found is None else partial(self._client.take, *found)
 
     def _next_image(self) -> Job | None:
         if self._fresh is not None or next(self._answerable(), None) is not None:
@@ -267,9 +284,11 @@ class FrameScheduler:
         return partial(self._encode_image, self._pending.pop(self._encoding_ns))
 
     def _patience_s(self) -> float | None:
-        """Seconds until the first of the waiting queries will have waited too long."""
-        first = min((query.received_s for query in self._waiting if not self._is_being_encoded(query)), default=None)
-        return None if first is None else max(first + self._timeout_s - time.monotonic(), 0) + 0.001
+        """Seconds until the first of the waiting queries or notes will have waited too long."""
+        waiting = [query.received_s for query in self._waiting if not self._is_being_encoded(query)]
+        ends_s = [max(min(waiting) + self._timeout_s - time.monotonic(), 0)] if waiting else []
+        ends_s += [end_s] if (end_s := self._notes.patience_s(self._timeout_s)) is not None else []
+        return min(ends_s) + 0.001 if ends_s else None
 
     # --- in the two threads
 

@@ -44,6 +44,7 @@ from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics, assess, diagnostic_array
 from .frames import FrameScheduler
 from .parameters import Settings
+from .scaling import SOURCES, Scaling
 from .waypoints import FrameTransforms
 
 # For a camera_info that was published once, before this node was there. Subscribed to beside the usual one, which does
@@ -86,6 +87,7 @@ class SPDNode(LifecycleNode):
         self._transforms: FrameTransforms | None = None
         self._answers: Answers | None = None
         self._scheduler: FrameScheduler | None = None
+        self._scaling: Scaling | None = None
         self._inputs: list[Subscription] = []
         self._clockwork: list[Timer] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -136,11 +138,14 @@ class SPDNode(LifecycleNode):
         )
         calibration = Calibration(self.resolve_topic_name(image_topic), statistics, problems)
         self._transforms = FrameTransforms(self, p.waypoint_frame, p.waypoint_transform)
-        answers = Answers(self._predictor, self._outputs, self._transforms, p, calibration, statistics, problems)
+        scaling = Scaling(self._predictor, self._transforms, p, statistics, problems)
+        answers = Answers(
+            self._predictor, self._outputs, self._transforms, scaling, p, calibration, statistics, problems
+        )
         scheduler = FrameScheduler(answers, p.frame_buffer, p.query_timeout_s, round(p.stamp_tolerance_s * 1e9))
         super().on_activate(state)
         scheduler.start()
-        self._answers, self._scheduler = answers, scheduler
+        self._answers, self._scheduler, self._scaling = answers, scheduler, scaling
         statistics.start()
         inputs: tuple[tuple[type, str, Callable[[Any], Any], QoSProfile], ...] = (
             (image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"]),
@@ -152,6 +157,10 @@ class SPDNode(LifecycleNode):
                 p.qos["query_points"],
             ),
             (Path, "~/waypoints", lambda m: scheduler.add_query(answers.read_waypoints(m)), p.qos["waypoints"]),
+            *(
+                (type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
+                for name, (type_, _) in SOURCES.items()
+            ),
         )
         for row in inputs:
             self._subscribe(*row)
@@ -191,7 +200,7 @@ class SPDNode(LifecycleNode):
         self._inputs = []
         if self._scheduler is not None:
             self._scheduler.stop()
-            self._scheduler = self._answers = None
+            self._scheduler = self._answers = self._scaling = None
             self._publish_diagnostics()
         if self._transforms is not None:
             self._transforms.close()
@@ -237,6 +246,10 @@ class SPDNode(LifecycleNode):
                 "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
             )
 
+    def _on_references(self, scheduler: FrameScheduler, scaling: Scaling, kind: str, msg: Any) -> None:
+        if (note := scaling.read(kind, msg)) is not None:
+            scheduler.add_note(note)
+
     def _on_set_parameters(self, asked: list[Parameter]) -> SetParametersResult:
         is_configured = self._state in ("inactive", "active")
         try:
@@ -245,8 +258,9 @@ class SPDNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         if is_configured:
             self._settings = p = replace(self._settings, **values)
-            if self._answers is not None and self._scheduler is not None:
+            if self._answers is not None and self._scheduler is not None and self._scaling is not None:
                 self._answers.settings = p
+                self._scaling.change(p)
                 self._scheduler.change(p.query_timeout_s, round(p.stamp_tolerance_s * 1e9))
         return SetParametersResult(successful=True)
 

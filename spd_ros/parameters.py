@@ -18,6 +18,7 @@ from spd_core.errors import SPDError
 from spd_core.runtimes import PRECISIONS, RUNTIMES
 
 MOST_GRID_POINTS = 1 << 20
+LEARNED_SCALES, FIXED_SCALES = ("references", "floor", "both"), ("off", "false")
 
 
 class ParameterError(SPDError):
@@ -118,6 +119,40 @@ class Settings:
         "a query and an image whose stamps differ by at most this belong together, s",
         at_run_time=True,
     )
+    scale: str = _one_of(
+        "off",
+        LEARNED_SCALES + FIXED_SCALES,
+        "what the scale of the answers is learned from: ~/reference_depths, ~/reference_scan and ~/reference_range, the"
+        " floor, or both; off is also false, which YAML makes of it; see docs/scale.md",
+        at_run_time=True,
+    )
+    scale_factor: float = _between(
+        1.0,
+        0.01,
+        100.0,
+        "what depths are multiplied with, of a camera that `spd calibrate-scale` measured; where the scale is learned,"
+        " what it is expected to be",
+        at_run_time=True,
+    )
+    reference_tolerance_s: float = _between(
+        0.1,
+        0.0,
+        3600.0,
+        "references are of the image nearest in time, if their stamps differ by at most this, s",
+        at_run_time=True,
+    )
+    camera_height_m: float = _between(
+        0.0, 0.0, 100.0, "height of the camera above the floor, m; 0 takes that of floor_frame", at_run_time=True
+    )
+    camera_tilt_deg: float = _between(
+        0.0, -89.0, 89.0, "how far the camera looks below the horizon, degrees, without floor_frame", at_run_time=True
+    )
+    floor_frame: str = _setting(
+        "",
+        "frame on the floor whose z axis points up, base_footprint say: TF from it gives height and tilt",
+        "a name",
+        at_run_time=True,
+    )
     overlay_rate_hz: float = _between(
         10.0, 0.1, 1000.0, "at most this many overlay pictures per second, and only while someone listens", True
     )
@@ -143,6 +178,9 @@ _QOS = {
     "camera_info": ("best_effort", 5, "best_effort accepts every publisher; latched ones are heard in any case"),
     "query_points": ("reliable", 50, "best_effort accepts every publisher, but may lose queries"),
     "waypoints": ("reliable", 10, "best_effort accepts every publisher, but may lose paths"),
+    "reference_depths": ("best_effort", 5, "best_effort accepts every publisher"),
+    "reference_scan": ("best_effort", 5, "best_effort accepts every publisher"),
+    "reference_range": ("best_effort", 5, "best_effort accepts every publisher"),
     "depths": ("reliable", 50, "reliable serves every subscriber"),
     "waypoint_depths": ("reliable", 10, "reliable serves every subscriber"),
     "overlay": ("reliable", 1, "reliable serves every subscriber"),

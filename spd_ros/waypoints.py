@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from geometry_msgs.msg import Transform
@@ -20,7 +20,7 @@ TF_WAIT_S = 0.1
 
 
 class NoTransformError(SPDError):
-    """The waypoints' frame is not known relative to the camera's; the text says what was tried."""
+    """The points' frame is not known relative to the camera's; the text says what was tried."""
 
 
 def path_points(msg: Path) -> np.ndarray:
@@ -40,6 +40,12 @@ def rigid_transform(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
     return np.array(rotation), translation
+
+
+class Transforms(Protocol):
+    """Where frames are."""
+
+    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray: ...
 
 
 class FrameTransforms:
@@ -92,7 +98,7 @@ class FrameTransforms:
             rotation, translation = rigid_transform([t.x, t.y, t.z, q.x, q.y, q.z, q.w])
         else:
             raise NoTransformError(
-                f"waypoints are in frame {frame_id!r}, the image in {image.frame_id!r}; tf2_ros is not installed here,"
+                f"points are in frame {frame_id!r}, the image in {image.frame_id!r}; tf2_ros is not installed here,"
                 " so send them in the image's frame, or set the parameters waypoint_frame and waypoint_transform"
             )
         return points_m @ rotation.T + translation

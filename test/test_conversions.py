@@ -24,7 +24,7 @@ from spd_core.messages import (
 )
 from spd_core.predictor import Answer
 from spd_core.status import Status
-from spd_ros.conversions import answer_cloud, depth_to_image, query_cloud, rgb_to_image
+from spd_ros.conversions import answer_cloud, blocked_probability, depth_to_image, query_cloud, rgb_to_image
 
 
 def picture(height: int = 24, width: int = 32) -> np.ndarray:
@@ -504,6 +504,17 @@ def test_broken_queries(msg, expected):
     assert point_count(msg) <= len(msg.data)
 
 
+def test_blocked_is_the_share_of_likely_depths_in_front_of_a_waypoint():
+    """Against depths drawn from what depth and sigma say."""
+    depth = np.array([2.0, 2.0, 2.0, 2.0, 2.0, np.nan], np.float32)
+    sigma = np.array([0.3, 0.3, 0.3, 0.05, np.nan, 0.3], np.float32)
+    waypoint = np.array([2.0, 1.6, 3.0, 1.6, 1.6, 1.6], np.float32)
+    blocked = blocked_probability(Answer(depth, sigma, np.zeros((6, 3)), np.zeros(6)), waypoint)
+    drawn = np.log(depth) + sigma / depth * np.random.default_rng(0).standard_normal((40_000, 1))
+    np.testing.assert_allclose(blocked[:4], np.mean(np.exp(drawn) < waypoint, axis=0)[:4], atol=0.01)
+    assert np.isnan(blocked[4:]).all()
+
+
 def test_answer_layout():
     ids = np.array([7, 9], np.uint32)
     depth = np.array([1.5, np.nan], np.float32)
@@ -513,6 +524,7 @@ def test_answer_layout():
         np.array([[3.0, 4.0], [5.0, 6.0]]),
         ids,
         Answer(depth, depth / 10, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE])),
+        np.array([1.25, np.nan], np.float32),
     )
     assert [(f.name, f.datatype) for f in msg.fields] == [
         ("x", 7),
@@ -520,6 +532,7 @@ def test_answer_layout():
         ("z", 7),
         ("depth", 7),
         ("sigma", 7),
+        ("scale", 7),
         ("u", 7),
         ("v", 7),
         ("id", 6),
@@ -531,4 +544,5 @@ def test_answer_layout():
     assert points["status"].tolist() == [0, 2]
     np.testing.assert_array_equal(points["z"], depth)
     np.testing.assert_array_equal(points["sigma"], depth / 10)
+    np.testing.assert_array_equal(points["scale"], [1.25, np.nan])
     np.testing.assert_allclose(points["x"], xyz[:, 0])

@@ -19,7 +19,7 @@ class Bench:
     def __init__(self, **settings):
         self.gate = threading.Semaphore(0)
         self.encoded, self.answers, self.errors, self.frames, self.prepared = [], [], [], [], []
-        self.skipped = 0
+        self.notes, self.skipped, self.lost_notes = [], 0, 0
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
@@ -53,6 +53,12 @@ class Bench:
 
     def on_frame(self, frame):
         self.frames.append(frame)
+
+    def take(self, note, frame):
+        self.notes.append((note.content, frame))
+
+    def on_lost_notes(self, count):
+        self.lost_notes += count
 
     def on_skip(self, count):
         self.skipped += count

@@ -1,0 +1,161 @@
+"""The scale of the node's answers: what it is, and the messages and the floor that it is learned from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import LaserScan, PointCloud2, Range
+from std_msgs.msg import Header
+
+from spd_core.floor import FloorPlane
+from spd_core.predictor import EncodedFrame, MetricScale, Predictor
+from spd_core.references import (
+    KnownPoints,
+    References,
+    cloud_references,
+    range_references,
+    references_in,
+    scan_references,
+)
+from spd_core.scale import FixedScale, ScaleFilter
+
+from .conversions import stamp_ns
+from .diagnostics import Problems, Statistics
+from .notes import Note
+from .parameters import LEARNED_SCALES, Settings
+from .waypoints import NoTransformError, Transforms
+
+FLOOR_PERIOD_S = 0.2  # between looks at the floor: they cost as much as a query of a hundred points
+# Inputs by topic: the type of their messages, and how they are read.
+SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = {
+    "reference_depths": (PointCloud2, cloud_references),
+    "reference_scan": (LaserScan, scan_references),
+    "reference_range": (Range, range_references),
+}
+
+
+class Scaling:
+    """One camera's scale, by the parameters `scale` and `scale_factor`. Used by one thread, but for `read` and `change`.
+
+    Args:
+        predictor: whose answers are scaled.
+        transforms: from the frames of sensors and of the floor to the camera's.
+        statistics: counts references, and says the scale.
+        problems: takes what is wrong with them.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        transforms: Transforms,
+        settings: Settings,
+        statistics: Statistics,
+        problems: Problems,
+    ):
+        self.settings = settings
+        self._predictor = predictor
+        self._transforms = transforms
+        self._statistics = statistics
+        self._problems = problems
+        self._filter: ScaleFilter | None = None
+        self._is_stale = True  # the filter is not what the settings ask for
+        self._looked_s = -np.inf  # when the floor was looked at
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other parameters; from any thread."""
+        before, self.settings = self.settings, settings
+        if (before.scale, before.scale_factor) != (settings.scale, settings.scale_factor):
+            self._is_stale = True
+
+    def read(self, kind: str, msg: Any) -> Note | None:
+        """The note of a message of a source; None where it cannot be read or nobody wants it."""
+        self._statistics.count(f"{kind} received")
+        if self.settings.scale not in ("references", "both"):
+            return None
+        try:
+            content = SOURCES[kind][1](msg)
+        except Exception as error:  # whatever it holds
+            self._statistics.count(f"{kind} bad")
+            self._problems.report(kind, str(error))
+            return None
+        self._problems.resolved(kind)
+        return Note(stamp_ns(msg.header), content, msg.header, round(self.settings.reference_tolerance_s * 1e9))
+
+    def scale(self) -> MetricScale | None:
+        """What answers are corrected by now."""
+        p = self.settings
+        if self._is_stale:
+            self._is_stale = False
+            is_learned = p.scale in LEARNED_SCALES
+            self._filter = ScaleFilter(self._predictor, factor=p.scale_factor) if is_learned else None
+            self._statistics.state("scale", f"{p.scale_factor:.3f}")
+        if self._filter is not None:
+            return self._filter
+        return FixedScale(p.scale_factor) if p.scale_factor != 1 else None
+
+    def take(self, note: Note, frame: EncodedFrame, header: Header) -> None:
+        """References of a frame with its header."""
+        self.scale()
+        if self._filter is None:
+            return
+        used, ignored = self._filter.used, self._filter.ignored
+        content = note.content
+        if isinstance(content, KnownPoints):
+            if frame.camera is None:
+                self._statistics.count("references without camera_info")
+                return
+            try:
+                points_m = self._transforms.to_optical(content.points_m, note.header.frame_id, header)
+            except NoTransformError as error:
+                self._statistics.count("references without transform")
+                self._problems.report("reference transform", error)
+                return
+            self._problems.resolved("reference transform")
+            content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
+        self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, stamp_ns(header) * 1e-9)
+        self._statistics.count("references used", self._filter.used - used)
+        self._statistics.count("references ignored", self._filter.ignored - ignored)
+        self._say()
+
+    def on_frame(self, frame: EncodedFrame, header: Header) -> None:
+        """Let time pass, and look at the floor of a new frame, where that is asked for."""
+        self.scale()
+        if self._filter is None:
+            return
+        stamp_s = stamp_ns(header) * 1e-9
+        self._filter.advance(stamp_s)
+        now_s = time.monotonic()
+        if self.settings.scale in ("floor", "both") and now_s - self._looked_s >= FLOOR_PERIOD_S:
+            self._looked_s = now_s
+            plane = self._plane(header)
+            if plane is not None and frame.camera is not None:
+                is_seen = self._filter.update_floor(frame, plane, stamp_s)
+                self._statistics.count("floor seen" if is_seen else "floor not seen")
+        self._say()
+
+    def _plane(self, header: Header) -> FloorPlane | None:
+        """The floor in the frame of an image, None where nothing says where it is."""
+        p = self.settings
+        if not p.floor_frame:
+            if p.camera_height_m == 0:
+                self._problems.report("floor", "the floor needs camera_height_m, or floor_frame and TF")
+                return None
+            self._problems.resolved("floor")
+            return FloorPlane.from_tilt(p.camera_height_m, p.camera_tilt_deg)
+        try:
+            origin, up = self._transforms.to_optical(np.array([[0.0, 0, 0], [0, 0, 1]]), p.floor_frame, header)
+            down = origin - up
+            plane = FloorPlane(p.camera_height_m or float(origin @ down), tuple(down))
+        except ValueError as error:  # no transform, or a camera below the floor
+            self._problems.report("floor", str(error))
+            return None
+        self._problems.resolved("floor")
+        return plane
+
+    def _say(self) -> None:
+        assert self._filter is not None, "said only of a scale that is learned"
+        self._statistics.state("scale", f"{self._filter.factor:.3f}")
+        self._statistics.state("scale sigma", f"{self._filter.factor * self._filter.sigma_log:.3f}")
