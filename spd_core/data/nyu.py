@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
-import h5py
 import numpy as np
-from scipy.io import loadmat
 
 from ..camera import Camera
+from ..extras import extra
 from .samples import DataError, Sample, checked
+
+if TYPE_CHECKING:
+    import h5py
 
 # Colour camera of the NYU toolbox (camera_params.m).
 CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
@@ -26,6 +29,12 @@ LAYOUTS = """\
                                    file lists and "sync.zip" of the BTS project)
   labelled .mat                    nyu_depth_v2_labeled.mat (v7.3) and splits.mat beside it (795 / 654 images; the NYU
                                    Depth V2 page)"""
+
+
+def _h5_file(file: Path) -> h5py.File:
+    with extra("train"):
+        import h5py
+    return h5py.File(file, "r")
 
 
 class H5Files:
@@ -45,7 +54,7 @@ class H5Files:
     def __getitem__(self, index: int) -> Sample:
         file = self.files[index]
         try:
-            with h5py.File(file, "r") as content:
+            with _h5_file(file) as content:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         except (OSError, KeyError, RuntimeError) as error:
             raise DataError(
@@ -157,7 +166,7 @@ class LabeledMat:
     def _content(self) -> h5py.File:
         """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), h5py.File(self.file, "r"))
+            self._opened = (os.getpid(), _h5_file(self.file))
         return self._opened[1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -179,6 +188,9 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     splits = file.parent / "splits.mat"
     if not splits.exists():
         raise DataError(f"{file} needs splits.mat beside it (the NYU Depth V2 page has it under 'train/test split')")
+    with extra("train"):
+        import h5py
+        from scipy.io import loadmat
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
     try:
         indices = loadmat(splits)[key].ravel().astype(int) - 1
