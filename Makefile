@@ -8,6 +8,7 @@ PYTHON := $(VENV)/bin/python
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # Of pyproject.toml, what .venv gets; `encoders` is only for training from pretrained weights.
 EXTRAS := train onnx ros dev
+PYTHON_VERSION := >=3.11,<3.14
 
 .PHONY: help setup demo test lint wheel bench requirements
 
@@ -22,7 +23,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml setup.py
 	  echo "This makes a .venv with its own ROS wheels, for 'make demo' and 'make test'."; fi
 	@command -v uv >/dev/null || [ -x $(VENV)-uv/bin/uv ] || { python3 -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; }
 	@uv=$$(command -v uv || echo $(VENV)-uv/bin/uv); set -e; \
-	  [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11,<3.14' $(VENV); \
+	  [ -x $(PYTHON) ] || $$uv venv -q --python '$(PYTHON_VERSION)' $(VENV); \
 	  env -u ROS_DISTRO -u AMENT_PREFIX_PATH $$uv pip install -q --compile-bytecode --python $(PYTHON) -r requirements.txt; \
 	  $$uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
