@@ -2,8 +2,8 @@
 
     python examples/ask_image.py photo.jpg 320,240 100,50 --camera 519,519,319.5,239.5
 
-The camera is fx,fy,cx,cy in px of this photograph; without it, metres assume the focal length that the network was trained
-at, and are off in proportion.
+The camera is fx,fy,cx,cy in px of this photograph; without it, metres assume the focal length that the network was
+trained at, and are off in proportion.
 """
 
 import argparse
@@ -22,13 +22,9 @@ def numbers(text: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image")
-    parser.add_argument(
-        "pixels", nargs="+", type=numbers, metavar="u,v", help="column and row, the centre of the first is 0,0"
-    )
+    parser.add_argument("pixels", nargs="+", type=numbers, metavar="u,v", help="(0, 0) is the centre of the first")
     parser.add_argument("--camera", type=numbers, metavar="fx,fy,cx,cy")
-    parser.add_argument(
-        "--weights", default="embedded", help="a checkpoint file instead of the weights that come with SPD"
-    )
+    parser.add_argument("--weights", default="embedded", help="a checkpoint file instead of SPD's own")
     arguments = parser.parse_args()
 
     bgr = cv2.imread(arguments.image, cv2.IMREAD_COLOR)
