@@ -156,7 +156,7 @@ class RadialLens:
     ):
         self._function, self._to_parameter, self._to_radius = function, to_parameter, to_radius
         with np.errstate(all="ignore"):
-            nodes = to_parameter(np.tan(np.linspace(0, np.arctan(to_radius(np.float64(last))), ANGLES)))
+            nodes = to_parameter(np.tan(np.linspace(0, np.arctan(to_radius(np.array(last))), ANGLES)))
             count, end = _ends(lambda value, _: function(value)[1], nodes, 1)
             self._values = np.append(nodes[: count[0]], end)
             self._images = np.maximum.accumulate(function(self._values)[0])
@@ -238,14 +238,15 @@ class DecentredLens:
         """Rays of images: Newton, with steps that stay among the valid rays and come nearer each time."""
         rays = np.full(images.shape, np.nan)
         with np.errstate(all="ignore"):
-            todo = np.flatnonzero(self._may_have_ray(images))
+            todo: np.ndarray = np.flatnonzero(self._may_have_ray(images))
             wanted = images[todo]
             tolerance = _tolerance(_lengths(wanted))
             here = self._along.near(wanted)
             here *= np.minimum(1.0, 0.999 * self._edge(here) / np.maximum(_lengths(here), 1e-300))[:, None]
             image, jacobian = self._map(here)
             miss = np.where(self._is_valid(here, jacobian), _lengths(wanted - image), np.inf)
-            step, share = _solved(jacobian, wanted - image), np.ones(len(todo))
+            step = _solved(jacobian, wanted - image)
+            share: np.ndarray = np.ones(len(todo))
             for _ in range(60):
                 rays[todo] = np.where((miss <= 100 * tolerance)[:, None], here, np.nan)
                 left = (miss > tolerance) & (share > 1e-4)
