@@ -28,7 +28,7 @@ KINDS = (
     (b"\x89PNG", "is a PNG picture"),
     (b"\xff\xd8\xff", "is a JPEG picture"),
     (b"%PDF", "is a PDF document"),
-    (b"\x80\x02", "is a Python pickle"),
+    *((bytes([0x80, version]), "is a Python pickle") for version in range(2, 6)),
     (b"SQLite format 3", "is an SQLite database"),
     (b"\x89MCAP", "is an MCAP bag"),
 )

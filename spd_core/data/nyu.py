@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 from scipy.io import loadmat
 
+from .. import files
 from ..camera import Camera
+from .images import read_colour_and_depth
 from .samples import DataError, Sample, checked
 
 # Colour camera of the NYU toolbox (camera_params.m).
@@ -28,13 +29,18 @@ LAYOUTS = """\
                                    Depth V2 page)"""
 
 
+# First bytes.
+MATLAB5, MATLAB73 = b"MATLAB 5.0", b"MATLAB 7.3"
+HDF5 = b"\x89HDF\r\n"
+
+
 class H5Files:
     """FastDepth / sparse-to-dense: one h5 file per frame."""
 
     layout = "NYU h5 (FastDepth, sparse-to-dense)"
 
-    def __init__(self, root: Path, files: list[Path]):
-        self.root, self.files = root, files
+    def __init__(self, root: Path, found: list[Path]):
+        self.root, self.files = root, found
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,9 +53,9 @@ class H5Files:
         try:
             with h5py.File(file, "r") as content:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
-        except (OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what the library makes of broken bytes
             raise DataError(
-                f"{file}: not a readable h5 file with 'rgb' and 'depth' ({error}); half downloaded?"
+                f"{file} {files.problem(file, HDF5)}; it is not a readable h5 file with 'rgb' and 'depth' ({error})"
             ) from error
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
@@ -59,12 +65,12 @@ class H5Files:
 def open_h5(path: Path, split: str) -> H5Files | None:
     """The h5 layout, or None where `path` has neither train/ nor val/ with h5 files in folders."""
     patterns = {"train": "train/*/*.h5", "test": "val/official/*.h5"}
-    if not any(next(path.glob(pattern), None) for pattern in patterns.values()):
+    found = {name: files.listed(path, pattern) for name, pattern in patterns.items()}
+    if not any(found.values()):
         return None
-    files = sorted(path.glob(patterns[split]))
-    if not files:
+    if not found[split]:
         raise DataError(f"{path} is {H5Files.layout}, but has no {patterns[split]} for the split {split!r}")
-    return H5Files(path, files)
+    return H5Files(path, found[split])
 
 
 class BTSList:
@@ -74,7 +80,7 @@ class BTSList:
 
     def __init__(self, base: Path, list_file: Path):
         self.base, self.list_file = base, list_file
-        self.lines = [line.split() for line in list_file.read_text().splitlines() if line.strip()]
+        self.lines = [line.split() for line in files.read_text(list_file, DataError).splitlines() if line.strip()]
         if not self.lines:
             raise DataError(f"{list_file} is empty")
         for number, fields in enumerate(self.lines, start=1):
@@ -89,23 +95,18 @@ class BTSList:
 
     def __getitem__(self, index: int) -> Sample:
         rgb_name, depth_name, focal = self.lines[index]
-        files = [self.base / name.lstrip("/") for name in (rgb_name, depth_name)]
-        bgr, depth_mm = (
-            cv2.imread(str(file), flag) for file, flag in zip(files, (cv2.IMREAD_COLOR, cv2.IMREAD_UNCHANGED))
-        )
-        for file, image in zip(files, (bgr, depth_mm)):
-            if image is None:
-                problem = "cannot be decoded as an image" if file.exists() else "does not exist"
-                raise DataError(f"{file} {problem} ({self.list_file.name}, line {index + 1})")
-        if depth_mm.dtype != np.uint16:
-            raise DataError(f"{files[1]}: depth is {depth_mm.dtype}, expected 16-bit PNG millimetres")
+        rgb_file, depth_file = (files.beside(self.base, name) for name in (rgb_name, depth_name))
+        try:
+            rgb, depth_m = read_colour_and_depth(rgb_file, depth_file)
+        except DataError as error:
+            raise DataError(f"{error} ({self.list_file.name}, line {index + 1})") from error
         camera = Camera(float(focal), float(focal) * CAMERA.fy / CAMERA.fx, CAMERA.cx, CAMERA.cy)
-        return checked(str(files[0]), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), depth_mm.astype(np.float32) / 1000, camera)
+        return checked(str(rgb_file), rgb, depth_m, camera)
 
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) > 0
+        return 0 < float(text) < float("inf")
     except ValueError:
         return False
 
@@ -125,7 +126,7 @@ def open_bts(path: Path, split: str) -> BTSList | None:
     if not lists[split]:
         raise DataError(f"{path} is {BTSList.layout}, but has no nyudepthv2_{split}_files_with_gt.txt")
     list_file = lists[split][0]
-    first = list_file.read_text().split(maxsplit=1)
+    first = files.read_text(list_file, DataError).split(maxsplit=1)
     folders = {
         "train": ("sync", "nyu_depth_v2/sync", "."),
         "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", "."),
@@ -133,7 +134,7 @@ def open_bts(path: Path, split: str) -> BTSList | None:
     bases = [
         base
         for folder in folders
-        if (base := path / folder).is_dir() and first and (base / first[0].lstrip("/")).exists()
+        if (base := path / folder).is_dir() and first and files.beside(base, first[0]).exists()
     ]
     return BTSList(bases[0] if bases else path / folders[0], list_file)
 
@@ -166,7 +167,7 @@ class LabeledMat:
             content = self._content()
             depths = content["rawDepths" if "rawDepths" in content else "depths"]
             rgb, depth_m = content["images"][at].transpose(2, 1, 0), depths[at].T
-        except (OSError, KeyError, ValueError, IndexError) as error:
+        except Exception as error:  # what the library makes of broken bytes
             raise DataError(f"{self.file}, image {at + 1}: cannot be read ({error})") from error
         return checked(f"{self.file}[{at + 1}]", np.ascontiguousarray(rgb), depth_m, CAMERA)
 
@@ -182,13 +183,19 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
     try:
         indices = loadmat(splits)[key].ravel().astype(int) - 1
+    except Exception as error:  # what the library makes of broken bytes
+        raise DataError(
+            f"{splits} {files.problem(splits, MATLAB5)}; it cannot be read as MATLAB file with {key!r} ({error})"
+        ) from error
+    try:
         with h5py.File(file, "r") as content:
             count = len(content["images"])
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
         raise DataError(
-            f"{file} or {splits} cannot be read ({error}); expected v7.3 'images' and 'rawDepths', and {key!r} in the"
-            " splits"
+            f"{file} {files.problem(file, MATLAB73)}; it cannot be read as MATLAB v7.3 file with 'images' and"
+            f" 'rawDepths' ({error})"
         ) from error
-    if len(indices) and indices.max() >= count:
-        raise DataError(f"{splits} names image {indices.max() + 1}, but {file} has {count}")
+    outside = indices[(indices < 0) | (indices >= count)]
+    if len(outside):
+        raise DataError(f"{splits} names image {outside[0] + 1}, but {file} has {count}, counted from 1")
     return LabeledMat(file, indices)

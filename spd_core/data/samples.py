@@ -101,6 +101,8 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
         raise DataError(
             f"{name}: depth is {list(depth_m.shape)} and the image {list(rgb.shape[:2])}; they must have the same size"
         )
+    if depth_m.dtype.kind not in "fiu":
+        raise DataError(f"{name}: depth is {depth_m.dtype}, expected numbers")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
     median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else 0.0
     if median > PLAUSIBLE_MEDIAN_M:
