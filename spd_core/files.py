@@ -99,6 +99,11 @@ def problem(path: Path, magic: bytes = b"") -> str:
     return f"is damaged or of another format ({size:,} bytes)"
 
 
+def fault(path: Path, error: Exception, magic: bytes = b"") -> str:
+    """As `problem`, of a file by which a library raised `error`; a KeyError of a whole one that lacks something."""
+    return f"{'lacks a part' if isinstance(error, KeyError) else problem(path, magic)} ({error})"
+
+
 def read_text(path: Path, error: type[SPDError] = FileError) -> str:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 

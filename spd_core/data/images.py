@@ -25,7 +25,7 @@ def _decoded(file: Path, flags: int) -> np.ndarray:
         pixels = None
     if pixels is None:
         magic = b"\xff\xd8\xff" if file.suffix.lower() in (".jpg", ".jpeg") else b"\x89PNG"
-        raise DataError(f"{file} {problem(file, magic)}; it cannot be decoded as an image")
+        raise DataError(f"{file} {problem(file, magic)}{'; it cannot be decoded as an image' if file.exists() else ''}")
     return pixels
 
 

@@ -55,7 +55,7 @@ class H5Files:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         except Exception as error:  # what the library makes of broken bytes
             raise DataError(
-                f"{file} {files.problem(file, HDF5)}; it is not a readable h5 file with 'rgb' and 'depth' ({error})"
+                f"{file} {files.fault(file, error, HDF5)}; expected an h5 file with 'rgb' and 'depth'"
             ) from error
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
@@ -185,15 +185,14 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
         indices = loadmat(splits)[key].ravel().astype(int) - 1
     except Exception as error:  # what the library makes of broken bytes
         raise DataError(
-            f"{splits} {files.problem(splits, MATLAB5)}; it cannot be read as MATLAB file with {key!r} ({error})"
+            f"{splits} {files.fault(splits, error, MATLAB5)}; expected a MATLAB file with {key!r}"
         ) from error
     try:
         with h5py.File(file, "r") as content:
             count = len(content["images"])
     except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
         raise DataError(
-            f"{file} {files.problem(file, MATLAB73)}; it cannot be read as MATLAB v7.3 file with 'images' and"
-            f" 'rawDepths' ({error})"
+            f"{file} {files.fault(file, error, MATLAB73)}; expected a MATLAB v7.3 file with 'images' and 'rawDepths'"
         ) from error
     outside = indices[(indices < 0) | (indices >= count)]
     if len(outside):

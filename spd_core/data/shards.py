@@ -51,7 +51,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | DataError:
         with np.load(file) as shard:
             rgb, depth_mm, cameras = (shard[name] for name in ("rgb", "depth_mm", "camera"))
     except Exception as error:  # what the library makes of broken bytes
-        return DataError(f"{file} {files.problem(file, b'PK')}; it is not a readable shard ({error}): {redraw}")
+        return DataError(f"{file} {files.fault(file, error, b'PK')}; expected a shard of rooms: {redraw}")
     if (
         (rgb.dtype, depth_mm.dtype) != (np.uint8, np.uint16)
         or (rgb.ndim, rgb.shape[-1], cameras.shape) != (4, 3, (SHARD, 4))
