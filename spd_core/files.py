@@ -88,7 +88,7 @@ def problem(path: Path, magic: bytes = b"") -> str:
         return f"is damaged, or was not written or copied to its end ({size:,} bytes)"
     for encoding_mark, _ in ENCODINGS:
         start = start.removeprefix(encoding_mark)
-    if start.lstrip().lower().startswith(MARKUP):
+    if start.replace(b"\x00", b"").lstrip().lower().startswith(MARKUP):  # in UTF-16 too
         return "is a web page, the answer of a server in place of the file: fetch the file itself"
     for first, words in KINDS:
         if start.startswith(first):
