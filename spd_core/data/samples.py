@@ -1,5 +1,4 @@
-"""What every data set yields, and how one is found: `open_dataset` looks at a folder, `check` opens every file of
-it."""
+"""What every data set yields."""
 
 from __future__ import annotations
 
@@ -14,6 +13,14 @@ from ..errors import SPDError
 
 # Nothing that these cameras measure is farther away; a larger median is a wrong unit.
 PLAUSIBLE_MEDIAN_M = 100.0
+
+
+def __getattr__(name: str):
+    if name != "open_dataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .layouts import open_dataset  # it was defined here, and is imported from here by those who use the library
+
+    return open_dataset
 
 
 class DataError(SPDError):
