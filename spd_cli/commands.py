@@ -24,6 +24,7 @@ from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.evaluation import Protocol, evaluate, write_report
+from spd_core.extras import extra
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
@@ -40,7 +41,8 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
         camera: fx, fy, cx, cy in px of the images in `image_dir`; a file camera.txt in that folder says the same.
         out: folder for overlay.png, depths.csv and the bag.
     """
-    from spd_ros.demo import run_demo  # the one command that needs ROS
+    with extra("ros"):
+        from spd_ros.demo import run_demo
 
     sys.exit(run_demo(image_dir, camera, out))
 
@@ -166,7 +168,8 @@ def replay(
             )
         )
     else:
-        from spd_ros import player as live
+        with extra("ros"):
+            from spd_ros import player as live
 
         process = None
         if node == "fresh":

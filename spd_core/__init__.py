@@ -5,3 +5,4 @@ from .model import SPD
 from .predictor import Predictor
 
 __all__ = ["SPD", "Camera", "Predictor"]
+__version__ = "0.2.0"

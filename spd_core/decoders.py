@@ -21,10 +21,7 @@ MakeHead = Callable[[int], Head]  # by its input channels
 
 
 class V15Decoder(nn.Module):
-    """The plan's local path (section 6.3): stride-8 branch, merged with level 1, up to full resolution.
-
-    Level 2 feeds only the encoder here, as in the plan; `RefineNetDecoder` really fuses it.
-    """
+    """The local path of `v15`: stride-8 branch, merged with level 1, up to full resolution. Level 2 is not used."""
 
     GLOBAL_PATH = GlobalPath
 
@@ -50,8 +47,7 @@ class V15Decoder(nn.Module):
 
 
 class RefineNetDecoder(nn.Module):
-    """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus
-    (Exp 12)."""
+    """DPT's own way to full resolution: refinenet2 with level 2, refinenet1 with level 1, its head."""
 
     GLOBAL_PATH = GlobalPath
 
@@ -101,7 +97,7 @@ class ReassembledDecoder(RefineNetDecoder):
 
 
 class DPTDecoder(nn.Module):
-    """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but
+    """The dense baseline: all four refinenets belong to the decoder, nothing is kept per frame but
     the encoder."""
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):

@@ -15,6 +15,7 @@ from rich.progress import track
 from .camera import Camera, cell_centres
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, Subset
+from .extras import extra
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
 from .pictures import colour_depth, depth_range
 from .predictor import Predictor
@@ -190,8 +191,9 @@ def write_report(result: dict, predictor: Predictor, dataset: Dataset, folder: s
 
 
 def _draw_report(result: dict, predictor: Predictor, dataset: Dataset, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("train"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     protocol = Protocol(**result["protocol"])
     dataset = limited(dataset, protocol.limit)

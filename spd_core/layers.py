@@ -203,7 +203,7 @@ def weighted_sum(rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); the plan has GELU
+    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); `v15` has GELU
     where they have ReLU."""
 
     def __init__(self, features: int, act: Callable[[], nn.Module] = GELU):

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from .camera import cell_centres, inside_image
 from .data.bag import BagFrame, Topics, read_frames
+from .extras import extra
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .predictor import Predictor
@@ -295,8 +296,9 @@ def write(result: Report, folder: str | Path) -> None:
 
 
 def _draw(result: Report, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("train"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 7), layout="constrained")
     FigureCanvasAgg(figure)

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -31,11 +30,15 @@ from .data.samples import Dataset, InMemory, Subset
 from .encoders import normalise
 from .errors import SPDError
 from .evaluation import Protocol, evaluate, limited, predict
+from .extras import extra
 from .losses import Loss
 from .metrics import collapsed, mean_metrics
 from .model import SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
+
+with extra("train"):
+    from lightning_fabric import Fabric
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
 FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
@@ -203,7 +206,8 @@ class _Run:
         self._resume()
         self.writer = None
         if fabric.is_global_zero:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only training needs it
+            with extra("train"):
+                from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
             self.writer = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
 

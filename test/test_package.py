@@ -86,10 +86,9 @@ def test_requirements_are_pinned_and_name_no_host():
 
 def test_launch_file_offers_its_arguments():
     pytest.importorskip("launch_ros", reason="the ROS 2 launch stack is not installed (it is not on PyPI)")
+    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
-
-    from launch import LaunchContext
 
     description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / "spd.launch.py"))
     names = {entity.name for entity in description.entities if isinstance(entity, DeclareLaunchArgument)}

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
-from scipy.io import loadmat
 
 from .. import files
 from ..camera import Camera
+from ..extras import extra
 from .images import read_colour_and_depth
 from .samples import DataError, Sample, checked
+
+if TYPE_CHECKING:
+    import h5py
 
 # Colour camera of the NYU toolbox (camera_params.m).
 CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
@@ -34,6 +37,12 @@ MATLAB5, MATLAB73 = b"MATLAB 5.0", b"MATLAB 7.3"
 HDF5 = b"\x89HDF\r\n"
 
 
+def _h5_reader() -> type[h5py.File]:
+    with extra("train"):
+        import h5py
+    return h5py.File
+
+
 class H5Files:
     """FastDepth / sparse-to-dense: one h5 file per frame."""
 
@@ -49,9 +58,9 @@ class H5Files:
         return str(self.files[index].relative_to(self.root))
 
     def __getitem__(self, index: int) -> Sample:
-        file = self.files[index]
+        file, h5 = self.files[index], _h5_reader()
         try:
-            with h5py.File(file, "r") as content:
+            with h5(file, "r") as content:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         except Exception as error:  # what the library makes of broken bytes
             raise DataError(
@@ -158,7 +167,7 @@ class LabeledMat:
     def _content(self) -> h5py.File:
         """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), h5py.File(self.file, "r"))
+            self._opened = (os.getpid(), _h5_reader()(self.file, "r"))
         return self._opened[1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -180,6 +189,9 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     splits = file.parent / "splits.mat"
     if not splits.exists():
         raise DataError(f"{file} needs splits.mat beside it (the NYU Depth V2 page has it under 'train/test split')")
+    h5 = _h5_reader()
+    with extra("train"):
+        from scipy.io import loadmat
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
     try:
         indices = loadmat(splits)[key].ravel().astype(int) - 1
@@ -188,7 +200,7 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
             f"{splits} {files.fault(splits, error, MATLAB5)}; expected a MATLAB file with {key!r}"
         ) from error
     try:
-        with h5py.File(file, "r") as content:
+        with h5(file, "r") as content:
             count = len(content["images"])
     except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
         raise DataError(
