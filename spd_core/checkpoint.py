@@ -4,10 +4,8 @@ pickled code."""
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,21 +102,6 @@ def is_checkpoint(path: str | Path) -> bool:
     return _open(path, tensors=False)[0].get("format") == FORMAT
 
 
-def read_torch(path: Path, device: torch.device | str = "cpu") -> Any:
-    """The content of a file that `torch.save` wrote: tensors and plain values, read without running pickled code.
-
-    Raises:
-        CheckpointError: it is missing, damaged, foreign, or holds other things.
-    """
-    try:
-        return torch.load(path, weights_only=True, map_location=device)
-    except Exception as error:  # whatever the bytes make the reader raise
-        is_whole = path.is_file() and zipfile.is_zipfile(path)
-        what = "holds more than tensors and plain values" if is_whole else files.problem(path, b"PK\x03\x04")
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} {what}; it is not a file that can be read safely ({first_line})") from error
-
-
 def read_state(path: Path, device: torch.device | str) -> dict:
     """What a training needs to go on, from its state.pt.
 
@@ -126,8 +109,8 @@ def read_state(path: Path, device: torch.device | str) -> dict:
         CheckpointError: it is damaged or something else; the message says how to do without.
     """
     try:
-        state = read_torch(path, device)
-    except CheckpointError as error:
+        state = files.read_torch(path, device)
+    except files.FileError as error:
         raise CheckpointError(f"{error}: the run cannot go on from it; {WITHOUT_STATE}") from error
     kinds = {"recipe": dict, "model": dict, "optimizer": dict, "step": int, "history": list, "best": dict}
     if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):

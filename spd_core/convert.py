@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import files
 from .camera import Camera
-from .checkpoint import CheckpointError, read_torch
+from .checkpoint import CheckpointError
 from .model import PRESETS, SPD
 from .predictor import Predictor
 
@@ -158,7 +158,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download"
             " fetches them. The weights 'embedded' run without any"
         )
-    content = read_torch(path)
+    content = files.read_torch(path, error=CheckpointError)
     content = content.get("model", content) if isinstance(content, dict) else {}
     tensors = {str(name).removeprefix("module."): x for name, x in content.items() if isinstance(x, Tensor)}
     if not tensors:

@@ -15,6 +15,7 @@ from rich.progress import track
 from .camera import Camera, cell_centres
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, Subset
+from .errors import SPDError
 from .extras import extra
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
 from .pictures import colour_depth, depth_range
@@ -54,16 +55,16 @@ class Protocol:
 
     def __post_init__(self):
         if self.crop not in ("auto", "none", "eigen"):
-            raise ValueError(f"crop must be auto, none or eigen, got {self.crop!r}")
+            raise SPDError(f"crop must be auto, none or eigen, got {self.crop!r}")
         if self.points is not None and self.grid is not None:
-            raise ValueError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
+            raise SPDError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
         for name, value in (
             ("points", self.points),
             ("limit", self.limit),
             *(("grid", extent) for extent in self.grid or ()),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise SPDError(f"{name} must be positive, got {value}")
 
 
 def evaluate(

@@ -6,9 +6,11 @@ from __future__ import annotations
 import errno
 import os
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import SPDError
 
@@ -132,6 +134,24 @@ def read_text(path: Path, error: type[SPDError] = FileError) -> str:
     if text.lstrip().lower().startswith((*(mark.decode() for mark in MARKUP), "version https://git-lfs")):
         raise error(f"{path} {problem(path)}")
     return text
+
+
+def read_torch(path: Path, device: Any = "cpu", error: type[SPDError] = FileError) -> Any:
+    """The content of a file that `torch.save` wrote, on a device: tensors and plain values, read without running
+    pickled code.
+
+    Raises:
+        SPDError: of the class `error`: the file is missing, damaged, foreign, or holds other things.
+    """
+    import torch  # seconds, for what reads no tensors
+
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except Exception as reason:  # whatever the bytes make the reader raise
+        is_whole = path.is_file() and zipfile.is_zipfile(path)
+        what = "holds more than tensors and plain values" if is_whole else problem(path, b"PK\x03\x04")
+        first_line = (str(reason).splitlines() or [type(reason).__name__])[0]
+        raise error(f"{path} {what}; it is not a file that can be read safely ({first_line})") from reason
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pictures from files: colour, and depth as 16-bit PNG in millimetres.
+"""Pictures from files and to files: colour, and depth as 16-bit PNG in millimetres.
 
 Their pixels are the file's own, as the sensor saw them: a rotation that EXIF asks for is not applied. Only depth that
 was made from the turned picture, which its size shows, has the picture turned to it.
@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..files import problem
+from ..files import problem, write_bytes
 from .samples import DataError
 
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -51,3 +51,17 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
         turned = read_colour(colour_file, TURNED)
         rgb = turned if turned.shape[:2] == depth_mm.shape else rgb
     return rgb, depth_mm.astype(np.float32) / 1000
+
+
+def write_picture(file: Path, rgb: np.ndarray) -> None:
+    """RGB uint8 [H, W, 3] to a file, in the format of its suffix.
+
+    Raises:
+        FileError: it cannot be written.
+        DataError: there is no such format.
+    """
+    try:
+        data = cv2.imencode(file.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
+    except cv2.error as error:
+        raise DataError(f"{file} has no suffix of a picture, such as .png or .jpg") from error
+    write_bytes(file, data.tobytes())
