@@ -78,8 +78,8 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     images = torch.randn(1, 3, *size, device=DEVICE)
     features, dpt_features = model.encode(images), dpt.encode(images)
     macs = {
-        "dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids),
-        "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids),
+        "dense": model.sparse_decoder.multiply_accumulates(features.grids),
+        "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
     whole, maps = (
         model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0),

@@ -323,7 +323,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         decoder, grids = model.sparse_decoder, features.grids
         counts = (
             counter.get_total_flops() / 2,
-            decoder.multiply_accumulates(inputs=grids),
+            decoder.multiply_accumulates(grids),
             decoder.multiply_accumulates(decoder.plan(points, grids)),
         )
         parameters = sum(model.parameter_groups().values())
