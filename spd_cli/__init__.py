@@ -42,13 +42,14 @@ def _run(arguments: list[str]) -> None:
 
     from spd_core.process import keep_freed_memory
 
-    from .parser import Parser, spelled_out
+    from .parser import Parser, check_settings_files, spelled_out
 
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if name is None:
         _overview().parse_args(arguments or ["--help"])  # prints, and exits
         return
     keep_freed_memory()
+    check_settings_files(arguments)
     result = auto_cli({name: _loaded(COMMANDS[name])}, args=spelled_out(arguments), parser_class=Parser)
     if name == "train":
         import_module("spd_core.training").train(result)

@@ -252,7 +252,7 @@ def check(path: Path, workers: int = 2) -> None:
             break
     make_console().print(table)
     if faults:
-        raise DataError(f"{path}: {faults} faults, named above")
+        raise DataError(f"{path} is not whole: {faults} faults, named above")
 
 
 def preview(

@@ -33,6 +33,15 @@ def spelled_out(arguments: list[str]) -> list[str]:
     return result
 
 
+def check_settings_files(arguments: list[str]) -> None:
+    """Say of a `--config` that it is no file; the parser would look for settings in its name."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = argument.partition("=")
+        file = value if equals else following
+        if name == "--config" and not file.startswith("{") and not expanded(file).is_file():
+            raise FileError(f"the settings {file} {problem(expanded(file))}; expected a YAML file")
+
+
 class Parser(ArgumentParser):
     """Reads settings past what other systems leave in a file, and suggests the near name where one is unknown."""
 

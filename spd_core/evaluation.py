@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from . import files
 from .camera import Camera, cell_centres
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, Subset
@@ -181,13 +181,12 @@ def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: 
 def write_report(result: dict, predictor: Predictor, dataset: Dataset, folder: str | Path) -> None:
     """`result` of `evaluate` as result.json (all but the images), per_image.csv and report.png: errors, and the best
     and worst images."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "per_image"}, indent=1))
-    with (folder / "per_image.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(max(result["per_image"], key=len)))
-        writer.writeheader()
-        writer.writerows(result["per_image"])
+    folder = files.make_folder(folder)
+    summary = {key: value for key, value in result.items() if key != "per_image"}
+    files.write_text(folder / "result.json", json.dumps(summary, indent=1))
+    columns = list(max(result["per_image"], key=len))
+    rows = ([image.get(name, "") for name in columns] for image in result["per_image"])
+    files.write_csv(folder / "per_image.csv", columns, rows)
     _draw_report(result, predictor, dataset, folder / "report.png")
 
 
@@ -227,13 +226,14 @@ def _draw_report(result: dict, predictor: Predictor, dataset: Dataset, path: Pat
             ),
         ):
             axis.imshow(picture)
-            axis.set_title(name, fontsize=9)
+            axis.set_title(name, fontsize=9, parse_math=False)
         bar = axes[3].imshow(error, vmin=0, vmax=0.5, cmap="magma")
         axes[3].set_title("relative error", fontsize=9)
         row.colorbar(bar, ax=axes[3])
         for axis in axes:
             axis.axis("off")
-    figure.savefig(path, dpi=80)
+    with files.replaced(path) as partial:
+        figure.savefig(partial, dpi=80, format="png")
 
 
 def _draw_error_against_depth(axis, samples: list[Sample], predictor: Predictor, protocol: Protocol) -> None:

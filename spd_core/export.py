@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SPDError
+from .files import make_folder, write_bytes
 from .model import SPD, Features
 
 OPSET = 17
@@ -140,8 +141,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ExportError: the packages are missing, or an output differs by more than 1e-3.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     maps = {name: x.numpy() for name, x in model.encode(images).maps.items()}
     depth = model.decoder(**{name: torch.from_numpy(x) for name, x in maps.items()}).numpy()
@@ -150,7 +150,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
         ("decoder", decoder_graph(model, size), maps, {"depth": depth}),
     ):
-        (folder / f"{name}.onnx").write_bytes(graph)
+        write_bytes(folder / f"{name}.onnx", graph)
         session = _session(graph)
         used = {value.name for value in session.get_inputs()}
         for output, value in zip(

@@ -3,11 +3,12 @@ name says, and replaced in one step."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     with replaced(path) as partial:
         # File names that are no UTF-8 come back as the bytes they were.
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Replace a file by a table, as `replaced` does."""
+    with replaced(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
