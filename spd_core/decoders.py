@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from .fusion import GlobalPath, ReassembledGlobalPath
+from .fusion import AttentiveGlobalPath, GlobalPath, ReassembledGlobalPath
 from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, ResidualUnit, Resize
 
 Channels = tuple[int, int, int, int]  # of the four encoder levels
@@ -152,7 +152,12 @@ class LiteFineDecoder(LiteDecoder):
         return self.upsample(self.head(self.act(self.fine(self.act(x)))))
 
 
+class LiteAttn(LiteDecoder):
+    GLOBAL_PATH = AttentiveGlobalPath
+
+
 DECODERS = {
+    "lite_attn": LiteAttn,
     "v15": V15Decoder,
     "lite": LiteDecoder,
     "lite_fine": LiteFineDecoder,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import GELU, Conv3x3, FeatureFusion, Projection
@@ -37,8 +38,11 @@ class GlobalPath(nn.Module):
     def forward(
         self, level3: Tensor, level4: Tensor
     ) -> Tensor:  # [B, H3, W3, C3], [B, H4, W4, C4] -> [B, 2 H3, 2 W3, D]
-        coarse = self.refine4(self.project4(level4), like=level3)
+        coarse = self.refine4(self.project_coarsest(level4), like=level3)
         return self.refine3(self.project3(level3), coarse)
+
+    def project_coarsest(self, level4: Tensor) -> Tensor:  # [B, H4, W4, C4] -> [B, H4, W4, D]
+        return self.project4(level4)
 
 
 class ReassembledGlobalPath(GlobalPath):
@@ -47,3 +51,25 @@ class ReassembledGlobalPath(GlobalPath):
 
     def __init__(self, channels: tuple[int, int, int, int], features: int):
         super().__init__(channels, features, partial(Conv3x3, bias=False), nn.ReLU)
+
+
+class AttentiveGlobalPath(GlobalPath):
+    """The same with one self-attention layer over the coarsest level (80 sites of a 240x320 image): how far things are
+    is read from the whole picture, and a small encoder's own view of it is narrow. Without position embedding, so that
+    any size of image will do."""
+
+    HEADS = 4
+
+    def __init__(self, channels: tuple[int, int, int, int], features: int):
+        super().__init__(channels, features)
+        self.norm = nn.LayerNorm(features)
+        self.qkv = nn.Linear(features, 3 * features)
+        self.attended = nn.Linear(features, features)
+
+    def project_coarsest(self, level4: Tensor) -> Tensor:
+        x = self.project4(level4)
+        height, width = x.shape[1:3]
+        qkv = self.qkv(self.norm(x)).flatten(1, 2).unflatten(-1, (3, self.HEADS, -1))  # [B, N, 3, heads, D / heads]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return x + self.attended(attended).unflatten(1, (height, width))

@@ -1,13 +1,16 @@
 """Augmentation keeps geometry: a 3-D point stays where it is (or is mirrored, or turned with the camera) in every
 augmented image."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
 from spd_core.camera import Camera
-from spd_core.data.augment import Augmentation, crop, flip, resize, rotate
+from spd_core.data.augment import Augmentation, rotation, seen_by
 from spd_core.data.loader import AugmentedSamples, training_batches
-from spd_core.data.samples import DataError, Sample
+from spd_core.data.samples import DataError, InMemory, Sample
 
 CAMERA = Camera(300.0, 300.0, 161.3, 118.7)
 NO_COLOUR = {"colour": 0.0}
@@ -34,38 +37,60 @@ def rgb(depth_m):
     return np.repeat((depth_m * 40).astype(np.uint8)[..., None], 3, -1)
 
 
-def test_crop_keeps_points():
-    _, depth_m, camera = crop(rgb(plane()), plane(), CAMERA, 13, 7, 301, 200)
-    assert depth_m.shape == (193, 288)
-    assert np.abs(on_plane(points(depth_m, camera))).max() < 1e-4
+def texture(camera: Camera, size: tuple[int, int]) -> np.ndarray:
+    """A smooth picture that is a function of the direction of the ray alone: uint8 [H, W, 3]."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    ray = np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(size)], axis=-1)
+    return colour_of(ray)
 
 
-def test_flip_mirrors_points():
-    _, depth_m, camera = flip(rgb(plane()), plane(), CAMERA)
-    assert np.abs(on_plane(points(depth_m, camera), mirrored=True)).max() < 1e-4
+def colour_of(ray: np.ndarray) -> np.ndarray:
+    ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
+    return (127 + 110 * np.sin(ray * [5.0, 6.0, 9.0])).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.73, 1.4])
-def test_resize_keeps_points(scale):
-    _, depth_m, camera = resize(rgb(plane()), plane(), CAMERA, scale)
-    assert depth_m.shape == (round(240 * scale), round(320 * scale))
+@pytest.mark.parametrize("scale", [0.53, 0.73, 1.0, 1.4])
+@pytest.mark.parametrize("angles_deg", [(0, 0, 0), (0, 0, 12), (8, -6, 10)])
+def test_a_turned_camera_sees_the_same_points_and_colours(scale, angles_deg):
+    turn = rotation(*np.radians(angles_deg))
+    view = Camera(300 * scale, 300 * scale, 70.3, 55.7)
+    seen, depth_m = seen_by(view, turn, (120, 150), texture(CAMERA, (240, 320)), plane(), CAMERA)
+    known = depth_m > 0
+    assert known.mean() > 0.5
+    back = points(depth_m, view) @ turn.T
     slope = np.abs(np.diff(plane(), axis=1)).max() + np.abs(np.diff(plane(), axis=0)).max()
-    assert np.abs(on_plane(points(depth_m, camera))).max() < 0.75 * slope * max(
-        1, 1 / scale
-    )  # the nearest pixel is at most half a pixel away
-    assert abs(on_plane(points(depth_m, camera)).mean()) < 0.02 * slope  # and not to one side
+    assert np.abs(on_plane(back)).max() < 0.8 * slope * max(1, 1 / scale)  # the nearest pixel is half a pixel away
+    assert abs(on_plane(back).mean()) < 0.02 * slope  # and not to one side
+    y, x = np.mgrid[:120, :150]
+    ray = np.stack([(x - view.cx) / view.fx, (y - view.cy) / view.fy, np.ones((120, 150))], axis=-1) @ turn.T
+    inner = cv2.erode(known.astype(np.uint8), np.ones((9, 9))) > 0
+    assert np.abs(seen.astype(int) - colour_of(ray))[inner].max() <= 3
 
 
-def test_rotation_is_a_roll_of_the_camera():
-    angle = 8.0
-    _, depth_m = rotate(rgb(plane()), plane(), CAMERA, angle)
-    turned = points(depth_m, CAMERA)
-    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    back = turned @ np.array(
-        [[c, s, 0], [-s, c, 0], [0, 0, 1]]
-    )  # image y is down: OpenCV's positive angle turns x towards -y
-    slope = np.abs(np.diff(plane(), axis=1)).max() + np.abs(np.diff(plane(), axis=0)).max()
-    assert np.abs(on_plane(back)).max() < 1.5 * slope
+def test_beyond_the_picture_there_is_no_depth():
+    turn = rotation(0.0, np.radians(40), 0.0)
+    seen, depth_m = seen_by(CAMERA, turn, (240, 320), rgb(plane()), plane(), CAMERA)
+    assert (depth_m == 0).mean() > 0.3
+    assert seen[depth_m == 0].mean() > 5  # but a picture: a black corner would say where the edge is
+
+
+def test_a_mirror_image_mirrors_points():
+    sample = Sample("s", rgb(plane()), plane(), CAMERA)
+    augment = Augmentation(rotate_deg=0, flip=1.0, crop=(200, 300), **NO_COLOUR)
+    out = augment(sample, np.random.default_rng(0))
+    assert np.abs(on_plane(points(out.depth_m, out.camera), mirrored=True)).max() < 1e-4
+
+
+def test_every_random_view_keeps_points():
+    sample = Sample("s", rgb(plane()), plane(), CAMERA)
+    augment = Augmentation(border_px=6, rotate_deg=0, scale=(0.9, 1.4), flip=0, crop=(160, 200), **NO_COLOUR)
+    for seed in range(20):
+        out = augment(sample, np.random.default_rng(seed))
+        assert 0.9 <= out.camera.focal_px / CAMERA.focal_px <= 1.4
+        assert np.abs(on_plane(points(out.depth_m, out.camera))).max() < 0.05
+    tilted = replace(augment, rotate_deg=15.0, tilt_deg=8.0)
+    shares = [(tilted(sample, np.random.default_rng(seed)).depth_m > 0).mean() for seed in range(20)]
+    assert min(shares) > 0.7  # it looks where the picture is
 
 
 def test_whole_chain_on_nyu_size():
@@ -90,12 +115,28 @@ def test_colour_stays_in_its_ranges_and_depth_untouched():
     assert (augment(sample, np.random.default_rng(0)).depth_m == 1).all()
 
 
+def test_exposures_change_the_picture_and_nothing_else():
+    depth_m = plane()
+    picture = texture(CAMERA, depth_m.shape)
+    picture[::8] = 20  # lines, to see a blur
+    sample = Sample("s", picture, depth_m, CAMERA)
+    still = {"rotate_deg": 0.0, "flip": 0.0, **NO_COLOUR}
+    for change in ({"grey": 1.0}, {"jpeg": 1.0}, {"blur_px": 2.0}, {"noise": 12.0}):
+        changed = [Augmentation(**still, **change)(sample, np.random.default_rng(seed)) for seed in range(12)]
+        differs = [np.abs(s.rgb.astype(int) - sample.rgb).mean() for s in changed]
+        assert max(differs) > 0.3, change
+        assert max(differs) < 80, change
+        assert all((s.depth_m == depth_m).all() and s.camera == CAMERA for s in changed)
+    grey = Augmentation(**still, grey=1.0)(sample, np.random.default_rng(0)).rgb
+    assert (grey == grey[..., :1]).all()
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
         (
             Sample("small", np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), np.float32), CAMERA),
-            r"small: \[64, 64\] px are fewer than the crop \[100, 100\]",
+            r"small: \[64, 64\] px, scaled by 1, are fewer than the crop \[100, 100\]",
         ),
         (Sample("x", np.zeros((200, 200, 3), np.uint8), None, CAMERA), "x: training needs depth"),
         (
@@ -129,7 +170,7 @@ class Planes:
 
 def test_target_is_the_depth_of_the_training_focal_length():
     samples = AugmentedSamples(
-        Planes(),
+        [(Planes(), 1.0)],
         Augmentation(rotate_deg=0, scale=(0.5, 0.5), crop=(100, 100), **NO_COLOUR),
         training_focal_px=450.0,
         seed=0,
@@ -148,14 +189,14 @@ def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     sample = augment(Sample("plane", rgb(plane()), plane(), CAMERA), np.random.default_rng(0), focal_px=focal_px)
     assert sample.camera.focal_px == pytest.approx(reached_px)
     assert np.abs(on_plane(points(sample.depth_m, sample.camera))).max() < 0.1
-    item = AugmentedSamples(Planes(), augment, focal_px, seed=0, to_focal=True)[0]
+    item = AugmentedSamples([(Planes(), 1.0)], augment, focal_px, seed=0, to_focal=True)[0]
     truth_m, share = plane() + int(item["name"][-1]), focal_px / reached_px
     assert share * truth_m.min() <= item["depth_m"].min() <= item["depth_m"].max() <= share * truth_m.max()
 
 
 def test_crops_of_a_batch_have_one_size_around_the_principal_point():
     augment = Augmentation(rotate_deg=0, flip=0, crop=(96, 128), crop_scale=(0.5, 1.8), **NO_COLOUR)
-    samples = AugmentedSamples(Planes(), augment, 300.0, seed=5, batch_size=4)
+    samples = AugmentedSamples([(Planes(), 1.0)], augment, 300.0, seed=5, batch_size=4)
     sizes = [tuple(batch["rgb"].shape[1:3]) for batch in training_batches(samples, 0, 6, 4)]
     assert len(set(sizes)) > 3
     assert all(48 <= height <= 176 and 64 <= width <= 232 and height % 8 == width % 8 == 0 for height, width in sizes)
@@ -166,7 +207,7 @@ def test_crops_of_a_batch_have_one_size_around_the_principal_point():
 
 
 def batches(first, last, batch_size, rank=0, world=1, workers=0):
-    samples = AugmentedSamples(Planes(), Augmentation(crop=(96, 128)), 300.0, seed=5)
+    samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
     return list(training_batches(samples, first, last, batch_size, rank, world, workers))
 
 
@@ -186,3 +227,42 @@ def test_broken_samples_are_replaced_and_named():
     assert len(names) == 12
     assert "plane 2" not in names
     assert names.count("plane 3") == 4
+
+
+class Constant:
+    """`count` samples of one depth."""
+
+    layout = "constant"
+
+    def __init__(self, depth_m: float, count: int):
+        self.depth_m, self.count = depth_m, count
+
+    def __len__(self):
+        return self.count
+
+    def name(self, index):
+        return f"{self.depth_m} m, {index}"
+
+    def __getitem__(self, index):
+        depth_m = np.full((64, 64), self.depth_m, np.float32)
+        return Sample(self.name(index), rgb(depth_m), depth_m, CAMERA)
+
+
+def test_a_mixture_draws_each_data_set_by_its_share_and_all_of_its_samples():
+    samples = AugmentedSamples(
+        [(Constant(1.0, 40), 3.0), (Constant(2.0, 10), 1.0)], Augmentation(rotate_deg=0), 300.0, 0
+    )
+    names = [samples[n]["name"] for n in range(800)]
+    assert sum(name.startswith("1.0") for name in names) == pytest.approx(600, abs=40)
+    assert len(set(names)) == 50
+    counts = np.unique(names, return_counts=True)[1]
+    assert counts.max() < 3 * counts.mean()
+
+
+def test_samples_kept_in_memory_are_the_same_broken_ones_too():
+    kept = InMemory(Planes())
+    assert [kept.name(i) for i in range(len(kept))] == [Planes().name(i) for i in range(6)]
+    assert (kept[3].depth_m == Planes()[3].depth_m).all()
+    for _ in range(2):
+        with pytest.raises(DataError, match="plane 2 is broken"):
+            kept[2]
