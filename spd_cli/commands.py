@@ -75,12 +75,12 @@ def evaluate_checkpoint(
         device: auto, cpu, cuda or cuda:<n>.
         workers: processes that read samples.
     """
-    protocol = Protocol(**protocol)
+    how = Protocol(**protocol)
     predictor = Predictor.load(weights, device)
     dataset = open_dataset(data, split)
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
-    own_size, size = predictor.input_size, protocol.resize_eval or first.rgb.shape[:2]
+    own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]
     if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
         say(
             f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval"
@@ -90,7 +90,7 @@ def evaluate_checkpoint(
         )
     if first.camera is None:
         say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
-    result = evaluate(predictor, dataset, protocol, constant_m=constant_m, workers=workers, progress=True)
+    result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
     result = {"weights": weights, "data": str(data), "split": split, "model": predictor.model.config_dict(), **result}
     scored = {
         weights: result["mean"],
@@ -273,16 +273,18 @@ def preview(
         count: number of samples.
         seed: of the choice and of the augmentation.
     """
+    if count < 1:
+        raise DataError(f"count must be positive, got {count}")
     dataset = open_dataset(path, split)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
         sample = dataset[int(index)]
-        crop = augment.crop or tuple(
-            min(wanted, int(0.87 * extent)) for wanted, extent in zip((416, 544), sample.rgb.shape[:2])
-        )
+        height, width = sample.rgb.shape[:2]
+        crop = augment.crop or (min(416, int(0.87 * height)), min(544, int(0.87 * width)))
         changed = [replace(augment, crop=crop)(sample, np.random.default_rng([seed, index, i])) for i in range(2)]
-        near, far = depth_range(sample.depth_m)
-        rows.append([picture for s in (sample, *changed) for picture in (s.rgb, colour_depth(s.depth_m, near, far))])
+        shown = [(s.rgb, s.depth_m) for s in (sample, *changed) if s.depth_m is not None]
+        near, far = depth_range(shown[0][1])
+        rows.append([picture for rgb, depth_m in shown for picture in (rgb, colour_depth(depth_m, near, far))])
     write_picture(out, side_by_side(rows))
     say(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
 
@@ -301,17 +303,16 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         config, origin = checkpoint.load(path).config_dict(), checkpoint.provenance(path)
         console.print({"file": str(path), "config": config, "provenance": origin})
         return
+    if not folder.is_dir():
+        raise FileError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give one to look in")
+    console.print(_presets())
+    _list_checkpoints(folder, console)
+
+
+def _presets() -> Table:
     table = Table(title="Presets; multiply-accumulates in G")
-    for column in (
-        "preset",
-        "encoder",
-        "its pretrained weights",
-        "input",
-        "parameters",
-        "encode",
-        "dense decoder",
-        "128 points",
-    ):
+    columns = ("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder")
+    for column in (*columns, "128 points"):
         table.add_column(column, no_wrap=True)
     for name, config in PRESETS.items():
         with torch.device("meta"):  # counted, not computed
@@ -335,15 +336,12 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
             f"{parameters / 1e6:.1f} M",
             *(f"{count / 1e9:.2f}" for count in counts),
         )
-    console.print(table)
-    _list_checkpoints(folder, console)
+    return table
 
 
 def _list_checkpoints(folder: Path, console: Console) -> None:
     """A table of the embedded weights and those below `folder`, and a line for each file that is damaged; whole files
     of others are left out."""
-    if not folder.is_dir():
-        raise FileError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give one to look in")
     found = Table("weights", "encoder", "licence", "from", title="Checkpoints")
     faults = []
     for path in [checkpoint.EMBEDDED, *listed(folder, "**/*.safetensors")]:
@@ -375,7 +373,7 @@ def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = 
     """
     model = checkpoint.load(weights)
     size = size or model.config.input_size
-    for name, difference in exporter.export(model, out, tuple(size)).items():
+    for name, difference in exporter.export(model, out, size).items():
         say(f"{name}: differs from torch by at most {difference:.1e} (relative)")
     say(f"wrote {out}/encoder.onnx and decoder.onnx for images of {size[1]}x{size[0]} px")
 

@@ -17,12 +17,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 from torch import Tensor
 
 from . import files
 from .camera import Camera
 from .checkpoint import CheckpointError
+from .data.images import read_colour
 from .model import PRESETS, SPD
 from .predictor import Predictor
 
@@ -81,24 +81,26 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
             f" depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
         )
     by_depth = {depth: name for name, (depth, _) in DATASETS.items()}
-    if dataset is None and max_depth_m is None:
-        raise CheckpointError(
-            f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim model,"
-            " 80 for Virtual KITTI"
-        )
     if max_depth_m is not None and max_depth_m not in by_depth:
         raise CheckpointError(f"max_depth_m is {max_depth_m}; expected 20 (Hypersim) or 80 (Virtual KITTI)")
-    if dataset is not None and max_depth_m not in (None, DATASETS[dataset][0]):
+    if dataset is None:
+        if max_depth_m is None:
+            raise CheckpointError(
+                f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
+                " model, 80 for Virtual KITTI"
+            )
+        dataset = by_depth[max_depth_m]
+    elif max_depth_m not in (None, DATASETS[dataset][0]):
         raise CheckpointError(
             f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}:"
             " every answer would be wrong in proportion"
         )
-    dataset = dataset or by_depth[max_depth_m]
     theirs = _read(path)
-    ours = {our_name(name): tensor for name, tensor in theirs.items() if our_name(name)}
+    renamed = ((our_name(name), tensor) for name, tensor in theirs.items())
+    ours = {name: tensor for name, tensor in renamed if name is not None}
     projection = ours.get("encoder.projects.0.weight")
     sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
-    if projection is None or projection.shape[1] not in sizes:
+    if projection is None or projection.dim() < 2 or projection.shape[1] not in sizes:
         raise CheckpointError(
             f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are"
             f" {', '.join(sorted(theirs)[:3])}, ..."
@@ -159,7 +161,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             " fetches them. The weights 'embedded' run without any"
         )
     content = files.read_torch(path, error=CheckpointError)
-    content = content.get("model", content) if isinstance(content, dict) else {}
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict):
+            content = content.get(wrapper, content)
+    content = content if isinstance(content, dict) else {}
     tensors = {str(name).removeprefix("module."): x for name, x in content.items() if isinstance(x, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name: it is not a checkpoint of {SOURCE}")
@@ -169,11 +174,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _refuse_relative(model: SPD, path: Path) -> None:
     """Relative checkpoints have the same tensors, but end in a ReLU: what they answer is positive nearly everywhere,
     which in the metric models' sigmoid is beyond half of the largest depth, in a room of a few metres too."""
-    room = cv2.cvtColor(cv2.imread(str(ROOM)), cv2.COLOR_BGR2RGB)
-    frame = Predictor(model, "cpu", input_size=room.shape[:2]).encode(room, ROOM_CAMERA)
-    share = float((frame.dense_depth() / frame.focal_factor > 0.5 * model.config.max_depth_m).mean())
+    room, half_m = read_colour(ROOM), 0.5 * (model.config.max_depth_m or 0.0)
+    height, width = room.shape[:2]
+    frame = Predictor(model, "cpu", input_size=(height, width)).encode(room, ROOM_CAMERA)
+    share = float((frame.dense_depth() / frame.focal_factor > half_m).mean())
     if share > 0.9:
         raise CheckpointError(
-            f"{path} answers more than {0.5 * model.config.max_depth_m:.0f} m at {share:.0%} of a furnished room of a"
+            f"{path} answers more than {half_m:.0f} m at {share:.0%} of a furnished room of a"
             " few metres: this is a relative-depth checkpoint under another name"
         )
