@@ -76,6 +76,11 @@ class Camera:
         """The one focal length that scales depth: the geometric mean of fx and fy."""
         return math.sqrt(self.fx * self.fy)
 
+    @property
+    def _is_bent(self) -> bool:
+        """Whether rays are not straight: a fisheye's are not for zero coefficients either."""
+        return any(self.distortion) or (bool(self.distortion) and self.distortion_model == "equidistant")
+
     def scaled(self, scale_x: float, scale_y: float | None = None) -> Camera:
         """Intrinsics after the image was resized by `scale_x` (and `scale_y`, the same where it is not given)."""
         scale_y = scale_x if scale_y is None else scale_y
@@ -104,17 +109,18 @@ class Camera:
         where the lens model is not valid."""
         xyz_m = np.asarray(xyz_m, dtype=np.float64)
         z = np.where(xyz_m[..., 2:] > 0, xyz_m[..., 2:], np.nan)
-        rays = xyz_m[..., :2] / z
-        if any(self.distortion):
-            rays = lens(self.distortion_model, self.distortion).distort(rays.reshape(-1, 2)).reshape(rays.shape)
-        return rays * [self.fx, self.fy] + [self.cx, self.cy]
+        with np.errstate(over="ignore"):  # pixels as far away as that are in no image
+            rays = xyz_m[..., :2] / z
+            if self._is_bent:
+                rays = lens(self.distortion_model, self.distortion).distort(rays.reshape(-1, 2)).reshape(rays.shape)
+            return rays * [self.fx, self.fy] + [self.cx, self.cy]
 
     def unproject(self, points_px: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
         """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame; NaN where the lens model has
         no ray for a pixel."""
         rays = (np.asarray(points_px, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
         z = np.asarray(depth_m, dtype=np.float64)[..., None]
-        if any(self.distortion):
+        if self._is_bent:
             rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
             z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
         return np.concatenate([rays * z, z], axis=-1)

@@ -57,8 +57,12 @@ def expanded(path: str | os.PathLike) -> Path:
 
 def listed(folder: Path, pattern: str) -> list[Path]:
     """The files below `folder` that match a glob pattern, in order; without what other systems leave beside them."""
-    found = (path for path in folder.glob(pattern) if not path.name.startswith("._") and path.is_file())
-    return sorted(path for path in found if FOREIGN_FOLDERS.isdisjoint(path.relative_to(folder).parts))
+
+    def is_ours(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return FOREIGN_FOLDERS.isdisjoint(parts) and not any(part.startswith("._") for part in parts)
+
+    return sorted(path for path in folder.glob(pattern) if is_ours(path) and path.is_file())
 
 
 def beside(folder: Path, name: str) -> Path:

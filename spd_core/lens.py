@@ -44,7 +44,7 @@ def lens(model: str, coefficients: tuple[float, ...]) -> Lens:
         return RadialLens(lambda angle: _odd_polynomial(angle, coefficients), WIDEST_RAD, np.arctan, np.tan)
     k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = (*coefficients, *[0.0] * 14)[:14]
     radial = RationalRadius((k1, k2, k3), (k4, k5, k6))
-    last = min(radial.pole, np.tan(WIDEST_RAD))
+    last = radial.end
     along = RadialLens(radial.with_slope, last)
     found: Lens = along
     if any((p1, p2, s1, s2, s3, s4)):
@@ -69,10 +69,11 @@ class RationalRadius:
         self.above, self.below = above, below
 
     @property
-    def pole(self) -> float:
-        """The smallest radius at which g is infinite."""
-        roots = np.roots([*self.below[::-1], 1.0])
-        return min((root.real**0.5 for root in roots if root.imag == 0 and root.real > 0), default=np.inf)
+    def end(self) -> float:
+        """The radius up to which g is finite, at most that of the widest angle."""
+        nodes = np.tan(np.linspace(0, WIDEST_RAD, ANGLES))
+        with np.errstate(all="ignore"):
+            return float(_ends(lambda r, _: _cubic(r * r, self.below)[0], nodes, 1)[1][0])
 
     def __call__(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """g and dg/dt; NaN from the first pole on."""

@@ -63,7 +63,17 @@ def test_what_cannot_be_opened_is_named(tmp_path):
 
 
 def test_lists_pass_over_what_other_systems_leave(tmp_path):
-    for name in ("b.h5", "a.h5", "._a.h5", ".hidden.h5", "__MACOSX/a.h5", "x/@eaDir/a.h5", "x/c.h5", "x/._c.h5"):
+    for name in (
+        "b.h5",
+        "a.h5",
+        "._a.h5",
+        ".hidden.h5",
+        "__MACOSX/a.h5",
+        "x/@eaDir/a.h5",
+        "x/c.h5",
+        "x/._c.h5",
+        "._x/c.h5",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.h5").mkdir()

@@ -30,6 +30,7 @@ PRISM = (0.01, -0.02, 0.015, 0.005)
 CAMERAS = {
     "usb_cam, equidistant": (USB_CAM, (640, 480)),
     "a fisheye, equidistant": (FISHEYE, (640, 480)),
+    "an ideal fisheye": (Camera(200, 200, 320, 240, (0.0, 0.0, 0.0, 0.0), "equidistant"), (600, 480)),
     "image_pipeline, plumb_bob": (WIDE, (800, 503)),
     "depthai, rational": (OAK, (1280, 720)),
     "Kinect, plumb_bob": (
@@ -42,8 +43,8 @@ CAMERAS = {
     "tilt": (Camera(400, 400, 320, 240, (*RATIONAL, *PRISM, 0.1, -0.07), "rational_polynomial"), (640, 480)),
     "steeper tilt": (Camera(400, 400, 320, 240, (*RATIONAL, 0, 0, 0, 0, -0.5, 0.3), "rational_polynomial"), (640, 480)),
 }
-# Share of the pixels nearer to the axis than the model's turning point; of the others all.
-PARTLY_SEEN = {"image_pipeline, plumb_bob": 0.842, "radial alone": 0.980}
+# Share of the pixels nearer to the axis than where the model turns or a right angle; of the others all.
+PARTLY_SEEN = {"image_pipeline, plumb_bob": 0.842, "radial alone": 0.980, "an ideal fisheye": 0.908}
 cameras = pytest.mark.parametrize("name", CAMERAS)
 
 
