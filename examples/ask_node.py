@@ -28,16 +28,21 @@ class AskingNode(Node):
     def __init__(self, uv: np.ndarray):
         super().__init__("asking")
         self.uv = uv
+        self.asked: set[tuple[int, int]] = set()  # stamps of the images in question
         self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 5)
         self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 5)
         self.create_subscription(Image, "image", self.on_image, qos_profile_sensor_data)
 
     def on_image(self, image: Image) -> None:
+        self.asked.add((image.header.stamp.sec, image.header.stamp.nanosec))
         self.queries.publish(query_cloud(self.uv, image.header))
 
     def on_answer(self, cloud: PointCloud2) -> None:
-        stamp, points = cloud.header.stamp, cloud_to_array(cloud)  # a field for each of x y z depth u v id status
-        for point in points:
+        stamp = cloud.header.stamp
+        if (stamp.sec, stamp.nanosec) not in self.asked:
+            return  # an answer to somebody else: everyone hears all of them
+        self.asked.remove((stamp.sec, stamp.nanosec))  # every query has exactly one answer
+        for point in cloud_to_array(cloud):  # in the order of the query, with fields x y z depth u v id status
             where = f"{stamp.sec}.{stamp.nanosec:09d} ({point['u']:g}, {point['v']:g}) px"
             if point["status"] == Status.OK:
                 print(f"{where}: ({point['x']:.2f}, {point['y']:.2f}, {point['z']:.2f}) m", flush=True)
