@@ -60,6 +60,7 @@ def evaluate_checkpoint(
     train_data: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     workers: int = 0,
     **protocol,
 ) -> None:
@@ -73,10 +74,11 @@ def evaluate_checkpoint(
             the model.
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
         workers: processes that read samples.
     """
     how = Protocol(**protocol)
-    predictor = Predictor.load(weights, device)
+    predictor = Predictor.load(weights, device, runtime=runtime)
     dataset = open_dataset(data, split)
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
@@ -91,7 +93,8 @@ def evaluate_checkpoint(
     if first.camera is None:
         say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
     result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
-    result = {"weights": weights, "data": str(data), "split": split, "model": predictor.model.config_dict(), **result}
+    about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
+    result = {**about, "model": predictor.model.config_dict(), **result}
     scored = {
         weights: result["mean"],
         **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {}),

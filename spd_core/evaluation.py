@@ -18,6 +18,7 @@ from .data.samples import DataError, Dataset, Sample, Subset
 from .errors import SPDError
 from .extras import extra
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
+from .model import MIN_SIZE
 from .pictures import colour_depth, depth_range
 from .predictor import Predictor
 
@@ -93,24 +94,21 @@ def evaluate(
     dataset = limited(dataset, protocol.limit)
     crop = _crop(protocol, dataset)
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
-    own_way, per_image, constant = (predictor.input_size, predictor.fit), [], []
-    try:
-        for index, sample in enumerate(
-            track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
-        ):
-            if isinstance(sample, DataError):
-                raise sample
-            if sample.depth_m is None:
-                raise DataError(f"{sample.name} has no depth to compare with")
-            at = _chosen_pixels(protocol, sample, crop, index)
-            pred_m = predict(predictor, sample, protocol, at)
-            gt_m, cut = (sample.depth_m, crop) if at is None else (sample.depth_m[at[:, 1], at[:, 0]], None)
-            metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
-            per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
-            if constant_m is not None:
-                constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
-    finally:
-        predictor.input_size, predictor.fit = own_way
+    per_image, constant = [], []
+    for index, sample in enumerate(
+        track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
+    ):
+        if isinstance(sample, DataError):
+            raise sample
+        if sample.depth_m is None:
+            raise DataError(f"{sample.name} has no depth to compare with")
+        at = _chosen_pixels(protocol, sample, crop, index)
+        pred_m = predict(predictor, sample, protocol, at)
+        gt_m, cut = (sample.depth_m, crop) if at is None else (sample.depth_m[at[:, 1], at[:, 0]], None)
+        metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
+        per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
+        if constant_m is not None:
+            constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
     mean = mean_metrics(per_image)
     result = {
         "protocol": {**asdict(protocol), "crop": crop or "none"},
@@ -136,25 +134,25 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    predictor.fit_images(
-        protocol.resize_eval or (None if predictor.model.config.fit == "focal" else sample.rgb.shape[:2])
-    )
     camera = None if protocol.ignore_intrinsics else sample.camera
-    pred_m = _answer(predictor, sample.rgb, camera, at)
+    pred_m = _answer(predictor, sample.rgb, camera, protocol, at)
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
     mirrored = None if camera is None else camera.mirrored(last + 1)
-    other = _answer(
-        predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, None if at is None else [last, 0] + at * [-1, 1]
-    )
+    there = None if at is None else [last, 0] + at * [-1, 1]
+    other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, protocol, there)
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
 
-def _answer(predictor: Predictor, rgb: np.ndarray, camera: Camera | None, at: np.ndarray | None) -> np.ndarray:
+def _answer(
+    predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol, at: np.ndarray | None
+) -> np.ndarray:
+    height, width = (max(extent, MIN_SIZE) for extent in rgb.shape[:2])
+    own_size = None if predictor.model.config.fit == "focal" else (height, width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the result file says so
-        frame = predictor.encode(rgb, camera)
+        frame = predictor.encode(rgb, camera, protocol.resize_eval or own_size)
     return frame.dense_depth() if at is None else frame.depth_at(at)
 
 

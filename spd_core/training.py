@@ -331,7 +331,7 @@ class _Run:
         config, fabric = self.config, self.fabric
         share = Subset(self.validation, range(fabric.global_rank, len(self.validation), fabric.world_size))
         training = self.evaluated.training
-        predictor = Predictor(self.evaluated, str(fabric.device))
+        predictor = Predictor(self.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         per_image = evaluate(predictor, share, config.validation)["per_image"] if len(share) else []
         if fabric.world_size > 1:
             gathered = [None] * fabric.world_size
