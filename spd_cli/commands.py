@@ -233,13 +233,12 @@ def check(path: Path, workers: int = 2) -> None:
     """
     table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px")
     table.title = printable(str(path))
-    faults = 0
+    faults, missing = 0, {}
     for split in ("train", "test"):
         try:
             dataset = open_dataset(path, split)
         except DataError as error:
-            say(f"{split}: {error}")
-            faults += 1
+            missing[split] = error
             continue
         summary = summarise(dataset, workers)
         faults += len(summary.broken)
@@ -253,9 +252,13 @@ def check(path: Path, workers: int = 2) -> None:
         table.caption = dataset.layout
         if not has_splits:
             break
+    if not table.row_count:
+        raise next(iter(missing.values()))
+    for split, error in missing.items():
+        say(f"{split}: {error}")
     make_console().print(table)
-    if faults:
-        raise DataError(f"{path} is not whole: {faults} faults, named above")
+    if faults or missing:
+        raise DataError(f"{path} is not whole: {faults + len(missing)} faults, named above")
 
 
 def preview(
