@@ -243,8 +243,8 @@ def check(path: Path, workers: int = 2) -> None:
         summary = summarise(dataset, workers)
         faults += len(summary.broken)
         reasons = Counter(summary.broken).most_common()  # one shard breaks many samples
-        for reason, count in reasons[:SHOWN_FAULTS]:
-            say(reason + (f" ({count} samples)" if count > 1 else ""), "red", title="broken: ")
+        for text, count in reasons[:SHOWN_FAULTS]:
+            say(text + (f" ({count} samples)" if count > 1 else ""), "red", title="broken: ")
         if len(reasons) > SHOWN_FAULTS:
             say(f"... and {len(reasons) - SHOWN_FAULTS} more faults")
         has_splits = dataset.layout.startswith("NYU")
@@ -254,8 +254,8 @@ def check(path: Path, workers: int = 2) -> None:
             break
     if not table.row_count:
         raise next(iter(missing.values()))
-    for split, error in missing.items():
-        say(f"{split}: {error}")
+    for split, reason in missing.items():
+        say(f"{split}: {reason}")
     make_console().print(table)
     if faults or missing:
         raise DataError(f"{path} is not whole: {faults + len(missing)} faults, named above")
