@@ -62,7 +62,7 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
             for runtime in runtimes(precision, with_compile):
                 predictor = Predictor(SPD.from_preset(preset), str(DEVICE), precision, runtime=runtime)
                 images = torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype)
-                variants[name, precision, runtime] = lambda encode=predictor._encode, images=images: encode(images)
+                variants[name, precision, runtime] = lambda encode=predictor.encoder, images=images: encode(images)
     with torch.inference_mode():
         return interleaved(variants, repeats, "encoders", warm=True), macs
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
-import re
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, auto_cli
-from rich.console import Console
-from rich.text import Text
-
-from spd_core import __version__
-from spd_core.process import keep_freed_memory
+from .console import reported
 
 # What runs, by name: "module:function". Only the module of the command that is asked for is imported: most of them load
 # torch, which takes seconds.
@@ -39,19 +32,27 @@ COMMANDS: dict[str, str | dict[str, str]] = {
 
 def main() -> None:
     """Entry point of `spd`."""
-    keep_freed_memory()
-    arguments = sys.argv[1:]
+    with reported():
+        _run(sys.argv[1:])
+
+
+def _run(arguments: list[str]) -> None:
+    # Imported here, within `reported`: they take long enough to be interrupted.
+    from jsonargparse import auto_cli
+
+    from spd_core.process import keep_freed_memory
+
+    from .parser import Parser, check_settings_files, spelled_out
+
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if name is None:
         _overview().parse_args(arguments or ["--help"])  # prints, and exits
         return
-    try:
-        result = auto_cli({name: _loaded(COMMANDS[name])}, args=_spelled_out(arguments), parser_class=_Parser)
-        if name == "train":
-            import_module("spd_core.training").train(result)
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError) as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(1)
+    keep_freed_memory()
+    check_settings_files(arguments)
+    result = auto_cli({name: _loaded(COMMANDS[name])}, args=spelled_out(arguments), parser_class=Parser)
+    if name == "train":
+        import_module("spd_core.training").train(result)
 
 
 def _loaded(target: str | dict[str, str]) -> Any:
@@ -63,6 +64,8 @@ def _loaded(target: str | dict[str, str]) -> Any:
 
 def _overview() -> argparse.ArgumentParser:
     """The parser of `spd --help`, which lists the commands, and of a command that there is not."""
+    from spd_core import __version__
+
     parser = argparse.ArgumentParser(prog="spd", description="Metric depth at query points of a camera image.")
     parser.add_argument("--version", action="version", version=f"spd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="spd")
@@ -80,46 +83,3 @@ def _summary(target: str) -> str:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
     raise LookupError(f"{source} does not define {name}")
-
-
-def _spelled_out(arguments: list[str]) -> list[str]:
-    """`--some-flag` without a value means `--some_flag=true`, and dashes in names may be written for underscores."""
-    result = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"]):
-        if argument.startswith("--") and len(argument) > 2:
-            name, equals, value = argument.partition("=")
-            argument = "--" + name[2:].replace("-", "_") + equals + value
-            if not equals and following.startswith("--") and argument not in ("--help", "--print_config"):
-                argument += "=true"
-        result.append(argument)
-    return result
-
-
-class _Parser(ArgumentParser):
-    """Suggests the near name where one is unknown."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        unknown = re.search(
-            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)'"
-            r" is not",
-            message,
-        )
-        if unknown:
-            name = next(filter(None, unknown.groups()))
-            known = _option_names(self, sys.argv[1:])
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
-                k for k in known if k.split(".")[-1] == name.split(".")[-1]
-            ]
-            if near:
-                message += f". Did you mean {' or '.join(near)}?"
-        super().error(message, ex)
-
-
-def _option_names(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Names of the options of `parser`, and of the sub-command that `words` name."""
-    names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-    for action in parser._actions:
-        for name, sub_parser in (action.choices or {}).items() if isinstance(action.choices, dict) else ():
-            if name in words:
-                names += _option_names(sub_parser, words)
-    return names

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -18,6 +18,7 @@ from spd_core import checkpoint
 from spd_core import export as exporter
 from spd_core.data.augment import Augmentation
 from spd_core.data.bag import BagFrame, find_topics, image_count, write_bag
+from spd_core.data.images import write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import mean_depth, summarise
 from spd_core.data.rgbd import RGBDFolder
@@ -25,11 +26,16 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.evaluation import Protocol, evaluate, write_report
 from spd_core.extras import extra
+from spd_core.files import FileError, listed
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.recording import Sampling, answer_offline, frames_to_ask, report, show, write
 from spd_rooms.synthetic import random_frame
+
+from .console import make_console, printable, say
+
+SHOWN_FAULTS = 50
 
 
 def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
@@ -54,6 +60,7 @@ def evaluate_checkpoint(
     train_data: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     workers: int = 0,
     **protocol,
 ) -> None:
@@ -67,38 +74,40 @@ def evaluate_checkpoint(
             the model.
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
         workers: processes that read samples.
     """
-    console = Console()
-    protocol = Protocol(**protocol)
-    predictor = Predictor.load(weights, device)
+    how = Protocol(**protocol)
+    predictor = Predictor.load(weights, device, runtime=runtime)
     dataset = open_dataset(data, split)
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
-    own_size, size = predictor.input_size, protocol.resize_eval or first.rgb.shape[:2]
+    own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]
     if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
-        console.print(
-            f"[yellow]note:[/] images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]};"
-            f" --resize-eval [{own_size[0]},{own_size[1]}] scales them"
+        say(
+            f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval"
+            f" [{own_size[0]},{own_size[1]}] scales them",
+            "yellow",
+            title="note: ",
         )
     if first.camera is None:
-        console.print("[yellow]note:[/] no intrinsics (camera.txt): depth assumes the training focal length")
-    result = evaluate(predictor, dataset, protocol, constant_m=constant_m, workers=workers, progress=True)
-    result = {"weights": weights, "data": str(data), "split": split, "model": predictor.model.config_dict(), **result}
+        say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
+    result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
+    about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
+    result = {**about, "model": predictor.model.config_dict(), **result}
     scored = {
         weights: result["mean"],
         **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {}),
     }
-    table = Table("", *scored, title=f"{result['mean']['n_images']} images of {data} ({result['layout']})")
+    title = f"{result['mean']['n_images']} images of {data} ({result['layout']})"
+    table = Table("", *map(printable, scored), title=printable(title))
     for name in result["mean"]:
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
-    console.print(table)
-    console.print(
-        "protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()), highlight=False
-    )
+    make_console().print(table)
+    say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
         write_report(result, predictor, dataset, out)
-        console.print(f"wrote {out}/result.json, per_image.csv, report.png")
+        say(f"wrote {out}/result.json, per_image.csv, report.png")
 
 
 def replay(
@@ -222,30 +231,34 @@ def check(path: Path, workers: int = 2) -> None:
         path: folder, or nyu_depth_v2_labeled.mat.
         workers: processes that read.
     """
-    console, failed = Console(), False
-    table = Table(
-        "split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px", title=str(path)
-    )
+    table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px")
+    table.title = printable(str(path))
+    faults, missing = 0, {}
     for split in ("train", "test"):
         try:
             dataset = open_dataset(path, split)
         except DataError as error:
-            console.print(f"{split}: {error}", highlight=False, soft_wrap=True)
-            failed = True
+            missing[split] = error
             continue
         summary = summarise(dataset, workers)
-        for error in summary.broken[:50]:
-            console.print(f"[red]broken:[/] {error}", highlight=False, soft_wrap=True)
-        if len(summary.broken) > 50:
-            console.print(f"... and {len(summary.broken) - 50} more broken samples")
-        failed |= bool(summary.broken)
+        faults += len(summary.broken)
+        reasons = Counter(summary.broken).most_common()  # one shard breaks many samples
+        for text, count in reasons[:SHOWN_FAULTS]:
+            say(text + (f" ({count} samples)" if count > 1 else ""), "red", title="broken: ")
+        if len(reasons) > SHOWN_FAULTS:
+            say(f"... and {len(reasons) - SHOWN_FAULTS} more faults")
         has_splits = dataset.layout.startswith("NYU")
         table.add_row(split if has_splits else "all", *summary.row())
         table.caption = dataset.layout
         if not has_splits:
             break
-    console.print(table)
-    sys.exit(1 if failed else 0)
+    if not table.row_count:
+        raise next(iter(missing.values()))
+    for split, reason in missing.items():
+        say(f"{split}: {reason}")
+    make_console().print(table)
+    if faults or missing:
+        raise DataError(f"{path} is not whole: {faults + len(missing)} faults, named above")
 
 
 def preview(
@@ -266,19 +279,20 @@ def preview(
         count: number of samples.
         seed: of the choice and of the augmentation.
     """
+    if count < 1:
+        raise DataError(f"count must be positive, got {count}")
     dataset = open_dataset(path, split)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
         sample = dataset[int(index)]
-        crop = augment.crop or tuple(
-            min(wanted, int(0.87 * extent)) for wanted, extent in zip((416, 544), sample.rgb.shape[:2])
-        )
+        height, width = sample.rgb.shape[:2]
+        crop = augment.crop or (min(416, int(0.87 * height)), min(544, int(0.87 * width)))
         changed = [replace(augment, crop=crop)(sample, np.random.default_rng([seed, index, i])) for i in range(2)]
-        near, far = depth_range(sample.depth_m)
-        rows.append([picture for s in (sample, *changed) for picture in (s.rgb, colour_depth(s.depth_m, near, far))])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(out), side_by_side(rows)[..., ::-1])
-    Console().print(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
+        shown = [(s.rgb, s.depth_m) for s in (sample, *changed) if s.depth_m is not None]
+        near, far = depth_range(shown[0][1])
+        rows.append([picture for rgb, depth_m in shown for picture in (rgb, colour_depth(depth_m, near, far))])
+    write_picture(out, side_by_side(rows))
+    say(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
 
 
 def info(weights: str | None = None, folder: Path = Path(".")) -> None:
@@ -288,29 +302,23 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         weights: checkpoint file or "embedded".
         folder: where checkpoints are looked for, sub-folders included.
     """
-    console = Console()
+    console = make_console()
     console.width = max(console.width, 130)
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
-        console.print(
-            {
-                "file": str(path),
-                "config": checkpoint.load(path).config_dict(),
-                "provenance": checkpoint.provenance(path),
-            }
-        )
+        config, origin = checkpoint.load(path).config_dict(), checkpoint.provenance(path)
+        console.print({"file": str(path), "config": config, "provenance": origin})
         return
+    if not folder.is_dir():
+        raise FileError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give one to look in")
+    console.print(_presets())
+    _list_checkpoints(folder, console)
+
+
+def _presets() -> Table:
     table = Table(title="Presets; multiply-accumulates in G")
-    for column in (
-        "preset",
-        "encoder",
-        "its pretrained weights",
-        "input",
-        "parameters",
-        "encode",
-        "dense decoder",
-        "128 points",
-    ):
+    columns = ("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder")
+    for column in (*columns, "128 points"):
         table.add_column(column, no_wrap=True)
     for name, config in PRESETS.items():
         with torch.device("meta"):  # counted, not computed
@@ -334,19 +342,31 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
             f"{parameters / 1e6:.1f} M",
             *(f"{count / 1e9:.2f}" for count in counts),
         )
-    console.print(table)
+    return table
+
+
+def _list_checkpoints(folder: Path, console: Console) -> None:
+    """A table of the embedded weights and those below `folder`, and a line for each file that is damaged; whole files
+    of others are left out."""
     found = Table("weights", "encoder", "licence", "from", title="Checkpoints")
-    others = (path for path in sorted(folder.rglob("*.safetensors")) if not path.samefile(checkpoint.EMBEDDED))
-    for path in [checkpoint.EMBEDDED, *others]:
+    faults = []
+    for path in [checkpoint.EMBEDDED, *listed(folder, "**/*.safetensors")]:
+        is_embedded = path.samefile(checkpoint.EMBEDDED)
+        if is_embedded and found.row_count:
+            continue
         try:
+            if not checkpoint.is_checkpoint(path):
+                continue
             config, origin = checkpoint.configuration(path), checkpoint.provenance(path)
-        except checkpoint.CheckpointError:
-            continue  # somebody else's
-        name = "embedded" if path == checkpoint.EMBEDDED else str(path)
-        found.add_row(
-            name, config["encoder"], origin.get("license", "-"), str(origin.get("source") or origin.get("data") or "-")
-        )
+        except checkpoint.CheckpointError as error:
+            faults.append(str(error))
+            continue
+        source = origin.get("source") or origin.get("data") or "-"
+        cells = (path, config.get("encoder", "-"), origin.get("license", "-"), source)
+        found.add_row("embedded" if is_embedded else printable(str(path)), *(printable(str(x)) for x in cells[1:]))
     console.print(found)
+    for fault in faults:
+        say(fault, "red", title="damaged: ")
 
 
 def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = None) -> None:
@@ -359,9 +379,9 @@ def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = 
     """
     model = checkpoint.load(weights)
     size = size or model.config.input_size
-    for name, difference in exporter.export(model, out, tuple(size)).items():
-        Console().print(f"{name}: differs from torch by at most {difference:.1e} (relative)")
-    Console().print(f"wrote {out}/encoder.onnx and decoder.onnx for images of {size[1]}x{size[0]} px")
+    for name, difference in exporter.export(model, out, size).items():
+        say(f"{name}: differs from torch by at most {difference:.1e} (relative)")
+    say(f"wrote {out}/encoder.onnx and decoder.onnx for images of {size[1]}x{size[0]} px")
 
 
 def convert(file: Path, out: Path, max_depth_m: float | None = None, download: bool = False) -> None:
@@ -373,12 +393,11 @@ def convert(file: Path, out: Path, max_depth_m: float | None = None, download: b
         max_depth_m: of a file under another name: 20 for Hypersim, 80 for Virtual KITTI.
         download: fetch `file`, a name then, from the model hub first.
     """
-    from spd_core import convert as converter  # draws a room to test the file: not needed by other commands
+    from spd_core import convert as converter
 
     model, origin = converter.depth_anything_v2(converter.download(file.name) if download else file, max_depth_m)
     checkpoint.save(model, out, **origin)
-    Console().print(
+    say(
         f"wrote {out}: {model.config.encoder}, depth up to {model.config.max_depth_m:.0f} m, licence"
-        f" {origin['license']}",
-        soft_wrap=True,
+        f" {origin['license']}"
     )

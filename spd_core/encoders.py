@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import SPDError
+from .files import expanded, read_torch
 
 
 @contextmanager
@@ -110,7 +111,7 @@ class PyramidEncoder(nn.Module):
                 module.__class__ = _ResponseMlp
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
-            raise ValueError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
+            raise EncoderError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         self.to(memory_format=torch.channels_last)
 
@@ -267,7 +268,7 @@ def imagenet_weights(name: str, file: Path) -> dict[str, Tensor]:
     stand in the same order under other names."""
     with torch.device("meta"):
         ours = timm.create_model(name).state_dict()
-    theirs = torch.load(file, weights_only=True, map_location="cpu")
+    theirs = read_torch(file, error=EncoderError)
     shapes = [[tuple(tensor.shape) for tensor in state.values()] for state in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise EncoderError(f"{file} does not hold the {len(ours)} tensors of timm's {name} in their order")
@@ -294,12 +295,20 @@ def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
     """A timm model; see `PyramidEncoder` for `pretrained`."""
     overlay = None
     if isinstance(pretrained, (str, Path)):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(
-                f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}"
+        file = expanded(pretrained)
+        if not file.is_file():
+            raise EncoderError(
+                f"encoder weights {file} do not exist; expected True, False or a checkpoint file of timm's {name}"
             )
-        overlay = {"file": str(pretrained)}
-    return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+        if file.suffix != ".safetensors":
+            read_torch(file, error=EncoderError)  # says what timm's reader would not
+        overlay = {"file": str(file)}
+    try:
+        return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+    except Exception as error:
+        if overlay is None:
+            raise
+        raise EncoderError(f"encoder weights {overlay['file']} are not timm's {name}: {error}") from error
 
 
 def create_encoder(name: str, pretrained: bool | str | Path = False) -> PyramidEncoder | DINOv2Encoder | LiteEncoder:

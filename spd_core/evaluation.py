@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import warnings
@@ -12,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from . import files
 from .camera import Camera, cell_centres
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, Subset
+from .errors import SPDError
 from .extras import extra
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
+from .model import MIN_SIZE
 from .pictures import colour_depth, depth_range
 from .predictor import Predictor
 
@@ -54,16 +56,16 @@ class Protocol:
 
     def __post_init__(self):
         if self.crop not in ("auto", "none", "eigen"):
-            raise ValueError(f"crop must be auto, none or eigen, got {self.crop!r}")
+            raise SPDError(f"crop must be auto, none or eigen, got {self.crop!r}")
         if self.points is not None and self.grid is not None:
-            raise ValueError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
+            raise SPDError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
         for name, value in (
             ("points", self.points),
             ("limit", self.limit),
             *(("grid", extent) for extent in self.grid or ()),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise SPDError(f"{name} must be positive, got {value}")
 
 
 def evaluate(
@@ -92,24 +94,21 @@ def evaluate(
     dataset = limited(dataset, protocol.limit)
     crop = _crop(protocol, dataset)
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
-    own_way, per_image, constant = (predictor.input_size, predictor.fit), [], []
-    try:
-        for index, sample in enumerate(
-            track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
-        ):
-            if isinstance(sample, DataError):
-                raise sample
-            if sample.depth_m is None:
-                raise DataError(f"{sample.name} has no depth to compare with")
-            at = _chosen_pixels(protocol, sample, crop, index)
-            pred_m = predict(predictor, sample, protocol, at)
-            gt_m, cut = (sample.depth_m, crop) if at is None else (sample.depth_m[at[:, 1], at[:, 0]], None)
-            metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
-            per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
-            if constant_m is not None:
-                constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
-    finally:
-        predictor.input_size, predictor.fit = own_way
+    per_image, constant = [], []
+    for index, sample in enumerate(
+        track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
+    ):
+        if isinstance(sample, DataError):
+            raise sample
+        if sample.depth_m is None:
+            raise DataError(f"{sample.name} has no depth to compare with")
+        at = _chosen_pixels(protocol, sample, crop, index)
+        pred_m = predict(predictor, sample, protocol, at)
+        gt_m, cut = (sample.depth_m, crop) if at is None else (sample.depth_m[at[:, 1], at[:, 0]], None)
+        metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
+        per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
+        if constant_m is not None:
+            constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
     mean = mean_metrics(per_image)
     result = {
         "protocol": {**asdict(protocol), "crop": crop or "none"},
@@ -135,25 +134,25 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    predictor.fit_images(
-        protocol.resize_eval or (None if predictor.model.config.fit == "focal" else sample.rgb.shape[:2])
-    )
     camera = None if protocol.ignore_intrinsics else sample.camera
-    pred_m = _answer(predictor, sample.rgb, camera, at)
+    pred_m = _answer(predictor, sample.rgb, camera, protocol, at)
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
     mirrored = None if camera is None else camera.mirrored(last + 1)
-    other = _answer(
-        predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, None if at is None else [last, 0] + at * [-1, 1]
-    )
+    there = None if at is None else [last, 0] + at * [-1, 1]
+    other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, protocol, there)
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
 
-def _answer(predictor: Predictor, rgb: np.ndarray, camera: Camera | None, at: np.ndarray | None) -> np.ndarray:
+def _answer(
+    predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol, at: np.ndarray | None
+) -> np.ndarray:
+    height, width = (max(extent, MIN_SIZE) for extent in rgb.shape[:2])
+    own_size = None if predictor.model.config.fit == "focal" else (height, width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the result file says so
-        frame = predictor.encode(rgb, camera)
+        frame = predictor.encode(rgb, camera, protocol.resize_eval or own_size)
     return frame.dense_depth() if at is None else frame.depth_at(at)
 
 
@@ -180,13 +179,12 @@ def _chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: 
 def write_report(result: dict, predictor: Predictor, dataset: Dataset, folder: str | Path) -> None:
     """`result` of `evaluate` as result.json (all but the images), per_image.csv and report.png: errors, and the best
     and worst images."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "per_image"}, indent=1))
-    with (folder / "per_image.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(max(result["per_image"], key=len)))
-        writer.writeheader()
-        writer.writerows(result["per_image"])
+    folder = files.make_folder(folder)
+    summary = {key: value for key, value in result.items() if key != "per_image"}
+    files.write_text(folder / "result.json", json.dumps(summary, indent=1))
+    columns = list(max(result["per_image"], key=len))
+    rows = ([image.get(name, "") for name in columns] for image in result["per_image"])
+    files.write_csv(folder / "per_image.csv", columns, rows)
     _draw_report(result, predictor, dataset, folder / "report.png")
 
 
@@ -226,13 +224,14 @@ def _draw_report(result: dict, predictor: Predictor, dataset: Dataset, path: Pat
             ),
         ):
             axis.imshow(picture)
-            axis.set_title(name, fontsize=9)
+            axis.set_title(name, fontsize=9, parse_math=False)
         bar = axes[3].imshow(error, vmin=0, vmax=0.5, cmap="magma")
         axes[3].set_title("relative error", fontsize=9)
         row.colorbar(bar, ax=axes[3])
         for axis in axes:
             axis.axis("off")
-    figure.savefig(path, dpi=80)
+    with files.replaced(path) as partial:
+        figure.savefig(partial, dpi=80, format="png")
 
 
 def _draw_error_against_depth(axis, samples: list[Sample], predictor: Predictor, protocol: Protocol) -> None:

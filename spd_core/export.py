@@ -1,4 +1,4 @@
-"""ONNX: the network's two dense halves as files, and the encoder run by onnxruntime instead of torch.
+"""ONNX: the network's two dense halves as graphs and as files, and onnxruntime's sessions.
 
 The files are for one size of network input. Both packages are an extra (`pip install onnx onnxruntime`).
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections import Counter
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SPDError
-from .model import SPD, Features
+from .files import make_folder, write_bytes
+from .model import SPD
 
 OPSET = 17
 
@@ -52,8 +51,8 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
 
 
 def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
-    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, 1] m at the training focal length, padded to
-    the encoder's stride."""
+    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, C] at the training focal length, padded to the
+    encoder's stride; C is 1, metres, or 2 with the model's sigma."""
     maps = model.encode(torch.zeros(1, 3, *size)).maps
     return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
 
@@ -77,7 +76,8 @@ def _graph(
     return buffer.getvalue()
 
 
-def _session(graph: bytes):
+def onnx_session(graph: bytes):
+    """An onnxruntime InferenceSession on as many threads as torch has."""
     import onnxruntime  # an extra
 
     options = onnxruntime.SessionOptions()
@@ -93,41 +93,6 @@ def _session(graph: bytes):
     )
 
 
-class OnnxEncoder:
-    """`SPD.encode` of one image on the CPU, through onnxruntime. A convolutional encoder has one graph for all sizes;
-    others have one for each, which takes seconds to make: torch runs the first images of a size."""
-
-    IMAGES_BEFORE_GRAPH = 2
-    KEPT_GRAPHS = 4
-
-    def __init__(self, model: SPD):
-        self._model, self._sessions, self._seen = model, {}, Counter()
-
-    def prepare(self, images: Tensor) -> None:
-        """Make the graph for images of that size."""
-        if len(self._sessions) == self.KEPT_GRAPHS:
-            self._sessions.clear()
-        size = tuple(self._model.padded(images).shape[2:])
-        self._sessions[self._key(size)] = _session(encoder_graph(self._model, size, self._model.encoder.size_is_free))
-
-    def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """The same for sizes that share a graph."""
-        return None if self._model.encoder.size_is_free else size
-
-    def __call__(self, images: Tensor) -> Features:
-        asked, images = tuple(images.shape[2:]), self._model.padded(images)
-        key = self._key(tuple(images.shape[2:]))
-        if key not in self._sessions:
-            self._seen[key] += 1
-            if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:
-                return replace(self._model.encode(images), size=asked)
-            self._seen.clear()
-            self.prepare(images)
-        names = self._model.sparse_decoder.inputs
-        maps = self._sessions[key].run(names, {"images": images.numpy()})
-        return Features(dict(zip(names, map(torch.from_numpy, maps))), asked)
-
-
 @torch.inference_mode()
 def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, float]:
     """Write `encoder.onnx` and `decoder.onnx` for network input of `size`, and check them against torch with
@@ -140,8 +105,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ExportError: the packages are missing, or an output differs by more than 1e-3.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     maps = {name: x.numpy() for name, x in model.encode(images).maps.items()}
     depth = model.decoder(**{name: torch.from_numpy(x) for name, x in maps.items()}).numpy()
@@ -150,8 +114,8 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
         ("decoder", decoder_graph(model, size), maps, {"depth": depth}),
     ):
-        (folder / f"{name}.onnx").write_bytes(graph)
-        session = _session(graph)
+        write_bytes(folder / f"{name}.onnx", graph)
+        session = onnx_session(graph)
         used = {value.name for value in session.get_inputs()}
         for output, value in zip(
             expected, session.run(list(expected), {key: x for key, x in inputs.items() if key in used})

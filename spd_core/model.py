@@ -18,6 +18,7 @@ from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
 from .encoders import create_encoder
 from .engine import Plan, SparseDecoder
+from .errors import SPDError
 from .layers import Head
 from .sites import Grid
 
@@ -57,11 +58,11 @@ class SPDConfig:
     def __post_init__(self):
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.decoder not in DECODERS:
-            raise ValueError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
+            raise SPDError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
         if self.fit not in ("inside", "focal", "cover"):
-            raise ValueError(f"fit must be inside, focal or cover, got {self.fit!r}")
+            raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
         if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
-            raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
+            raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
 # NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of
@@ -142,7 +143,7 @@ class SPD(nn.Module):
     def from_preset(cls, name: str, pretrained: bool | str = False, **changes) -> SPD:
         """A model by preset name; `pretrained` as in `PyramidEncoder`, `changes` replace fields of its `SPDConfig`."""
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+            raise SPDError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(replace(PRESETS[name], **changes), pretrained)
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m, or [B, 2, H, W] with `sigma`

@@ -22,7 +22,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint
+from . import checkpoint, files
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
@@ -128,7 +128,7 @@ class TrainConfig:
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+            raise TrainingError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
         for name in (
             "steps",
             "epochs",
@@ -140,9 +140,9 @@ class TrainConfig:
             "num_nodes",
         ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
         if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
+            raise TrainingError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
 
 def train(config: TrainConfig) -> dict:
@@ -176,9 +176,9 @@ class _Run:
     """One training run: what is set up once, and the loop."""
 
     def __init__(self, config: TrainConfig, fabric: Fabric):
-        self.config, self.fabric, self.out = config, fabric, Path(config.out)
+        self.config, self.fabric, self.out = config, fabric, files.expanded(config.out)
         if fabric.is_global_zero:
-            self.out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.out)
         torch.manual_seed(config.seed)
         model = _initial_model(config)
         self.raw_model: SPD = model.train()
@@ -253,7 +253,7 @@ class _Run:
                     self._save()
         report = self._report(ended)
         if fabric.is_global_zero:
-            _write_text(self.out / "run.json", json.dumps(report, indent=1))
+            files.write_text(self.out / "run.json", json.dumps(report, indent=1))
             self.writer.close()
         return report
 
@@ -331,7 +331,7 @@ class _Run:
         config, fabric = self.config, self.fabric
         share = Subset(self.validation, range(fabric.global_rank, len(self.validation), fabric.world_size))
         training = self.evaluated.training
-        predictor = Predictor(self.evaluated, str(fabric.device))
+        predictor = Predictor(self.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         per_image = evaluate(predictor, share, config.validation)["per_image"] if len(share) else []
         if fabric.world_size > 1:
             gathered = [None] * fabric.world_size
@@ -406,24 +406,16 @@ class _Run:
             "best": self.best,
             "average": self.average.state_dict() if self.average else None,
         }
-        partial = self.out / "state.partial"
-        try:
+        with files.replaced(self.out / "state.pt", TrainingError, (OSError, RuntimeError)) as partial:
             torch.save(state, partial)
-            partial.replace(self.out / "state.pt")
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(
-                f"{self.out / 'state.pt'} could not be written at step {self.step} ({error}); the one before is intact."
-                " Is the disk full?"
-            ) from error
-        _write_text(self.out / "run.json", json.dumps(report, indent=1))
+        files.write_text(self.out / "run.json", json.dumps(report, indent=1))
 
     def _resume(self) -> None:
         self.first_step = 0
         file = self.out / "state.pt"
         if not file.exists():
             return
-        state = torch.load(file, weights_only=True, map_location=self.fabric.device)
+        state = checkpoint.read_state(file, self.fabric.device)
         now = _recipe(self.config)
         changed = [
             f"{key}: {state['recipe'].get(key)!r} -> {now[key]!r}"
@@ -435,10 +427,15 @@ class _Run:
                 f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
                 " another `out`"
             )
-        self.raw_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        try:
+            self.raw_model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
+            ) from error
         self.step = self.first_step = state["step"]
         self.history, self.best = state["history"], state["best"]
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
@@ -539,9 +536,3 @@ def environment(fabric: Fabric) -> dict:
         "numpy": np.__version__,
     }
     return {"revision": git.stdout.strip() or None, "device": device, "processes": fabric.world_size, **versions}
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spd_core.camera import NYU_FOCAL_PX, Camera
+from spd_core.errors import SPDError
 
 from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
@@ -257,7 +258,7 @@ def draw(
         camera: intrinsics at that size.
     """
     if size[0] % 4 or size[1] % 4:
-        raise ValueError(f"size must be (height, width) in multiples of 4 px, got {size}")
+        raise SPDError(f"size must be (height, width) in multiples of 4 px, got {size}")
     scene = Scene(room, device)
     rng = np.random.default_rng([seed, 0xCA3])
     rays = camera_rays(camera, pose, size, device)

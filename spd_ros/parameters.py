@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from spd_core.errors import SPDError
-from spd_core.predictor import PRECISIONS, RUNTIMES
+from spd_core.runtimes import PRECISIONS, RUNTIMES
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PACKAGE_XML = ET.parse(ROOT / "package.xml").getroot()
 OURS = ("spd_core", "spd_ros", "spd_cli", "spd_rooms")
 ROS = re.compile(r"rclpy|launch\w*|ament_\w+|tf2_ros|cv_bridge|sensor_msgs_py|\w+_(msgs|interfaces)")
 # Where a package is called otherwise than the module in it.
-ON_PYPI = {"cv2": "opencv-python-headless"}
+ON_PYPI = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
 IN_ROS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "tf2_ros": "tf2_ros_py", "yaml": "python3-yaml"}
 
 
@@ -98,7 +98,7 @@ def test_what_package_xml_brings_and_what_readme_installs_by_pip_is_all_that_is_
     section = readme[readme.index("### In a ROS workspace") :].partition("\n## ")[0]
     commands = re.findall(r"^pip install (.*)", section, re.M)
     by_pip = required([word for command in commands for word in shlex.split(command, comments=True)])
-    by_ros = {on_pypi(module) for module in ("cv2", "numpy")}
+    by_ros = {on_pypi(module) for module in ("cv2", "numpy", "yaml")}
     assert by_pip == (required(PROJECT["dependencies"]) - by_ros) | required(EXTRAS["train"]) | required(EXTRAS["onnx"])
 
 

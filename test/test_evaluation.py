@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spd_cli import main
-from spd_core import Camera, Predictor
+from spd_core import SPD, Camera, Predictor
 from spd_core.data.samples import DataError, Sample
 from spd_core.evaluation import Protocol, evaluate, predict, write_report
 from spd_core.metrics import depth_metrics
@@ -42,7 +42,7 @@ def rooms():
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor.load("embedded", device="cpu")
+    return Predictor.load("embedded", device="cpu", runtime="torch")
 
 
 def test_is_the_mean_of_the_predictors_own_errors(predictor, rooms):
@@ -85,9 +85,30 @@ def test_resized_evaluation_scores_the_native_truth(predictor):
     sample = Rooms(1, (96, 128))[0]
     native, resized = (predict(predictor, sample, Protocol(resize_eval=size)) for size in (None, (192, 256)))
     assert native.shape == resized.shape == (96, 128)
-    np.testing.assert_allclose(resized, predictor.encode(sample.rgb, sample.camera).dense_depth(), rtol=1e-5)
+    expected = predictor.encode(sample.rgb, sample.camera, (192, 256)).dense_depth()
+    np.testing.assert_allclose(resized, expected, rtol=1e-5)
     assert not np.allclose(native, resized, rtol=0.01)
-    assert predictor.input_size == (192, 256)
+
+
+def test_evaluation_leaves_its_predictor_as_it_was(predictor, rooms, tmp_path):
+    """Its settings and its answers, and whether it says that intrinsics are missing."""
+    sample, settings = rooms[0], ("input_size", "runtime", "device", "dtype")
+    weights = {name: value.clone() for name, value in predictor.model.state_dict().items()}
+    before = [getattr(predictor, name) for name in settings], predictor.encode(sample.rgb, sample.camera).dense_depth()
+    protocol = Protocol(resize_eval=(96, 128), limit=2, flip_average=True, ignore_intrinsics=True)
+    predict(predictor, sample, protocol)
+    write_report(evaluate(predictor, rooms, protocol), predictor, rooms, tmp_path)
+    assert [getattr(predictor, name) for name in settings] == before[0]
+    np.testing.assert_array_equal(predictor.encode(sample.rgb, sample.camera).dense_depth(), before[1])
+    assert all(weights[name].equal(value) for name, value in predictor.model.state_dict().items())
+    with pytest.warns(UserWarning, match="no camera intrinsics"):
+        predictor.encode(sample.rgb)
+
+
+def test_images_smaller_than_the_network_can_see_are_evaluated(rooms):
+    predictor = Predictor(SPD.from_preset("atto", fit="inside"), "cpu", runtime="torch")
+    small = Rooms(1, (48, 64))[0]
+    assert predict(predictor, small, Protocol()).shape == (48, 64)
 
 
 def test_eigen_crop_is_for_nyu(predictor, rooms, monkeypatch):

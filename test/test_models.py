@@ -8,6 +8,7 @@ from conftest import TESTED_PRESETS
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
+from spd_core.encoders import EncoderError
 
 M = 1e6
 
@@ -153,7 +154,7 @@ def test_bad_arguments_are_named():
         match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits",
     ):
         SPD.from_preset("v14")
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+    with pytest.raises(EncoderError, match=r"nowhere\.pth"):
         SPD.from_preset("atto", pretrained="nowhere.pth")
     with pytest.raises(ValueError, match="exp"):
         SPD.from_preset("atto", activation="relu")

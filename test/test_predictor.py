@@ -1,12 +1,18 @@
 """Numpy in, numpy out: pixels of the camera image, metres, NaN where there is no answer."""
 
+import warnings
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
 from conftest import lively
 
-from spd_core import SPD, Camera, Predictor
-from spd_core.checkpoint import CheckpointError
+from spd_cli import commands
+from spd_core import SPD, Camera, Predictor, runtimes
+from spd_core.errors import SPDError
+from spd_core.export import onnx_session
+from spd_ros.parameters import PARAMETERS
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 
@@ -14,7 +20,7 @@ CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return Predictor(lively(SPD.from_preset("atto")), device="cpu")
+    return Predictor(lively(SPD.from_preset("atto")), device="cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +117,12 @@ def test_same_points_are_planned_once(predictor, rgb, monkeypatch):
 def test_points_planned_ahead_are_not_planned_again(predictor, rgb, monkeypatch):
     uv = np.random.default_rng(6).uniform(-20, 420, (30, 2))  # some outside
     expected = predictor.encode(rgb, CAMERA).depth_at(uv)
-    predictor._plans.clear()
-    predictor.prepare(uv, (480, 640))
-    monkeypatch.setattr(predictor.model, "plan_points", None)
-    np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at(uv), expected)
-    predictor.prepare(uv, (333, 555))  # no image of that size came yet: nothing to plan for
+    other = Predictor(predictor.model, "cpu", runtime="torch")
+    frame = other.encode(rgb, CAMERA)
+    other.prepare(uv, (480, 640))
+    other.prepare(uv, (333, 555))  # no image of that size came yet: nothing to plan for
+    monkeypatch.setattr(other.model, "plan_points", None)
+    np.testing.assert_array_equal(frame.depth_at(uv), expected)
 
 
 def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch):
@@ -125,22 +132,80 @@ def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch
     np.testing.assert_allclose(frame.depth_at(uv), expected, rtol=1e-5)
 
 
+def test_an_input_size_is_an_argument_of_one_image(predictor, rgb):
+    """Answered as by a predictor that has that size for all of its images, and forgotten after it."""
+    uv = np.random.default_rng(9).uniform(0, 470, (40, 2))
+    own = predictor.encode(rgb, CAMERA).depth_at(uv)
+    sized = predictor.encode(rgb, CAMERA, input_size=(96, 128))
+    assert sized.features.size == (96, 128)
+    always = Predictor(predictor.model, "cpu", input_size=(96, 128), runtime="torch")
+    np.testing.assert_array_equal(sized.depth_at(uv), always.encode(rgb, CAMERA).depth_at(uv))
+    assert not np.allclose(sized.depth_at(uv), own, rtol=0.01)
+    np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at(uv), own)
+    with pytest.raises(SPDError, match="at least 64"):
+        predictor.encode(rgb, CAMERA, input_size=(32, 640))
+
+
+@pytest.mark.parametrize(
+    ("preset", "training", "precision", "is_shared"),
+    [
+        ("atto", False, "fp32", True),
+        ("atto", True, "fp32", False),
+        ("atto", False, "bf16", False),
+        ("lite", False, "fp32", False),
+    ],  # has BatchNorm
+)
+def test_the_model_given_is_never_changed(preset, training, precision, is_shared):
+    model = SPD.from_preset(preset).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predictor = Predictor(model, "cpu", precision)
+    assert before.keys() == model.state_dict().keys()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.training == model.encoder.training == training
+    assert (predictor.model is model) == is_shared
+    assert not predictor.model.training
+    assert {p.dtype for p in predictor.model.parameters()} == {predictor.dtype}
+
+
+def test_there_is_one_default_runtime():
+    """For Python, the command line and the node: numbers of one are numbers of the other."""
+    defaults = {
+        signature(function).parameters["runtime"].default
+        for function in (Predictor.__init__, Predictor.load, commands.evaluate_checkpoint, commands.replay)
+    }
+    assert defaults == {PARAMETERS["runtime"].default} == {"auto"}
+
+
 @pytest.mark.parametrize(("preset", "runtime", "graphs"), [("atto", "auto", 1), ("v15_dinov2", "onnxruntime", 2)])
 def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
     pytest.importorskip("onnx", reason="the optional encoder runtime")
     uv = np.random.default_rng(8).uniform(0, 400, (100, 2))
-    answers = {}
-    monkeypatch.setattr("spd_core.export.OnnxEncoder.IMAGES_BEFORE_GRAPH", 1)
+    answers, made = {}, []
+    monkeypatch.setattr(runtimes.OnnxRuntime, "IMAGES_BEFORE_GRAPH", 1)
+    monkeypatch.setattr(runtimes, "onnx_session", lambda graph: made.append(1) or onnx_session(graph))
     for name in ("torch", runtime):
         predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime=name)
         answers[name] = [
-            predictor.encode(image, CAMERA).depth_at(uv) for image in [rgb, rgb[:, :500].copy()] * 2
+            predictor.encode(image, CAMERA).depth_at(uv) for image in [rgb, rgb[:, :500].copy()] * 3
         ]  # two sizes
-        predictor.warm_up()
     assert predictor.runtime == "onnxruntime"
-    assert len(predictor._encode._sessions) == graphs
+    assert len(made) == graphs
     np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("preset", ["atto", "v15_dinov2"])
+def test_nothing_is_made_at_the_first_image_after_warming_up(models, preset, rgb, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
+    pytest.importorskip("onnx", reason="the optional encoder runtime")
+    predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime="onnxruntime")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warm-up says nothing of intrinsics
+        predictor.warm_up()
+    monkeypatch.setattr(runtimes, "onnx_session", None)
+    monkeypatch.setattr(predictor.model, "encode", None)  # nor does torch encode it
+    assert np.isfinite(predictor.encode(rgb[:420, :462], CAMERA).depth_at(np.array([[5.0, 6.0]]))).all()
 
 
 def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatch):
@@ -197,7 +262,7 @@ def test_bad_points_are_named(predictor, rgb):
     ],
 )
 def test_bad_settings_are_named(arguments, message):
-    with pytest.raises((ValueError, CheckpointError), match=message):
+    with pytest.raises(SPDError, match=message):
         Predictor.load(**{"device": "cpu", **arguments})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..files import expanded
 from . import nyu, rgbd, shards
 from .samples import DataError, Dataset
 
@@ -22,7 +23,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     """
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', got {split!r}")
-    path = Path(path)
+    path = expanded(path)
     if not path.exists():
         raise DataError(f"{path} does not exist")
     openers: tuple[Callable[[Path, str], Dataset | None], ...] = (

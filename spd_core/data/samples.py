@@ -1,5 +1,4 @@
-"""What every data set yields, and how one is found: `open_dataset` looks at a folder, `check` opens every file of
-it."""
+"""What every data set yields."""
 
 from __future__ import annotations
 
@@ -14,6 +13,14 @@ from ..errors import SPDError
 
 # Nothing that these cameras measure is farther away; a larger median is a wrong unit.
 PLAUSIBLE_MEDIAN_M = 100.0
+
+
+def __getattr__(name: str):
+    if name != "open_dataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .layouts import open_dataset  # it was defined here, and is imported from here by those who use the library
+
+    return open_dataset
 
 
 class DataError(SPDError):
@@ -101,6 +108,8 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
         raise DataError(
             f"{name}: depth is {list(depth_m.shape)} and the image {list(rgb.shape[:2])}; they must have the same size"
         )
+    if depth_m.dtype.kind not in "fiu":
+        raise DataError(f"{name}: depth is {depth_m.dtype}, expected numbers")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
     median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else 0.0
     if median > PLAUSIBLE_MEDIAN_M:

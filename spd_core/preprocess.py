@@ -1,0 +1,130 @@
+"""A camera image on its way into the network: the size that it gets there, and what that does to its pixels, to points
+and to the focal length."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .camera import Camera, focal_correction, scale_points
+from .encoders import normalise
+from .engine import upload
+from .errors import SPDError
+from .model import MIN_SIZE, SPD, SPDConfig
+
+MAX_ASPECT = 16
+# Pixels of network input under fit "focal", in multiples of the model's input size: cameras of very wide view are
+# scaled down.
+MOST_INPUT = 3.0
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """What happens to one image, and to everything that is said in its pixels.
+
+    Attributes:
+        image_size: (height, width) px of the image.
+        size: (height, width) px that it is scaled to.
+        is_cubic: scaled as Depth Anything V2 does it (OpenCV's cubic, not antialiased, on floats), instead of bilinear
+            and antialiased.
+        training_focal_px: focal length, at `size`, at which network depth is metres.
+        focal_factor: from network depth to metres; 1 where there is no camera.
+    """
+
+    image_size: tuple[int, int]
+    size: tuple[int, int]
+    is_cubic: bool
+    training_focal_px: float
+    focal_factor: float
+
+    @classmethod
+    def for_image(
+        cls, model: SPD, image_size: tuple[int, int], camera: Camera | None, input_size: tuple[int, int] | None = None
+    ) -> ImageTransform:
+        """How `model` takes an image of `image_size` (height, width) px.
+
+        Args:
+            camera: its intrinsics at that size.
+            input_size: (height, width) px that it is scaled to fit; None is the model's own way (`SPDConfig.fit`).
+        """
+        config = model.config
+        size = _network_size(config, model.encoder.stride, image_size, camera, input_size)
+        factor = 1.0
+        if camera is not None:
+            scaled = camera.scaled(size[1] / image_size[1], size[0] / image_size[0])
+            factor = focal_correction(scaled, config.training_focal_px)
+        return cls(image_size, size, config.fit == "cover", config.training_focal_px, factor)
+
+    @property
+    def expected_focal_px(self) -> float:
+        """Focal length, at the image's own size, at which depth needs no correction."""
+        return self.training_focal_px * self.image_size[1] / self.size[1]
+
+    def points(self, uv: np.ndarray) -> np.ndarray:
+        """Points [..., 2] px of the image as points of the network's input."""
+        return scale_points(uv, np.array([self.size[1] / self.image_size[1], self.size[0] / self.image_size[0]]))
+
+    def tensor(self, rgb: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The image, uint8 [H, W, 3], as the network takes it: normalised [1, 3, *size] on the device."""
+        if self.is_cubic and self.size != self.image_size:
+            rgb = cv2.resize(rgb.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_CUBIC)
+        image = upload(torch.from_numpy(np.ascontiguousarray(rgb)), device).permute(2, 0, 1)[None]
+        if self.size != tuple(image.shape[2:]):
+            if device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
+                image = image.float()
+            image = F.interpolate(image, size=self.size, mode="bilinear", antialias=True)
+        # plane by plane: faster than pixel by pixel, and what onnxruntime wants
+        return normalise(image.contiguous()).to(dtype)
+
+
+def _network_size(
+    config: SPDConfig,
+    stride: int,
+    image_size: tuple[int, int],
+    camera: Camera | None,
+    input_size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """(height, width) px that an image is scaled to; see `SPDConfig.fit`."""
+    height, width = image_size
+    target = input_size or config.input_size
+    if config.fit == "cover":
+        shorter = min(target)
+        scale, least = shorter / min(height, width), math.ceil(shorter / stride)
+        return max(round(height * scale / stride), least) * stride, max(round(width * scale / stride), least) * stride
+    scale = min(target[0] / height, target[1] / width)
+    if config.fit == "focal" and input_size is None and camera is not None:
+        most = math.sqrt(MOST_INPUT * math.prod(target) / (height * width))
+        scale = min(config.training_focal_px / camera.focal_px, most)  # the correction of depth makes up what is left
+    scale = max(scale, MIN_SIZE / min(height, width))
+    return round(height * scale), round(width * scale)
+
+
+def check_image(rgb: np.ndarray) -> None:
+    """Raise SPDError where `rgb` is not an image uint8 [H, W, 3] of a usual shape."""
+    if (
+        not isinstance(rgb, np.ndarray)
+        or rgb.dtype != np.uint8
+        or rgb.ndim != 3
+        or rgb.shape[2] != 3
+        or min(rgb.shape) == 0
+    ):
+        found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise SPDError(f"image must be a uint8 array [H, W, 3] in RGB order, got {found}")
+    height, width = rgb.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise SPDError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
+
+
+def check_input_size(input_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
+    if input_size is None:
+        return None
+    if len(input_size) != 2 or min(input_size) < MIN_SIZE:
+        raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {tuple(input_size)}")
+    return input_size[0], input_size[1]
