@@ -7,6 +7,7 @@ numpy and OpenCV do the work: a pip-only machine and a ROS installation behave t
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 
 from .camera import DISTORTION_MODELS, Camera
 from .errors import SPDError
+from .status import Status as Status  # for those who read an answer's cloud here
 
 Message = Any  # of rclpy or rosbags; named in each docstring
 
@@ -137,7 +139,10 @@ def compressed_depth_to_metres(msg: Message) -> np.ndarray:
 
 def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)[offset:]
-    pixels = cv2.imdecode(data, flags) if len(data) else None
+    try:
+        pixels = cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
+        raise MessageError(f"compressed image of {len(data)} bytes cannot be decoded: {error.err}") from error
     if pixels is None:
         raise MessageError(
             f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded; expected JPEG"
@@ -148,34 +153,90 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
 
 # --- calibration
 
+# Other names of distortion models that drivers and calibrators write, in lower case and with underscores.
+DISTORTION_ALIASES = {
+    "": "plumb_bob",
+    "radtan": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "brown": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "opencv": "plumb_bob",
+    "full_opencv": "rational_polynomial",
+    "rational": "rational_polynomial",
+    "fisheye": "equidistant",
+    "opencv_fisheye": "equidistant",
+    "equi": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+    "kb4": "equidistant",
+}
+PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
+ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
 
-def camera_from_info(msg: Message, size: tuple[int, int]) -> Camera:
-    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D after region of interest and
-    binning, scaled if the image has another size."""
-    k, d = (getattr(msg, name.lower()) if hasattr(msg, name.lower()) else getattr(msg, name) for name in "KD")
-    fx, fy, cx, cy = (float(k[i]) for i in (0, 4, 2, 5))
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether the name of an image topic says that lens distortion was taken out: `image_rect`, `rect/image`."""
+    return bool({"rect", "rectified"} & set(re.split("[/_]+", topic.lower())))
+
+
+def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = False) -> Camera:
+    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D, or P for a `rectified` image;
+    after region of interest and binning, scaled if the image has another size."""
+    k, d, p = (getattr(msg, name.lower() if hasattr(msg, name.lower()) else name) for name in "KDP")
+    from_p = rectified and (any(p) or any(d))  # P may be left out where it would say the same as K
+    fx, fy, cx, cy = (float(p[i]) for i in (0, 5, 2, 6)) if from_p else (float(k[i]) for i in (0, 4, 2, 5))
     if fx <= 0 or fy <= 0 or not np.isfinite([fx, fy, cx, cy]).all():
-        raise MessageError(f"camera_info has fx = {fx}, fy = {fy}: the camera is not calibrated")
-    distortion = tuple(float(value) for value in d)
-    if any(distortion):
-        sizes = DISTORTION_MODELS.get(msg.distortion_model)
-        if sizes is None or len(distortion) not in sizes or not np.isfinite(distortion).all():
-            known = ", ".join(
-                f"{name} ({' or '.join(map(str, counts))} coefficients)" for name, counts in DISTORTION_MODELS.items()
-            )
-            raise MessageError(
-                f"camera_info has the distortion model {msg.distortion_model!r} with {len(distortion)} coefficients;"
-                f" expected {known}"
-            )
-    else:
-        distortion = ()
+        hint = "; P is given: is the image rectified?" if not rectified and p[0] > 0 else ""
+        raise MessageError(
+            f"camera_info has fx = {fx:g}, fy = {fy:g} in {'P' if from_p else 'K'}: the camera is not calibrated{hint}"
+        )
+    model, distortion = ("plumb_bob", ()) if rectified else _distortion(msg.distortion_model, list(map(float, d)))
     roi, binning_x, binning_y = msg.roi, max(msg.binning_x, 1), max(msg.binning_y, 1)
-    camera = Camera(fx, fy, cx, cy, distortion, msg.distortion_model if distortion else "plumb_bob")
-    camera = camera.cropped(roi.x_offset, roi.y_offset).scaled(1 / binning_x, 1 / binning_y)
-    full_width, full_height = (roi.width or msg.width) / binning_x, (roi.height or msg.height) / binning_y
-    if full_width <= 0 or full_height <= 0:
-        return camera
-    return camera.scaled(size[1] / full_width, size[0] / full_height)
+    width, height = (roi.width or msg.width) / binning_x, (roi.height or msg.height) / binning_y
+    if width == 0 or height == 0:  # not every driver says
+        width, height = size[1], size[0]
+    scale_x, scale_y = size[1] / width, size[0] / height
+    if abs(scale_x / scale_y - 1) > ASPECT_TOLERANCE + 1 / min(size):
+        raise MessageError(
+            f"camera_info is the calibration of an image of {width:g}x{height:g} px, this one has {size[1]}x{size[0]}"
+            " px and shows another part of the view; expected the calibration of this image, or its region of interest"
+        )
+    try:
+        camera = Camera(fx, fy, cx, cy, distortion, model).cropped(roi.x_offset, roi.y_offset)
+        camera = camera.scaled(scale_x / binning_x, scale_y / binning_y)
+    except ValueError as error:  # numbers at the end of what a float can hold
+        raise MessageError(f"camera_info has a calibration that cannot be used: {error}") from error
+    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
+    if not least <= camera.focal_px <= most:
+        raise MessageError(
+            f"camera_info has a focal length of {camera.focal_px:g} px for an image of {size[1]}x{size[0]} px; the"
+            f" camera is not calibrated: expected {least:g} to {most:g} px"
+        )
+    return camera
+
+
+def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:
+    """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero."""
+    if not np.isfinite(coefficients).all():
+        raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
+    if not any(coefficients):
+        return "plumb_bob", ()
+    model = re.sub("[- ]+", "_", name.strip().lower())
+    model = DISTORTION_ALIASES.get(model, model)
+    # These two are one formula, cut at different lengths; and some drivers fill up with zeros.
+    family = ("plumb_bob", "rational_polynomial") if model in ("plumb_bob", "rational_polynomial") else (model,)
+    needed = 1 + int(np.flatnonzero(coefficients)[-1])
+    lengths = [(count, model) for model in family for count in DISTORTION_MODELS.get(model, ())]
+    fitting = [(count, model) for count, model in lengths if needed <= count <= len(coefficients)]
+    if fitting:
+        count, model = max(fitting)
+        return model, tuple(coefficients[:count])
+    known = ", ".join(
+        f"{model} ({' or '.join(map(str, counts))} coefficients)" for model, counts in DISTORTION_MODELS.items()
+    )
+    raise MessageError(
+        f"camera_info has the distortion model {name!r} with {len(coefficients)} coefficients; expected {known}"
+    )
 
 
 # --- clouds
@@ -187,32 +248,41 @@ DATATYPES = {np.dtype(format_): datatype for datatype, format_ in _FORMATS.items
 
 def cloud_to_array(msg: Message) -> np.ndarray:
     """The points of a PointCloud2 as a structured array [K], in its own byte order; organised clouds row by row."""
-    order = ">" if msg.is_bigendian else "<"
-    names, formats, offsets = [], [], []
-    for field in msg.fields:
-        if field.datatype not in _FORMATS:
-            raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
-        names.append(field.name)
-        formats.append(
-            np.dtype((order + _FORMATS[field.datatype], (field.count,)))
-            if field.count > 1
-            else np.dtype(order + _FORMATS[field.datatype])
-        )
-        offsets.append(field.offset)
+    dtype = _point_type(msg)
     row_bytes = msg.width * msg.point_step
     if msg.width * msg.height == 0:
-        return np.zeros(0, dtype=list(zip(names, formats)))
+        return np.zeros(0, dtype)
     if msg.row_step < row_bytes or len(msg.data) != msg.row_step * msg.height:
         raise MessageError(
             f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of"
             f" {msg.width} points of {msg.point_step} bytes"
         )
-    try:
-        dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": msg.point_step})
-    except ValueError as error:
-        raise MessageError(f"cloud fields do not fit in point_step {msg.point_step}: {error}") from error
     rows = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.row_step)[:, :row_bytes]
     return np.ascontiguousarray(rows).reshape(-1).view(dtype)
+
+
+def _point_type(msg: Message) -> np.dtype:
+    """The structured type of a cloud's points, in the cloud's byte order."""
+    order = ">" if msg.is_bigendian else "<"
+    layout: dict[str, list] = {"names": [], "formats": [], "offsets": []}
+    try:
+        for field in msg.fields:
+            if field.datatype not in _FORMATS:
+                raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
+            scalar = np.dtype(order + _FORMATS[field.datatype])
+            end = field.offset + scalar.itemsize * max(field.count, 1)
+            if end > msg.point_step:
+                raise MessageError(
+                    f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
+                )
+            layout["names"].append(field.name)
+            layout["formats"].append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
+            layout["offsets"].append(field.offset)
+        return np.dtype({**layout, "itemsize": max(msg.point_step, 1)})
+    except MessageError:
+        raise
+    except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes
+        raise MessageError(f"cloud has fields that cannot be read: {error}") from error
 
 
 def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,22 @@
-"""numpy to ROS messages: pictures, queries and answers. Reading them is `spd_core.messages`."""
+"""numpy to ROS messages: pictures, queries and answers. Reading them is `spd_core.messages`, but for stamps."""
 
 from __future__ import annotations
 
 import array
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core.messages import DATATYPES
+from spd_core.predictor import Answer
+
+
+def stamp_ns(header: Header) -> int:
+    """A header's stamp, ns; of any sign, where rclpy's Time refuses what a driver with an overflow sends."""
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
 
 
 def rgb_to_image(rgb: np.ndarray, header: Header) -> Image:
@@ -42,10 +50,11 @@ def _bytes(values: np.ndarray) -> array.array:
 
 def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
     """A structured array [K] as an unorganised little-endian cloud."""
-    fields = []
-    for name in points.dtype.names:
-        dtype, offset = points.dtype.fields[name][:2]
-        fields.append(PointField(name=name, offset=offset, datatype=DATATYPES[dtype], count=1))
+    layout: Mapping[str, tuple] = points.dtype.fields or {}
+    fields = [
+        PointField(name=name, offset=offset, datatype=DATATYPES[dtype], count=1)
+        for name, (dtype, offset, *_) in layout.items()
+    ]
     step = points.dtype.itemsize
     msg = PointCloud2(
         header=header,
@@ -57,7 +66,7 @@ def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
         row_step=step * len(points),
     )
     msg.data = _bytes(points)
-    msg.is_dense = bool(np.isfinite(points["z"]).all()) if "z" in points.dtype.names else True
+    msg.is_dense = bool(np.isfinite(points["z"]).all()) if "z" in layout else True
     return msg
 
 
@@ -71,32 +80,19 @@ def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -
 
 
 def answer_cloud(
-    header: Header,
-    uv: np.ndarray,
-    ids: np.ndarray,
-    depth_m: np.ndarray,
-    xyz_m: np.ndarray,
-    status: np.ndarray,
-    waypoint_depth_m: np.ndarray | None = None,
+    header: Header, uv: np.ndarray, ids: np.ndarray, answer: Answer, waypoint_depth_m: np.ndarray | None = None
 ) -> PointCloud2:
-    """An answer: x y z (m, optical frame), depth (m), u v (px), id, status; for waypoints also their own z-depth. NaN
-    where there is no answer."""
-    layout = [
-        ("x", "<f4"),
-        ("y", "<f4"),
-        ("z", "<f4"),
-        ("depth", "<f4"),
-        ("u", "<f4"),
-        ("v", "<f4"),
-        ("id", ids.dtype),
-        ("status", "u1"),
-    ]
+    """An answer at points [K, 2] px with ids [K]: x y z (m, optical frame), depth and its standard deviation sigma (m),
+    u v (px), id, status; for waypoints also their own z-depth [K] m. NaN where there is no answer."""
+    layout: list[tuple[str, Any]] = [(name, "<f4") for name in ("x", "y", "z", "depth", "sigma", "u", "v")]
+    layout += [("id", ids.dtype), ("status", "u1")]
     if waypoint_depth_m is not None:
         layout.append(("waypoint_depth", "<f4"))
     points = np.zeros(len(uv), dtype=np.dtype(layout, align=True))
-    points["x"], points["y"], points["z"] = xyz_m.T
+    points["x"], points["y"], points["z"] = answer.xyz_m.T
     points["u"], points["v"] = uv.T
-    points["depth"], points["id"], points["status"] = depth_m, ids, status
+    points["depth"], points["sigma"], points["status"] = answer.depth_m, answer.sigma_m, answer.status
+    points["id"] = ids
     if waypoint_depth_m is not None:
         points["waypoint_depth"] = waypoint_depth_m
     return array_to_cloud(points, header)

@@ -1,68 +1,89 @@
-"""What the node counts, and how it says so on /diagnostics."""
+"""What the node counts, what is wrong now, and how it says so on /diagnostics."""
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+from rclpy.subscription import Subscription
 from rclpy.time import Time
 
+from spd_core.errors import SPDError
 from spd_core.status import Status
 
 SILENCE_S = 5.0  # without an image for so long, that is worth a warning
+# A problem that did not come again for so long is over: whatever lasts is found again with every image or query.
+FORGET_S = 10.0
+# The log repeats a problem that lasts, and says one that changes all the time, at most so often.
+REPEAT_S, CHANGE_S = 30.0, 2.0
 
 
 class Statistics:
     """Counters and recent latencies; every method may be called from any thread."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._facts: dict[str, str] = {}
         self._encode_ms: deque[float] = deque(maxlen=300)
         self._latency_ms: deque[float] = deque(maxlen=1000)
         self._overhead_ms: deque[float] = deque(maxlen=1000)
-        self.started_s = time.monotonic()
-        self.last_image_s: float | None = None
-        self.has_camera_info = False
-        self.last_error = ""
-        self.qos_problems: dict[str, str] = {}  # by topic
-        self._rates_since: tuple[float, Counter[str]] = (self.started_s, Counter())
+        self._started_s = time.monotonic()
+        self._last_image_s: float | None = None
+        self._rates_since: tuple[float, Counter[str]] = (self._started_s, Counter())
+
+    def start(self) -> None:
+        """From now on images are expected."""
+        with self._lock:
+            self._started_s, self._last_image_s = time.monotonic(), None
 
     def count(self, name: str, amount: int = 1) -> None:
         with self._lock:
-            self.counts[name] += amount
+            self._counts[name] += amount
+
+    def state(self, name: str, fact: str) -> None:
+        """Something to show beside the numbers."""
+        with self._lock:
+            self._facts[name] = fact
 
     def image_received(self) -> None:
-        self.last_image_s = time.monotonic()
-        self.count("images received")
+        with self._lock:
+            self._last_image_s = time.monotonic()
+            self._counts["images received"] += 1
 
     def encoded(self, seconds: float) -> None:
         with self._lock:
-            self.counts["images encoded"] += 1
+            self._counts["images encoded"] += 1
             self._encode_ms.append(1000 * seconds)
 
     def answered(self, status: np.ndarray, latency_s: float, overhead_s: float) -> None:
         """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer,
         not waiting, encoding or decoding."""
         with self._lock:
-            self.counts["queries answered"] += 1
-            self.counts["points answered"] += len(status)
+            self._counts["queries answered"] += 1
+            self._counts["points answered"] += len(status)
             for value, amount in zip(*np.unique(status, return_counts=True)):
-                self.counts[f"points {Status(value).name}"] += int(amount)
+                self._counts[f"points {Status(value).name}"] += int(amount)
             self._latency_ms.append(1000 * latency_s)
             self._overhead_ms.append(1000 * overhead_s)
 
     def snapshot(self) -> dict[str, str]:
         """All values as text; rates are those since the last snapshot."""
         with self._lock:
-            values = {name: str(amount) for name, amount in sorted(self.counts.items())}
+            values = self._facts | {name: str(amount) for name, amount in sorted(self._counts.items())}
             (then, before), now = self._rates_since, time.monotonic()
-            self._rates_since = (now, self.counts.copy())
+            self._rates_since = (now, self._counts.copy())
             for name in ("images received", "images encoded", "queries answered"):
-                values[f"{name} [Hz]"] = f"{(self.counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
+                values[f"{name} [Hz]"] = f"{(self._counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
             for name, series in (
                 ("encode", self._encode_ms),
                 ("query latency", self._latency_ms),
@@ -73,34 +94,145 @@ class Statistics:
                     values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = f"{p50:.2f}", f"{p99:.2f}"
         return values
 
-    def is_silent(self) -> bool:
-        """Whether images have stopped, or never came."""
-        return time.monotonic() - (self.last_image_s or self.started_s) > SILENCE_S
+    def has_images(self) -> bool:
+        with self._lock:
+            return self._last_image_s is not None
 
-    def problem(self, is_active: bool, where: str = "") -> tuple[int, str]:
-        """Level and message for /diagnostics; `where` says on which topic images are missing."""
-        if not is_active:
-            return DiagnosticStatus.OK, "not active"
-        qos_problem = "; ".join(self.qos_problems.values())
-        if self.is_silent():
-            silent_s = time.monotonic() - (self.last_image_s or self.started_s)
-            return DiagnosticStatus.ERROR, f"no image for {silent_s:.0f} s{where}" + (
-                f"; {qos_problem}" if qos_problem else ""
-            )
-        if qos_problem:
-            return DiagnosticStatus.WARN, qos_problem
-        if self.last_error:
-            return DiagnosticStatus.WARN, self.last_error
-        if self.last_image_s and not self.has_camera_info:
-            return DiagnosticStatus.WARN, "no camera_info: depths assume the training focal length, x y z are NaN"
-        return DiagnosticStatus.OK, "answering" if self.last_image_s else "waiting for the first image"
+    def silence_s(self) -> float:
+        """Seconds without an image."""
+        with self._lock:
+            return time.monotonic() - (self._started_s if self._last_image_s is None else self._last_image_s)
+
+
+class Problems:
+    """What is wrong now, by kind: said in the log when it appears, and on /diagnostics until it is resolved or has not
+    come again for `FORGET_S`. Every method may be called from any thread.
+
+    Args:
+        statistics: counts failures.
+        log: takes one line.
+    """
+
+    def __init__(self, statistics: Statistics, log: Callable[[str], Any]):
+        self._statistics = statistics
+        self._log = log
+        self._lock = threading.Lock()
+        self._now: dict[str, tuple[str, float]] = {}  # by kind: the text, and when it came last
+        self._said: dict[str, tuple[str, float]] = {}  # by kind: what the log has, and since when
+
+    def report(self, kind: str, what: SPDError | str) -> None:
+        """Something of this kind is wrong."""
+        text, now_s = " ".join(str(what).split()), time.monotonic()
+        with self._lock:
+            self._now[kind] = text, now_s
+            said, said_s = self._said.get(kind, ("", -np.inf))
+            is_due = now_s - said_s >= (REPEAT_S if text == said else CHANGE_S)
+            if is_due:
+                self._said[kind] = text, now_s
+        if is_due:
+            self._log(text)
+
+    def failed(self, kind: str, error: Exception) -> None:
+        """Something raised that should not have."""
+        self._statistics.count("errors")
+        self.report(kind, error if isinstance(error, SPDError) else f"{kind} failed: {type(error).__name__}: {error}")
+
+    def resolved(self, *kinds: str) -> None:
+        """Nothing of these kinds is wrong any more."""
+        with self._lock:
+            for kind in kinds:
+                self._now.pop(kind, None)
+
+    def texts(self) -> list[str]:
+        """What is wrong now."""
+        with self._lock:
+            until_s = time.monotonic() - FORGET_S
+            self._now = {kind: (text, last_s) for kind, (text, last_s) in self._now.items() if last_s > until_s}
+            return [text for text, _ in self._now.values()]
+
+    def guarded(self, kind: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """The callback, whose exceptions are counted and reported instead of ending the node: everything that ROS calls
+        is called through this."""
+
+        @functools.wraps(callback)
+        def call(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception as error:
+                self.failed(kind, error)
+                return None
+
+        return call
+
+
+def assess(
+    node: Node,
+    statistics: Statistics,
+    problems: Problems,
+    inputs: Sequence[Subscription],
+    outputs: Collection[Publisher],
+) -> tuple[bytes, str]:
+    """Level and message for /diagnostics of an active node; the first of its inputs has the images."""
+    _check_topics(node, problems, inputs, outputs)
+    if (silence_s := statistics.silence_s()) > SILENCE_S:
+        text = f"no image for {silence_s:.0f} s {_where_images_are(node, inputs[0])}"
+        node.get_logger().warning(text, throttle_duration_sec=10.0)
+        return DiagnosticStatus.ERROR, "; ".join([text, *problems.texts()])
+    if texts := problems.texts():
+        return DiagnosticStatus.WARN, "; ".join(texts)
+    return DiagnosticStatus.OK, "answering" if statistics.has_images() else "waiting for the first image"
+
+
+def _check_topics(
+    node: Node, problems: Problems, inputs: Sequence[Subscription], outputs: Collection[Publisher]
+) -> None:
+    """Report the topics whose peers the node cannot hear, or that cannot hear it, and why."""
+    topics = [subscription.topic_name for subscription in inputs] + [publisher.topic_name for publisher in outputs]
+    found: dict[str, set[str]] = {topic: set() for topic in topics}
+    for ours in inputs:
+        for peer in node.get_publishers_info_by_topic(ours.topic_name):
+            if peer.topic_type == _type_name(ours):
+                found[ours.topic_name].add(_mismatch(peer.qos_profile, ours.qos_profile))
+            else:
+                found[ours.topic_name].add(f"a publisher of {peer.topic_type}, expected {_type_name(ours)}")
+    for publisher in outputs:
+        for peer in node.get_subscriptions_info_by_topic(publisher.topic_name):
+            found[publisher.topic_name].add(_mismatch(publisher.qos_profile, peer.qos_profile))
+    for topic, reasons in found.items():
+        if any(reasons):
+            problems.report(topic, f"{topic} has {' and '.join(sorted(filter(None, reasons)))}")
+        else:
+            problems.resolved(topic)
+
+
+def _type_name(subscription: Subscription) -> str:
+    return f"{subscription.msg_type.__module__.split('.')[0]}/msg/{subscription.msg_type.__name__}"
+
+
+def _mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:
+    """Why a subscription does not hear a publisher; "" where it does."""
+    compatibility, reason = qos_check_compatible(publisher, subscription)
+    if compatibility != QoSCompatibility.ERROR:
+        return ""
+    return f"a peer of incompatible QoS ({reason.removeprefix('ERROR: ').rstrip(';')}); see the topic's QoS parameters"
+
+
+def _where_images_are(node: Node, images: Subscription) -> str:
+    """Which topic is silent, and which others of its type have a publisher."""
+    own, kind = node.get_fully_qualified_name() + "/", _type_name(images)
+    others = [
+        name
+        for name, types in node.get_topic_names_and_types()
+        if kind in types and node.count_publishers(name) and not name.startswith(own)
+    ]
+    return f"on {images.topic_name}; image topics with a publisher: {', '.join(others) or 'none'}"
 
 
 def diagnostic_array(
-    stamp: Time, name: str, statistics: Statistics, is_active: bool, facts: dict[str, str], where: str = ""
+    stamp: Time, name: str, statistics: Statistics, assessment: tuple[bytes, str], facts: Mapping[str, str]
 ) -> DiagnosticArray:
-    """The message: one status called `name`, with all counters and `facts`; `where` as in `Statistics.problem`."""
-    level, message = statistics.problem(is_active, where)
+    """The message: one status called `name`, with all counters and `facts`."""
+    level, message = assessment
     values = [KeyValue(key=key, value=value) for key, value in {**facts, **statistics.snapshot()}.items()]
     status = DiagnosticStatus(level=level, name=name, message=message, hardware_id="spd", values=values)
     array = DiagnosticArray(status=[status])

@@ -16,18 +16,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from spd_core.errors import SPDError
 from spd_core.status import Status
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000
 JUMP_NS = 1_000_000_000
+Job = partial[None]
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Query:
     waypoints_m: np.ndarray | None = None
     received_s: float = field(default_factory=time.monotonic)
     parsing_s: float = 0.0
+    is_prepared: bool = False
 
 
 @dataclass
@@ -55,51 +58,88 @@ class PendingImage:
     received_s: float = field(default_factory=time.monotonic)
 
 
+class Client(Protocol):
+    """Who does what the scheduler plans. `encode` runs in one thread, all others but `on_skip` in the other; none may
+    call the scheduler."""
+
+    def encode(self, image: PendingImage) -> Any:
+        """The encoded frame. An SPDError says that the image is bad, any other exception that encoding failed."""
+
+    def prepare(self, query: Query) -> None:
+        """What can be done for a query that waits while an image is encoded."""
+
+    def answer(self, query: Query, frame: Any) -> None:
+        """Answer a query from its frame. This or `refuse` is called exactly once for each query."""
+
+    def refuse(self, query: Query, why: Status) -> None:
+        """Tell a query that it has no frame."""
+
+    def on_frame(self, frame: Any) -> None:
+        """A newly encoded frame."""
+
+    def on_skip(self, count: int) -> None:
+        """So many images will not be encoded."""
+
+    def on_error(self, work: str, error: Exception) -> None:
+        """The method of the client called `work` raised; the threads go on."""
+
+
+def _near(stamps: Collection[int], stamp_ns: int, tolerance_ns: int) -> int | None:
+    if stamp_ns in stamps:
+        return stamp_ns
+    near = [s for s in stamps if abs(s - stamp_ns) <= tolerance_ns] if tolerance_ns else []
+    return min(near, key=lambda s: abs(s - stamp_ns), default=None)
+
+
+class Frames:
+    """The last `capacity` encoded frames by their stamps, and why other images have none."""
+
+    def __init__(self, capacity: int):
+        self._capacity = capacity
+        self.kept: OrderedDict[int, Any] = OrderedDict()
+        self.lost: OrderedDict[int, Status] = OrderedDict()
+
+    def keep(self, stamp_ns: int, frame: Any) -> None:
+        self.kept.pop(stamp_ns, None)
+        self.kept[stamp_ns] = frame
+        while len(self.kept) > self._capacity:
+            self.lose(self.kept.popitem(last=False)[0], Status.FRAME_EXPIRED)
+
+    def lose(self, stamp_ns: int, why: Status) -> None:
+        self.lost[stamp_ns] = why
+        while len(self.lost) > REMEMBERED_STAMPS:
+            self.lost.popitem(last=False)
+
+
 class FrameScheduler:
-    """The two threads, the ring of encoded frames, and what waits for them.
+    """The two threads, the encoded frames, and what waits for them.
 
     Args:
-        encode: PendingImage -> encoded frame (anything), in one thread; an exception marks the image as bad.
-        answer: (Query, encoded frame or None, Status or None), called exactly once for each query, in the other thread.
-        on_frame: called with each newly encoded frame, in the thread of `answer`.
-        on_skip: called with the number of images skipped.
-        on_error: called with an exception of `encode`, `answer` or `on_frame`; the threads go on.
         capacity: encoded frames kept.
         timeout_s: how long a query waits for its image to come and to be taken up.
         tolerance_ns: stamps this close are the same.
     """
 
-    def __init__(
-        self,
-        encode: Callable,
-        answer: Callable,
-        on_frame: Callable,
-        on_skip: Callable,
-        on_error: Callable,
-        capacity: int,
-        timeout_s: float,
-        tolerance_ns: int = 0,
-    ):
-        self._encode, self._answer, self._on_frame, self._on_skip, self._on_error = (
-            encode,
-            answer,
-            on_frame,
-            on_skip,
-            on_error,
-        )
-        self._capacity, self.timeout_s, self.tolerance_ns = capacity, timeout_s, tolerance_ns
-        self._ring: OrderedDict[int, Any] = OrderedDict()
+    def __init__(self, client: Client, capacity: int, timeout_s: float, tolerance_ns: int = 0):
+        self._client = client
+        self._capacity = capacity
+        self._frames = Frames(capacity)
+        self._timeout_s = timeout_s
+        self._tolerance_ns = tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
-        self._lost: OrderedDict[int, Status] = OrderedDict()  # stamps of images that will not be answered, and why
-        self._newest_ns = -1
-        self._fresh = None  # an encoded frame that `on_frame` has not seen
+        self._newest_ns: int | None = None
+        self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
         self._encoding_ns: int | None = None
+        self._last_failure: Status | None = None  # why the last image has no frame, if it has none
         self._stopping = False
         self._condition = threading.Condition()
-        work = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
         self._threads = [
-            threading.Thread(target=self._work, args=args, name=name, daemon=True) for name, args in work.items()
+            threading.Thread(target=self._work, args=(next_job, patience_s), name=name, daemon=True)
+            for name, next_job, patience_s in (
+                ("spd_encode", self._next_image, lambda: None),
+                ("spd_answer", self._next_answer, self._patience_s),
+            )
         ]
 
     def start(self) -> None:
@@ -115,44 +155,41 @@ class FrameScheduler:
         for thread in self._threads:
             thread.join()
         while self._waiting:
-            self._run_guarded(partial(self._answer, self._waiting.popleft(), None, Status.SHUTTING_DOWN))
+            self._run("refuse", partial(self._client.refuse, self._waiting.popleft(), Status.SHUTTING_DOWN))
+
+    def change(self, timeout_s: float, tolerance_ns: int) -> None:
+        """Go on with another patience and tolerance."""
+        with self._condition:
+            self._timeout_s, self._tolerance_ns = timeout_s, tolerance_ns
+            self._condition.notify_all()
 
     def add_image(self, stamp_ns: int, message: Any) -> bool:
         """Take an image. True if its stamp is more than a second older than the last one's: a bag has started again,
         and what came before it, under stamps that will come again, is forgotten."""
         with self._condition:
-            jumped = stamp_ns + JUMP_NS < self._newest_ns
+            jumped = self._newest_ns is not None and stamp_ns + JUMP_NS < self._newest_ns
             if jumped:
-                self._ring.clear()
-                self._lost.clear()
-            self._lost.pop(stamp_ns, None)
+                self._frames = Frames(self._capacity)
+            self._frames.lost.pop(stamp_ns, None)
             self._newest_ns = stamp_ns
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
             self._condition.notify_all()
         return jumped
 
-    def add_query(self, query: Query) -> bool:
-        """Take a query. True if it has to wait while an image is encoded, so that there is time to plan ahead."""
+    def add_query(self, query: Query) -> None:
         with self._condition:
             self._waiting.append(query)
             self._condition.notify_all()
-            return self._encoding_ns is not None and self._resolve(query) is None
 
     # --- under the lock
-
-    def _near(self, stamps, stamp_ns: int) -> int | None:
-        if stamp_ns in stamps:
-            return stamp_ns
-        near = [s for s in stamps if abs(s - stamp_ns) <= self.tolerance_ns] if self.tolerance_ns else []
-        return min(near, key=lambda s: abs(s - stamp_ns), default=None)
 
     def _wanted(self) -> set[int]:
         """Stamps of pending images that a waiting query names."""
         return {
             s
             for query in self._waiting
-            if query.stamp_ns and (s := self._near(self._pending, query.stamp_ns)) is not None
+            if query.stamp_ns and (s := _near(self._pending, query.stamp_ns, self._tolerance_ns)) is not None
         }
 
     def _drop_unwanted(self) -> None:
@@ -160,103 +197,115 @@ class FrameScheduler:
         dropped = [stamp for stamp in self._pending if stamp not in keep]
         for stamp in dropped:
             del self._pending[stamp]
-            self._remember(stamp, Status.FRAME_SKIPPED)
+            self._frames.lose(stamp, Status.FRAME_SKIPPED)
         if dropped:
-            self._on_skip(len(dropped))
+            self._client.on_skip(len(dropped))
 
-    def _remember(self, stamp_ns: int, status: Status) -> None:
-        self._lost[stamp_ns] = status
-        while len(self._lost) > REMEMBERED_STAMPS:
-            self._lost.popitem(last=False)
-
-    def _resolve(self, query: Query) -> tuple[Any, Status | None] | None:
-        """(frame, None) or (None, why not), or None while the query should wait."""
+    def _resolve(self, query: Query) -> Job | None:
+        """What answers or refuses a query; None while it should wait."""
         if query.failure is not None:
-            return None, query.failure
+            return partial(self._client.refuse, query, query.failure)
         stamp = query.stamp_ns
-        frame = (
-            next(reversed(self._ring.values()), None) if stamp == 0 else self._ring.get(self._near(self._ring, stamp))
-        )
-        if frame is not None:
-            return frame, None
+        kept = self._frames.kept
+        found = next(reversed(kept), None) if stamp == 0 else _near(kept, stamp, self._tolerance_ns)
+        if found is not None:
+            return partial(self._client.answer, query, kept[found])
         if self._is_being_encoded(query):
             return None
-        is_pending = bool(self._pending) if stamp == 0 else self._near(self._pending, stamp) is not None
-        if not is_pending and stamp:
-            lost = self._near(self._lost, stamp)
-            if lost is not None:
-                return None, self._lost[lost]
-            if stamp + self.tolerance_ns < self._newest_ns:
-                return None, Status.NO_IMAGE
-        if time.monotonic() - query.received_s > self.timeout_s or len(self._waiting) > MAX_WAITING_QUERIES:
-            return None, Status.TIMED_OUT if is_pending else Status.NO_IMAGE
-        return None
+        why_not = self._why_not(query)
+        return None if why_not is None else partial(self._client.refuse, query, why_not)
 
-    def _answerable(self) -> Iterator[tuple[int, tuple[Any, Status | None]]]:
-        """Positions of waiting queries that need not wait, and what they resolve to."""
-        return (
-            (i, resolved) for i, query in enumerate(self._waiting) if (resolved := self._resolve(query)) is not None
-        )
+    def _why_not(self, query: Query) -> Status | None:
+        """Why a query will have no frame; None while it may get one."""
+        stamp = query.stamp_ns
+        is_pending = bool(self._pending) if stamp == 0 else _near(self._pending, stamp, self._tolerance_ns) is not None
+        if stamp and not is_pending:
+            lost = _near(self._frames.lost, stamp, self._tolerance_ns)
+            if lost is not None:
+                return self._frames.lost[lost]
+            if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
+                return Status.NO_IMAGE
+        if time.monotonic() - query.received_s <= self._timeout_s and len(self._waiting) <= MAX_WAITING_QUERIES:
+            return None
+        if stamp == 0 and self._last_failure is not None:  # images come, and none of them can be used
+            return self._last_failure
+        return Status.TIMED_OUT if is_pending else Status.NO_IMAGE
+
+    def _answerable(self) -> Iterator[tuple[int, Job]]:
+        """Positions of waiting queries that need not wait, and what ends their waiting."""
+        return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
         return self._encoding_ns is not None and (
-            query.stamp_ns == 0 or self._near((self._encoding_ns,), query.stamp_ns) is not None
+            query.stamp_ns == 0 or _near((self._encoding_ns,), query.stamp_ns, self._tolerance_ns) is not None
         )
 
-    def _next_answer(self) -> Callable | None:
+    def _next_answer(self) -> Job | None:
+        job: Job
         if self._fresh is not None:
-            job, self._fresh = partial(self._on_frame, self._fresh), None
+            job, self._fresh = partial(self._client.on_frame, self._fresh), None
         elif (answerable := next(self._answerable(), None)) is not None:
-            i, resolved = answerable
-            job = partial(self._answer, self._waiting[i], *resolved)
+            i, job = answerable
             del self._waiting[i]
         else:
-            return None
+            ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
+            if (query := next(ahead, None)) is None:
+                return None
+            query.is_prepared = True
+            job = partial(self._client.prepare, query)
         self._condition.notify_all()  # an image may have been held back for this
         return job
 
-    def _next_image(self) -> Callable | None:
+    def _next_image(self) -> Job | None:
         if self._fresh is not None or next(self._answerable(), None) is not None:
             return None
         self._drop_unwanted()  # what a query that is gone had wanted
         if not self._pending:
             return None
         self._encoding_ns = max(self._wanted() or self._pending, key=lambda s: self._pending[s].received_s)
+        self._condition.notify_all()  # its queries can be prepared
         return partial(self._encode_image, self._pending.pop(self._encoding_ns))
 
     def _patience_s(self) -> float | None:
         """Seconds until the first of the waiting queries will have waited too long."""
         first = min((query.received_s for query in self._waiting if not self._is_being_encoded(query)), default=None)
-        return None if first is None else max(first + self.timeout_s - time.monotonic(), 0) + 0.001
+        return None if first is None else max(first + self._timeout_s - time.monotonic(), 0) + 0.001
 
     # --- in the two threads
 
-    def _work(self, next_job: Callable[[], Callable | None], patience_s: Callable[[], float | None]) -> None:
-        while True:
-            with self._condition:
-                while not self._stopping and (job := next_job()) is None:
-                    self._condition.wait(patience_s())
-                if self._stopping:
-                    return
-            self._run_guarded(job)
+    def _work(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> None:
+        while not self._stopping:
+            if (job := self._run("schedule", partial(self._wait, next_job, patience_s))) is not None:
+                self._run(job.func.__name__, job)
 
-    def _run_guarded(self, job: Callable) -> Any:
-        """What `job` returns; None after an exception."""
+    def _wait(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> Job | None:
+        with self._condition:
+            while not self._stopping and (job := next_job()) is None:
+                self._condition.wait(patience_s())
+            return None if self._stopping else job
+
+    def _run(self, work: str, job: Callable[[], Any]) -> Any:
+        """What `job` returns; None after an exception: nothing that a message holds may end a thread."""
         try:
             return job()
-        except Exception as error:  # a message must never end a thread
-            self._on_error(error)
+        except Exception as error:
+            self._client.on_error(work, error)
             return None
 
     def _encode_image(self, image: PendingImage) -> None:
-        frame = self._run_guarded(partial(self._encode, image))
+        frame, error = None, None
+        try:
+            frame = self._client.encode(image)
+        except Exception as raised:
+            error = raised
         with self._condition:
-            self._encoding_ns = None
-            if frame is None:
-                self._remember(image.stamp_ns, Status.BAD_IMAGE)
+            self._encoding_ns, self._last_failure = None, None
+            if error is None:
+                self._fresh = frame
+                self._frames.keep(image.stamp_ns, frame)
             else:
-                self._ring.pop(image.stamp_ns, None)
-                self._ring[image.stamp_ns] = self._fresh = frame
-            while len(self._ring) > self._capacity:
-                self._remember(self._ring.popitem(last=False)[0], Status.FRAME_EXPIRED)
+                self._last_failure = Status.BAD_IMAGE if isinstance(error, SPDError) else Status.FAILED
+                self._frames.lose(image.stamp_ns, self._last_failure)
             self._condition.notify_all()
+        if error is not None:
+            self._client.on_error("encode", error)

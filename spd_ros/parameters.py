@@ -4,154 +4,234 @@ compares them)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from spd_core.errors import SPDError
 from spd_core.runtimes import PRECISIONS, RUNTIMES
 
-
-@dataclass(frozen=True)
-class Parameter:
-    default: Any
-    description: str
-    check: Callable[[Any], bool] = lambda value: True
-    expected: str = ""
-    at_run_time: bool = False  # may change while the node is configured
-
-
-def _one_of(default: str, options, description: str) -> Parameter:
-    return Parameter(default, description, lambda value: value in options, "one of " + ", ".join(options))
-
-
-def _at_least(default, low, description: str, at_run_time: bool = False) -> Parameter:
-    return Parameter(default, description, lambda value: value >= low, f"at least {low}", at_run_time)
-
-
-def _pair(default: list[int], description: str, at_run_time: bool = False) -> Parameter:
-    return Parameter(
-        default, description, lambda value: len(value) == 2 and min(value) >= 0, "two integers >= 0", at_run_time
-    )
-
-
-def _is_transform(values) -> bool:
-    return len(values) == 7 and all(map(math.isfinite, values)) and any(values[3:])
-
-
-_RELIABILITY = ("reliable", "best_effort")
-
-PARAMETERS: dict[str, Parameter] = {
-    "autostart": Parameter(True, "configure and activate at start; false leaves that to a lifecycle manager"),
-    "weights": Parameter(
-        "embedded",
-        "'embedded', a checkpoint file (.safetensors), or a preset name for random weights",
-        bool,
-        "not empty",
-    ),
-    "device": Parameter("auto", "auto (CUDA where there is one), cpu, cuda or cuda:<n>", bool, "not empty"),
-    "precision": _one_of("fp32", tuple(PRECISIONS), "arithmetic of the network; the depth head is always fp32"),
-    "runtime": _one_of(
-        "auto",
-        RUNTIMES,
-        "what runs the encoder: torch, compile (torch.compile; for GPUs), onnxruntime (CPU, fp32); auto picks for the"
-        " device",
-    ),
-    "input_size": _pair([0, 0], "(height, width) px that images are scaled to fit; [0, 0] takes the checkpoint's own"),
-    "threads": _at_least(0, 0, "CPU threads of the network; 0 leaves torch's choice"),
-    "image_transport": _one_of(
-        "raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"
-    ),
-    "grid": _pair(
-        [0, 0], "(columns, rows) of a fixed grid answered on every encoded frame; [0, 0] is off", at_run_time=True
-    ),
-    "frame_buffer": _at_least(
-        30, 1, "encoded frames kept for late queries; 0.6 MB each with the embedded weights, 6 MB with v15"
-    ),
-    "query_timeout_s": _at_least(1.0, 0.0, "how long a query waits for its image, s", at_run_time=True),
-    "stamp_tolerance_s": _at_least(
-        0.0, 0.0, "a query and an image whose stamps differ by at most this belong together, s", at_run_time=True
-    ),
-    "overlay_rate_hz": _at_least(
-        10.0, 0.1, "at most this many overlay pictures per second, and only while someone listens", at_run_time=True
-    ),
-    "dense_rate_hz": _at_least(
-        5.0, 0.1, "at most this many dense depth images per second, and only while someone listens", at_run_time=True
-    ),
-    "diagnostics_period_s": _at_least(1.0, 0.1, "time between diagnostics, s"),
-    "waypoint_frame": Parameter("", "frame of waypoints that waypoint_transform is for; other frames need TF"),
-    "waypoint_transform": Parameter(
-        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
-        "x y z (m) qx qy qz qw of waypoint_frame in the optical frame",
-        _is_transform,
-        "seven finite numbers",
-    ),
-}
-
-# topic -> its default reliability and history depth, and what to know about it
-_QOS = {
-    "image": ("best_effort", 5, "best_effort accepts every publisher"),
-    "camera_info": ("best_effort", 5, "best_effort accepts every publisher"),
-    "query": ("reliable", 50, "best_effort accepts every publisher, but may lose queries"),
-    "waypoints": ("reliable", 10, "best_effort accepts every publisher, but may lose paths"),
-    "depths": ("reliable", 50, "reliable serves every subscriber"),
-    "waypoint_depths": ("reliable", 10, "reliable serves every subscriber"),
-    "overlay": ("reliable", 1, "reliable serves every subscriber"),
-    "dense": ("reliable", 1, "reliable serves every subscriber"),
-}
-for _topic, (_reliability, _depth, _note) in _QOS.items():
-    PARAMETERS[f"{_topic}_reliability"] = _one_of(
-        _reliability, _RELIABILITY, f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}"
-    )
-    PARAMETERS[f"{_topic}_depth"] = _at_least(_depth, 1, f"QoS history depth of the topic {_topic}")
+MOST_GRID_POINTS = 1 << 20
 
 
 class ParameterError(SPDError):
     """A parameter has a value that cannot be used."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. The default says the type too; arrays are tuples."""
+
+    default: Any
+    description: str
+    expected: str
+    check: Callable[[Any], bool] = lambda value: True
+    at_run_time: bool = False  # may change while the node is configured
+
+
+def _setting(
+    default: Any,
+    description: str,
+    expected: str,
+    check: Callable[[Any], bool] = lambda value: True,
+    at_run_time: bool = False,
+) -> Any:
+    """A field of `Settings`, with its row of the table."""
+    return field(default=default, metadata={"row": Row(default, description, expected, check, at_run_time)})
+
+
+def _one_of(default: str, options: tuple[str, ...], description: str, at_run_time: bool = False) -> Any:
+    expected = "one of " + ", ".join(options)
+    return _setting(default, description, expected, lambda value: value in options, at_run_time)
+
+
+def _between(default: float, low: float, high: float, description: str, at_run_time: bool = False) -> Any:
+    expected = f"{'an integer' if isinstance(default, int) else 'a number'} from {low} to {high}"
+    return _setting(default, description, expected, lambda value: low <= value <= high, at_run_time)
+
+
+def _is_transform(values: tuple[float, ...]) -> bool:
+    return len(values) == 7 and all(abs(value) <= 1e6 for value in values) and math.hypot(*values[3:]) > 1e-6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters as the node uses them; read once, changed by `dataclasses.replace`."""
+
+    autostart: bool = _setting(
+        True, "configure and activate at start; false leaves that to a lifecycle manager", "true or false"
+    )
+    weights: str = _setting(
+        "embedded",
+        "'embedded', a checkpoint file (.safetensors), or a preset name for random weights",
+        "a name or a path",
+        bool,
+    )
+    device: str = _setting(
+        "auto", "auto (CUDA where there is one), cpu, cuda or cuda:<n>", "the name of a device", bool
+    )
+    precision: str = _one_of("fp32", tuple(PRECISIONS), "arithmetic of the network; the depth head is always fp32")
+    runtime: str = _one_of(
+        "auto",
+        RUNTIMES,
+        "what runs the encoder: torch, compile (torch.compile; for GPUs), onnxruntime (CPU, fp32); auto picks for the"
+        " device",
+    )
+    input_size: tuple[int, ...] = _setting(
+        (0, 0),
+        "(height, width) px that images are scaled to fit; [0, 0] takes the checkpoint's own",
+        "two integers from 0 to 8192",
+        lambda value: len(value) == 2 and all(0 <= side <= 8192 for side in value),
+    )
+    threads: int = _between(0, 0, 1024, "CPU threads of the network; 0 leaves torch's choice")
+    image_transport: str = _one_of(
+        "raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"
+    )
+    rectified: str = _one_of(
+        "auto",
+        ("auto", "true", "false"),
+        "whether lens distortion was taken out of the images: true takes P of camera_info, false K and D; auto is true"
+        " where the image topic's name has a part `rect` or `rectified`",
+        at_run_time=True,
+    )
+    grid: tuple[int, ...] = _setting(
+        (0, 0),
+        "(columns, rows) of a fixed grid answered on every encoded frame; [0, 0] is off",
+        f"two integers >= 0, and at most {MOST_GRID_POINTS} points",
+        lambda value: len(value) == 2 and min(value) >= 0 and math.prod(value) <= MOST_GRID_POINTS,
+        at_run_time=True,
+    )
+    frame_buffer: int = _between(
+        30, 1, 100_000, "encoded frames kept for late queries; 0.6 MB each with the embedded weights, 6 MB with v15"
+    )
+    query_timeout_s: float = _between(1.0, 0.0, 3600.0, "how long a query waits for its image, s", at_run_time=True)
+    stamp_tolerance_s: float = _between(
+        0.0,
+        0.0,
+        3600.0,
+        "a query and an image whose stamps differ by at most this belong together, s",
+        at_run_time=True,
+    )
+    overlay_rate_hz: float = _between(
+        10.0, 0.1, 1000.0, "at most this many overlay pictures per second, and only while someone listens", True
+    )
+    dense_rate_hz: float = _between(
+        5.0, 0.1, 1000.0, "at most this many dense depth images per second, and only while someone listens", True
+    )
+    diagnostics_period_s: float = _between(1.0, 0.1, 3600.0, "time between diagnostics, s")
+    waypoint_frame: str = _setting(
+        "", "frame of waypoints that waypoint_transform is for; other frames need TF", "a name"
+    )
+    waypoint_transform: tuple[float, ...] = _setting(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        "x y z (m) qx qy qz qw of waypoint_frame in the optical frame",
+        "seven finite numbers, the last four not all zero",
+        _is_transform,
+    )
+    qos: Mapping[str, QoSProfile] = field(default_factory=dict)  # by topic
+
+
+# topic -> its default reliability and how many messages wait in its queue, and what to know about the first
+_QOS = {
+    "image": ("best_effort", 5, "best_effort accepts every publisher"),
+    "camera_info": ("best_effort", 5, "best_effort accepts every publisher; latched ones are heard in any case"),
+    "query_points": ("reliable", 50, "best_effort accepts every publisher, but may lose queries"),
+    "waypoints": ("reliable", 10, "best_effort accepts every publisher, but may lose paths"),
+    "depths": ("reliable", 50, "reliable serves every subscriber"),
+    "waypoint_depths": ("reliable", 10, "reliable serves every subscriber"),
+    "overlay": ("reliable", 1, "reliable serves every subscriber"),
+    "dense": ("reliable", 1, "reliable serves every subscriber"),
+}
+PARAMETERS: dict[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings) if f.default is not MISSING}
+for _topic, (_reliability, _history, _note) in _QOS.items():
+    PARAMETERS[f"{_topic}_reliability"] = Row(
+        _reliability,
+        f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}",
+        "one of reliable, best_effort",
+        lambda value: value in ("reliable", "best_effort"),
+    )
+    PARAMETERS[f"{_topic}_history"] = Row(
+        _history,
+        f"QoS history of the topic {_topic}: how many messages may wait",
+        "an integer from 1 to 10000",
+        lambda value: 1 <= value <= 10_000,
+    )
+
+
 def declare(node: Node) -> None:
-    """Declare every parameter of the table on the node."""
-    for name, parameter in PARAMETERS.items():
+    """Declare every parameter of the table on the node; of any type, because ROS would refuse a 2 where 2.0 is meant,
+    and `checked` says better what is wrong."""
+    for name, row in PARAMETERS.items():
+        default = list(row.default) if isinstance(row.default, tuple) else row.default
         node.declare_parameter(
             name,
-            parameter.default,
-            ParameterDescriptor(description=parameter.description, additional_constraints=parameter.expected),
+            default,
+            ParameterDescriptor(description=row.description, additional_constraints=row.expected, dynamic_typing=True),
         )
 
 
-def read(node: Node) -> SimpleNamespace:
-    """All parameters by name.
+def read(node: Node) -> Settings:
+    """All parameters.
 
     Raises:
-        ParameterError: a value is out of range; names the parameter, the value and what was expected.
+        ParameterError: a value cannot be used; names the parameter, the value and what was expected.
     """
-    return SimpleNamespace(**{name: checked(name, node.get_parameter(name).value) for name in PARAMETERS})
+    values = {name: checked(name, node.get_parameter(name).value) for name in PARAMETERS}
+    qos = {
+        topic: QoSProfile(
+            reliability=ReliabilityPolicy[values.pop(f"{topic}_reliability").upper()],
+            durability=DurabilityPolicy.VOLATILE,
+            depth=values.pop(f"{topic}_history"),
+        )
+        for topic in _QOS
+    }
+    return Settings(**values, qos=qos)
+
+
+def changes(asked: Iterable[Parameter], is_configured: bool) -> dict[str, Any]:
+    """The values of those parameters that are asked to change and are of the table.
+
+    Raises:
+        ParameterError: one cannot be used, or not now.
+    """
+    values = {}
+    for parameter in asked:
+        if parameter.name not in PARAMETERS:
+            continue
+        if is_configured and not PARAMETERS[parameter.name].at_run_time:
+            raise ParameterError(
+                f"{parameter.name} is fixed while the node is configured: deactivate and clean up first"
+            )
+        values[parameter.name] = checked(parameter.name, parameter.value)
+    return values
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a parameter, or ParameterError if it is out of range."""
-    parameter = PARAMETERS[name]
-    value = list(value) if isinstance(parameter.default, list) else value
-    if not parameter.check(value):
-        raise ParameterError(f"parameter {name} is {value!r}; expected {parameter.expected} ({parameter.description})")
-    return value
+    """The value of a parameter in the type of its default, or ParameterError if it is of another or out of range."""
+    row = PARAMETERS[name]
+    value = list(value) if isinstance(value, array) else value
+    typed = _typed(value, row.default)
+    if typed is None or not row.check(typed):
+        raise ParameterError(f"parameter {name} is {value!r}; expected {row.expected} ({row.description})")
+    return typed
 
 
-def qos(values: SimpleNamespace, topic: str) -> QoSProfile:
-    """The QoS that the parameters give a topic."""
-    return QoSProfile(
-        reliability=(
-            ReliabilityPolicy.RELIABLE
-            if getattr(values, f"{topic}_reliability") == "reliable"
-            else ReliabilityPolicy.BEST_EFFORT
-        ),
-        durability=DurabilityPolicy.VOLATILE,
-        history=HistoryPolicy.KEEP_LAST,
-        depth=getattr(values, f"{topic}_depth"),
-    )
+def _typed(value: Any, like: Any) -> Any:
+    """The value in the type of `like`, None if it is of another. Numbers and words are taken as ROS users write them:
+    2 for 2.0, and true, which YAML makes a truth value, for a word."""
+    if isinstance(like, tuple):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            return None
+        items = tuple(_typed(item, like[0]) for item in value)
+        return None if None in items else items
+    if isinstance(like, str) and isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is type(like) else None

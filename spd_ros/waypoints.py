@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import Transform
 from nav_msgs.msg import Path
 from rclpy.node import Node
 from rclpy.time import Time
@@ -27,7 +30,7 @@ def path_points(msg: Path) -> np.ndarray:
     ).reshape(-1, 3)
 
 
-def rigid_transform(values) -> tuple[np.ndarray, np.ndarray]:
+def rigid_transform(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Rotation [3, 3] and translation [3] m from x, y, z, qx, qy, qz, qw (the quaternion is normalised)."""
     translation, quaternion = np.asarray(values[:3], dtype=np.float64), np.asarray(values[3:], dtype=np.float64)
     x, y, z, w = quaternion / np.linalg.norm(quaternion)
@@ -48,9 +51,10 @@ class FrameTransforms:
         fixed: x y z qx qy qz qw of `fixed_frame` in the optical frame.
     """
 
-    def __init__(self, node: Node, fixed_frame: str, fixed: list[float]):
+    def __init__(self, node: Node, fixed_frame: str, fixed: Sequence[float]):
         self._node, self._fixed_frame, self._fixed = node, fixed_frame, rigid_transform(fixed)
-        self._buffer = self._listener = None
+        self._buffer: Any = None
+        self._listener: Any = None
         try:
             import tf2_ros  # not on every machine, and nothing else needs it
         except ImportError:
@@ -78,14 +82,8 @@ class FrameTransforms:
         if frame_id == self._fixed_frame:
             rotation, translation = self._fixed
         elif self._buffer is not None:
-            link = image.frame_id, frame_id, Time.from_msg(image.stamp)
-            # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames
-            # that nothing has ever linked are not waited for: the thread that waits is the one that answers.
-            give_up_s = time.monotonic() + (TF_WAIT_S if self._buffer.can_transform_core(*link[:2], Time())[0] else 0)
-            while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
-                time.sleep(0.005)
             try:
-                found = self._buffer.lookup_transform(*link).transform
+                found = self._look_up(image, frame_id)
             except Exception as error:  # tf2's exceptions have no common base that can be named without tf2
                 raise NoTransformError(
                     f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}"
@@ -98,3 +96,13 @@ class FrameTransforms:
                 " so send them in the image's frame, or set the parameters waypoint_frame and waypoint_transform"
             )
         return points_m @ rotation.T + translation
+
+    def _look_up(self, image: Header, frame_id: str) -> Transform:
+        """Where `frame_id` is in the frame and at the stamp of an image."""
+        link = image.frame_id, frame_id, Time.from_msg(image.stamp)
+        # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames that
+        # nothing has ever linked are not waited for: the thread that waits is the one that answers.
+        give_up_s = time.monotonic() + (TF_WAIT_S if self._buffer.can_transform_core(*link[:2], Time())[0] else 0)
+        while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
+            time.sleep(0.005)
+        return self._buffer.lookup_transform(*link).transform

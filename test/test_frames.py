@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_ros.frames import FrameScheduler, Query
 
@@ -13,45 +14,57 @@ MS = 1_000_000
 
 
 class Bench:
-    """A scheduler whose encoder waits for permission; frames are their stamps."""
+    """A scheduler's client whose encoder waits for permission; frames are their stamps."""
 
     def __init__(self, **settings):
         self.gate = threading.Semaphore(0)
-        self.encoded, self.answers, self.errors, self.frames = [], [], [], []
+        self.encoded, self.answers, self.errors, self.frames, self.prepared = [], [], [], [], []
         self.skipped = 0
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
-        self.scheduler = FrameScheduler(
-            self._encode, self._answer, self.frames.append, self._skip, self.errors.append, **settings
-        )
+        self.scheduler = FrameScheduler(self, **settings)
         self.scheduler.start()
 
-    def _encode(self, image):
+    def encode(self, image):
         self.encoding.set()
         self.gate.acquire(timeout=10)
         self.encoding.clear()
         self.encoded.append(image.stamp_ns)
         if image.message == "bad":
-            raise ValueError("broken image")
+            raise SPDError("broken image")
+        if image.message == "too much":
+            raise MemoryError("no room")
         return image.stamp_ns
 
-    def _answer(self, query, frame, failure):
+    def prepare(self, query):
+        self.prepared.append(query.header)
+
+    def answer(self, query, frame):
         if query.header == "explode":
             raise RuntimeError("answering failed")
         if str(query.header).startswith("slow"):
             self.answering.set()
             self.may_answer.wait(10)
-        self.answers.append((query.header, frame, failure))
+        self.answers.append((query.header, frame, None))
 
-    def _skip(self, count):
+    def refuse(self, query, why):
+        self.answers.append((query.header, None, why))
+
+    def on_frame(self, frame):
+        self.frames.append(frame)
+
+    def on_skip(self, count):
         self.skipped += count
+
+    def on_error(self, work, error):
+        self.errors.append(f"{work}: {error}")
 
     def image(self, stamp, message="fine"):
         self.scheduler.add_image(stamp, message)
 
     def query(self, name, stamp, **fields):
-        return self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
+        self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
 
     def occupy(self, stamp=1):
         """Make the encoder busy with an image."""
@@ -181,22 +194,25 @@ def test_an_encoded_frame_answers_while_the_next_image_is_encoded(bench):
     b.query("one", 1)
     b.wait(1)
     b.occupy(2)
-    has_to_wait = [b.query("one again", 1), b.query("newest", 0), b.query("unreadable", 2, failure=Status.BAD_QUERY)]
-    assert has_to_wait == [False] * 3
+    b.query("one again", 1)
+    b.query("newest", 0)
+    b.query("unreadable", 2, failure=Status.BAD_QUERY)
     assert b.wait(4)[1:] == [("one again", 1, None), ("newest", 1, None), ("unreadable", None, Status.BAD_QUERY)]
     assert b.encoding.is_set()
     assert b.encoded == [1]
+    assert b.prepared == []
 
 
 def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
     b = bench(timeout_s=0.3)
-    assert not b.query("early", 1)
+    b.query("early", 1)
     b.occupy(1)
     b.image(2)
-    assert b.query("one", 1)
-    assert b.query("newest", 0)
+    b.query("one", 1)
+    b.query("newest", 0)
     b.query("two", 2)
     assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
+    assert b.prepared == ["early", "one", "newest"], "what its image's encoding leaves time for, once each"
     b.gate.release(1)
     assert b.wait(4)[1:] == [("early", 1, None), ("one", 1, None), ("newest", 1, None)]
 
@@ -256,10 +272,55 @@ def test_a_bad_image_is_told_to_its_queries_and_the_threads_live_on(bench):
     b.query("bad", 1)
     b.image(1, "bad")
     assert b.wait(1) == [("bad", None, Status.BAD_IMAGE)]
-    assert [str(e) for e in b.errors] == ["broken image"]
+    assert b.errors == ["encode: broken image"]
     b.image(2)
     b.query("good", 2)
     assert b.wait(2)[1] == ("good", 2, None)
+
+
+def test_an_image_whose_encoding_fails_is_not_called_bad(bench):
+    b = bench()
+    b.gate.release(3)
+    b.query("too much", 1)
+    b.image(1, "too much")
+    assert b.wait(1) == [("too much", None, Status.FAILED)]
+    assert b.errors == ["encode: no room"]
+
+
+@pytest.mark.parametrize(("message", "reason"), [("bad", Status.BAD_IMAGE), ("too much", Status.FAILED)])
+def test_a_query_for_the_newest_image_is_told_why_there_is_none(bench, message, reason):
+    b = bench(timeout_s=0.3)
+    b.query("newest", 0)
+    for stamp in (1, 2, 3):
+        b.gate.release(1)
+        b.image(stamp, message)
+        time.sleep(0.01)
+    assert b.answers == [], "the next image may be a good one"
+    assert b.wait(1) == [("newest", None, reason)]
+    b.gate.release(1)
+    b.image(4)
+    b.query("newest again", 0)
+    assert b.wait(2)[1] == ("newest again", 4, None)
+
+
+@pytest.mark.parametrize("stamp", [-(2**31) * 10**9, -1, 2**31 * 10**9])
+def test_a_stamp_of_any_value_costs_no_other_query_its_answer(bench, stamp):
+    b = bench(timeout_s=0.1)
+    b.gate.release(4)
+    b.query("odd", stamp)
+    b.image(stamp)
+    assert b.wait(1) == [("odd", stamp, None)]
+    b.query("usual", 100)
+    b.image(100)
+    assert b.wait(2)[1] == ("usual", 100, None)
+    assert b.errors == []
+
+
+def test_patience_may_change_while_queries_wait(bench):
+    b = bench(timeout_s=60)
+    b.query("impatient", 50)
+    b.scheduler.change(timeout_s=0.05, tolerance_ns=0)
+    assert b.wait(1) == [("impatient", None, Status.NO_IMAGE)]
 
 
 def test_a_failing_answer_does_not_end_its_thread(bench):
@@ -269,7 +330,7 @@ def test_a_failing_answer_does_not_end_its_thread(bench):
     b.query("explode", 1)
     b.query("next", 1)
     assert b.wait(1) == [("next", 1, None)]
-    assert [str(e) for e in b.errors] == ["answering failed"]
+    assert b.errors == ["answer: answering failed"]
 
 
 def test_unreadable_query_is_answered_at_once(bench):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
@@ -168,16 +168,9 @@ def test_a_distorted_camera_bends_the_rays(running, rgb):
 def set_parameter(running, name, value) -> tuple[bool, str]:
     service = running.create_client(SetParameters, "/spd/set_parameters")
     assert service.wait_for_service(10)
-    kinds = {
-        float: ("double_value", ParameterType.PARAMETER_DOUBLE),
-        list: ("integer_array_value", ParameterType.PARAMETER_INTEGER_ARRAY),
-        str: ("string_value", ParameterType.PARAMETER_STRING),
-    }
-    field, kind = kinds[type(value)]
-    future = service.call_async(
-        SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))])
-    )
+    future = service.call_async(SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()]))
     running.spin(future.done)
+    running.destroy_client(service)
     result = future.result().results[0]
     return result.successful, result.reason
 
@@ -196,15 +189,29 @@ def test_parameters_at_run_time(running, rgb):
     header.stamp.nanosec = 300_000_000
     assert running.statuses([[1, 1]], header) == [Status.OK]
     assert set_parameter(running, "stamp_tolerance_s", 0.0)[0]
+    assert set_parameter(running, "query_timeout_s", 1)[0]  # as ROS users write 1.0
+    assert set_parameter(running, "query_timeout_s", 0.5)[0]
+    assert set_parameter(running, "rectified", True)[0]  # what YAML makes of the word true
+    assert set_parameter(running, "rectified", "auto")[0]
     refused = (
-        ("grid", [1], "expected two integers >= 0"),
-        ("overlay_rate_hz", 0.0, "at least 0.1"),
+        ("grid", [1], "grid is [1]; expected two integers >= 0"),
+        ("grid", [1.0, 2.0], "grid is [1.0, 2.0]; expected two integers >= 0"),
+        ("grid", [100_000, 100_000], "at most 1048576 points"),
+        ("grid", None, "grid is None; expected two integers"),
+        ("overlay_rate_hz", 0, "overlay_rate_hz is 0; expected a number from 0.1 to 1000.0"),
+        ("overlay_rate_hz", "fast", "overlay_rate_hz is 'fast'; expected a number"),
+        ("overlay_rate_hz", float("nan"), "overlay_rate_hz is nan; expected a number"),
+        ("query_timeout_s", float("inf"), "query_timeout_s is inf; expected a number"),
+        ("query_timeout_s", True, "query_timeout_s is True; expected a number"),
+        ("rectified", "maybe", "expected one of auto, true, false"),
         ("weights", "x", "fixed while the node is configured"),
     )
     for name, value, reason in refused:
         accepted, said = set_parameter(running, name, value)
         assert not accepted
         assert reason in said
+        assert "\n" not in said
+    assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
 
 
 def test_a_bag_that_loops(running, rgb):

@@ -179,7 +179,8 @@ def test_incompatible_qos_is_named(client):
     try:
         client.spin(
             lambda: any(
-                "/odd/spd/query_points" in m.status[0].message and "RELIABILITY" in m.status[0].message for m in seen
+                "/odd/spd/query_points has a peer of incompatible QoS (Best effort publisher" in m.status[0].message
+                for m in seen
             ),
             60,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spd_ros.parameters import PARAMETERS
+from spd_ros.parameters import PARAMETERS, checked
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,16 +25,18 @@ def test_the_core_imports_neither_ros_nor_what_stands_above_it():
 
 def test_parameter_file_is_the_table():
     given = yaml.safe_load((ROOT / "config" / "spd.yaml").read_text())["/**"]["ros__parameters"]
-    assert given == {name: parameter.default for name, parameter in PARAMETERS.items()}
-    assert {name: type(value) for name, value in given.items()} == {
-        name: type(p.default) for name, p in PARAMETERS.items()
+    table = {
+        name: list(row.default) if isinstance(row.default, tuple) else row.default for name, row in PARAMETERS.items()
     }
+    assert given == table
+    assert {name: type(value) for name, value in given.items()} == {name: type(value) for name, value in table.items()}
 
 
 def test_every_parameter_is_described_and_its_default_allowed():
-    for name, parameter in PARAMETERS.items():
-        assert parameter.description, name
-        assert parameter.check(parameter.default), name
+    for name, row in PARAMETERS.items():
+        assert row.description, name
+        assert row.expected, name
+        assert checked(name, row.default) == row.default
 
 
 def colcon(*arguments, cwd):

@@ -1,0 +1,293 @@
+"""What an answer is: from an image, a calibration and a query to the message that leaves. Knows no topics: where the
+answers go is handed in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from nav_msgs.msg import Path
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from spd_core.camera import Camera, cell_centres
+from spd_core.errors import SPDError
+from spd_core.messages import (
+    camera_from_info,
+    compressed_to_rgb,
+    image_to_rgb,
+    is_rectified_topic,
+    point_count,
+    query_points,
+)
+from spd_core.pictures import draw_overlay
+from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.status import Status
+
+from .conversions import answer_cloud, depth_to_image, rgb_to_image, stamp_ns
+from .diagnostics import Problems, Statistics
+from .frames import PendingImage, Query
+from .parameters import Settings
+from .waypoints import NoTransformError, path_points
+
+WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
+
+
+class Output(Protocol):
+    """A publisher, as far as it is needed here."""
+
+    def publish(self, msg: Any) -> None: ...
+    def get_subscription_count(self) -> int: ...
+
+
+class Transforms(Protocol):
+    """Where frames are: see `waypoints.FrameTransforms`."""
+
+    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because many of these are
+    kept."""
+
+    header: Header
+    rgb: np.ndarray | None
+    encoded: EncodedFrame
+
+
+class Calibration:
+    """The camera that `camera_info` says the images have, or what is wrong with it.
+
+    Args:
+        image_topic: its name may say that the images are rectified.
+    """
+
+    def __init__(self, image_topic: str, statistics: Statistics, problems: Problems):
+        self._is_rectified_topic = is_rectified_topic(image_topic)
+        self._statistics = statistics
+        self._problems = problems
+        self._info: CameraInfo | None = None
+
+    def receive(self, msg: CameraInfo) -> None:
+        self._info = msg
+
+    def camera(self, size: tuple[int, int], rectified: str) -> Camera | None:
+        """The camera of an image of `size` (height, width) px; `rectified` is true, false or auto. None where it is not
+        known; the reason is reported."""
+        info = self._info
+        if info is None:
+            self._problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
+            return None
+        is_rectified = self._is_rectified_topic if rectified == "auto" else rectified == "true"
+        try:
+            camera = camera_from_info(info, size, is_rectified)
+        except Exception as error:  # whatever it holds, images are answered without it
+            self._statistics.count("camera_infos bad")
+            self._problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
+            return None
+        source = "P" if is_rectified else "K, D" if camera.distortion else "K"
+        self._statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
+        if camera.distortion and camera.distortion_model != info.distortion_model:
+            known = f"the distortion model {info.distortion_model!r} of camera_info is not one of ROS's names"
+            self._problems.report("calibration", f"{known}; taken for {camera.distortion_model}")
+        else:
+            self._problems.resolved("calibration")
+        return camera
+
+
+class Answers:
+    """Turns messages into frames, queries and answers: the client of a `FrameScheduler`, which says when.
+
+    Every query gets one message, whatever it holds and whatever fails.
+
+    Args:
+        predictor: encodes and answers.
+        outputs: `depths`, `waypoint_depths`, `overlay` and `dense`.
+        transforms: for waypoints.
+        settings: may be replaced at any time.
+        calibration: of the images.
+        statistics: counts.
+        problems: takes what is wrong.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        outputs: Mapping[str, Output],
+        transforms: Transforms,
+        settings: Settings,
+        calibration: Calibration,
+        statistics: Statistics,
+        problems: Problems,
+    ):
+        self.settings = settings
+        self._predictor = predictor
+        self._outputs = outputs
+        self._transforms = transforms
+        self._calibration = calibration
+        self._statistics = statistics
+        self._problems = problems
+        self._image_size: tuple[int, int] | None = None  # of the last one
+        self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
+
+    # --- messages in
+
+    def read_query(self, msg: PointCloud2) -> Query:
+        """The query of a message, with `failure` set if it cannot be read."""
+        received_s, failure = time.monotonic(), None
+        self._statistics.count("queries received")
+        try:
+            uv, ids = query_points(msg)
+            self._problems.resolved("query")
+        except Exception as error:  # whatever it holds, it gets an answer
+            self._statistics.count("queries bad")
+            self._problems.report("query", str(error))
+            count, failure = point_count(msg), Status.BAD_QUERY
+            uv, ids = np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32)
+        return Query(
+            stamp_ns(msg.header),
+            uv,
+            ids,
+            msg.header,
+            failure,
+            received_s=received_s,
+            parsing_s=time.monotonic() - received_s,
+        )
+
+    def read_waypoints(self, msg: Path) -> Query:
+        self._statistics.count("waypoint paths received")
+        points_m = path_points(msg)
+        nowhere, ids = np.full((len(points_m), 2), np.nan), np.arange(len(points_m), dtype=np.uint32)
+        return Query(stamp_ns(msg.header), nowhere, ids, msg.header, waypoints_m=points_m)
+
+    # --- for the scheduler: `encode` runs in one of its threads, the rest in the other
+
+    def encode(self, image: PendingImage) -> CameraFrame:
+        started_s, message = time.monotonic(), image.message
+        rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
+        self._image_size = height, width = rgb.shape[:2]
+        encoded = self._predictor.encode(rgb, self._calibration.camera((height, width), self.settings.rectified))
+        self._statistics.encoded(time.monotonic() - started_s)
+        self._problems.resolved("image", "encode")
+        return CameraFrame(message.header, rgb if self._outputs["overlay"].get_subscription_count() else None, encoded)
+
+    def prepare(self, query: Query) -> None:
+        if self._image_size is not None and query.waypoints_m is None:
+            self._predictor.prepare(query.uv, self._image_size)
+
+    def answer(self, query: Query, frame: CameraFrame) -> None:
+        """Publish the one answer to a query: from its frame."""
+        started_s, decoding_s, count = time.monotonic(), 0.0, len(query.uv)
+        uv, waypoint_depth_m = query.uv, None if query.waypoints_m is None else _nan(count)
+        try:
+            status = np.full(count, Status.OK, np.uint8)
+            if query.waypoints_m is not None:
+                uv, waypoint_depth_m, status = self._project(query.waypoints_m, query.header.frame_id, frame)
+            decoding_from_s = time.monotonic()
+            answer = frame.encoded.answer(uv)
+            decoding_s = time.monotonic() - decoding_from_s
+            answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
+            self._problems.resolved("answer")
+        except Exception as error:  # out of device memory, say
+            self._problems.failed("answer", error)
+            answer = _nothing(count, Status.FAILED)
+        self._check_network(answer.status)
+        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + decoding_s)
+        if frame.rgb is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
+            self._outputs["overlay"].publish(rgb_to_image(draw_overlay(frame.rgb, uv, answer.depth_m), frame.header))
+
+    def refuse(self, query: Query, why: Status) -> None:
+        """Publish the one answer to a query that has no frame: NaN, and why."""
+        count, started_s = len(query.uv), time.monotonic()
+        waypoint_depth_m = _nan(count) if query.waypoints_m is not None else None
+        self._publish(
+            query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, query.parsing_s - started_s
+        )
+
+    def on_frame(self, frame: CameraFrame) -> None:
+        columns, rows = self.settings.grid
+        if columns and rows:
+            uv = cell_centres(frame.encoded.size, columns, rows)
+            self.answer(Query(stamp_ns(frame.header), uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame)
+        if self._is_due("dense", self.settings.dense_rate_hz):
+            self._outputs["dense"].publish(depth_to_image(frame.encoded.dense_depth(), frame.header))
+
+    def on_skip(self, count: int) -> None:
+        self._statistics.count("images skipped", count)
+
+    def on_error(self, work: str, error: Exception) -> None:
+        if work == "encode" and isinstance(error, SPDError):
+            self._statistics.count("images bad")
+            self._problems.report("image", error)
+        else:
+            self._problems.failed(work, error)
+
+    # --- on the way
+
+    def _project(
+        self, points_m: np.ndarray, frame_id: str, frame: CameraFrame
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels [K, 2], z-depth [K] m and status [K] of waypoints [K, 3] m in an image; pixels are NaN, and the status
+        says why, where they have none."""
+        nowhere, status = np.full((len(points_m), 2), np.nan), np.full(len(points_m), Status.OK, np.uint8)
+        try:
+            points_m = self._transforms.to_optical(points_m, frame_id, frame.header)
+            self._problems.resolved("transform")
+        except NoTransformError as error:
+            self._problems.report("transform", error)
+            status[:] = Status.NO_TRANSFORM
+            return nowhere, _nan(len(points_m)), status
+        status[~(points_m[:, 2] > 0)] = Status.BEHIND_CAMERA
+        status[~np.isfinite(points_m).all(axis=1)] = Status.NOT_FINITE
+        z_m, camera = points_m[:, 2].astype(np.float32), frame.encoded.camera
+        if camera is None:
+            status[status == Status.OK] = Status.NO_CAMERA_INFO
+            return nowhere, z_m, status
+        uv = np.where((status == Status.OK)[:, None], camera.project(points_m), np.nan)
+        status[(status == Status.OK) & ~np.isfinite(uv).all(axis=1)] = Status.OUTSIDE_IMAGE  # where no lens looks
+        return uv, z_m, status
+
+    def _check_network(self, status: np.ndarray) -> None:
+        """Report depths that are not numbers."""
+        if bad := np.count_nonzero(status == Status.NETWORK_NAN):
+            self._problems.report(
+                "network", f"the network's depth is not a finite number at {bad} of {len(status)} points"
+            )
+        elif (status == Status.OK).any():
+            self._problems.resolved("network")
+
+    def _publish(
+        self,
+        query: Query,
+        header: Header,
+        uv: np.ndarray,
+        answer: Answer,
+        waypoint_depth_m: np.ndarray | None,
+        since_s: float,
+    ) -> None:
+        """Publish an answer; the time since `since_s` is the node's own."""
+        topic = "depths" if query.waypoints_m is None else "waypoint_depths"
+        self._outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, waypoint_depth_m))
+        now_s = time.monotonic()
+        self._statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
+
+    def _is_due(self, picture: str, rate_hz: float) -> bool:
+        """Whether someone listens to `overlay` or `dense` and its rate allows another one now."""
+        now_s = time.monotonic()
+        if not self._outputs[picture].get_subscription_count() or now_s - self._last_s[picture] < 1 / rate_hz:
+            return False
+        self._last_s[picture] = now_s
+        return True
+
+
+def _nan(count: int) -> np.ndarray:
+    return np.full(count, np.nan, np.float32)
+
+
+def _nothing(count: int, why: Status) -> Answer:
+    """The answer that says why there is none."""
+    return Answer(_nan(count), _nan(count), np.full((count, 3), np.nan, np.float32), np.full(count, why, np.uint8))
