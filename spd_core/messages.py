@@ -7,6 +7,7 @@ numpy and OpenCV do the work: a pip-only machine and a ROS installation behave t
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -148,34 +149,82 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
 
 # --- calibration
 
+# Other names of distortion models that drivers and calibrators write, in lower case and with underscores.
+DISTORTION_ALIASES = {
+    "": "plumb_bob",
+    "radtan": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "brown": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "opencv": "plumb_bob",
+    "full_opencv": "rational_polynomial",
+    "rational": "rational_polynomial",
+    "fisheye": "equidistant",
+    "opencv_fisheye": "equidistant",
+    "equi": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+    "kb4": "equidistant",
+}
+ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
 
-def camera_from_info(msg: Message, size: tuple[int, int]) -> Camera:
-    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D after region of interest and
-    binning, scaled if the image has another size."""
-    k, d = (getattr(msg, name.lower()) if hasattr(msg, name.lower()) else getattr(msg, name) for name in "KD")
-    fx, fy, cx, cy = (float(k[i]) for i in (0, 4, 2, 5))
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether the name of an image topic says that lens distortion was taken out: `image_rect`, `rect/image`."""
+    return bool({"rect", "rectified"} & set(re.split("[/_]+", topic.lower())))
+
+
+def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = False) -> Camera:
+    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D, or P for a `rectified` image;
+    after region of interest and binning, scaled if the image has another size."""
+    k, d, p = (getattr(msg, name.lower() if hasattr(msg, name.lower()) else name) for name in "KDP")
+    from_p = rectified and (any(p) or any(d))  # P may be left out where it would say the same as K
+    fx, fy, cx, cy = (float(p[i]) for i in (0, 5, 2, 6)) if from_p else (float(k[i]) for i in (0, 4, 2, 5))
     if fx <= 0 or fy <= 0 or not np.isfinite([fx, fy, cx, cy]).all():
-        raise MessageError(f"camera_info has fx = {fx}, fy = {fy}: the camera is not calibrated")
-    distortion = tuple(float(value) for value in d)
-    if any(distortion):
-        sizes = DISTORTION_MODELS.get(msg.distortion_model)
-        if sizes is None or len(distortion) not in sizes or not np.isfinite(distortion).all():
-            known = ", ".join(
-                f"{name} ({' or '.join(map(str, counts))} coefficients)" for name, counts in DISTORTION_MODELS.items()
-            )
-            raise MessageError(
-                f"camera_info has the distortion model {msg.distortion_model!r} with {len(distortion)} coefficients;"
-                f" expected {known}"
-            )
-    else:
-        distortion = ()
+        hint = "; P is given: is the image rectified?" if not rectified and p[0] > 0 else ""
+        raise MessageError(
+            f"camera_info has fx = {fx:g}, fy = {fy:g} in {'P' if from_p else 'K'}: the camera is not calibrated{hint}"
+        )
+    model, distortion = ("plumb_bob", ()) if rectified else _distortion(msg.distortion_model, list(map(float, d)))
     roi, binning_x, binning_y = msg.roi, max(msg.binning_x, 1), max(msg.binning_y, 1)
-    camera = Camera(fx, fy, cx, cy, distortion, msg.distortion_model if distortion else "plumb_bob")
-    camera = camera.cropped(roi.x_offset, roi.y_offset).scaled(1 / binning_x, 1 / binning_y)
-    full_width, full_height = (roi.width or msg.width) / binning_x, (roi.height or msg.height) / binning_y
-    if full_width <= 0 or full_height <= 0:
-        return camera
-    return camera.scaled(size[1] / full_width, size[0] / full_height)
+    width, height = (roi.width or msg.width) / binning_x, (roi.height or msg.height) / binning_y
+    if width == 0 or height == 0:  # not every driver says
+        width, height = size[1], size[0]
+    scale_x, scale_y = size[1] / width, size[0] / height
+    if abs(scale_x / scale_y - 1) > ASPECT_TOLERANCE + 1 / min(size):
+        raise MessageError(
+            f"camera_info is the calibration of an image of {width:g}x{height:g} px, this one has {size[1]}x{size[0]}"
+            " px and shows another part of the view; expected the calibration of this image, or its region of interest"
+        )
+    try:
+        camera = Camera(fx, fy, cx, cy, distortion, model).cropped(roi.x_offset, roi.y_offset)
+        return camera.scaled(scale_x / binning_x, scale_y / binning_y)
+    except ValueError as error:  # numbers at the end of what a float can hold
+        raise MessageError(f"camera_info has a calibration that cannot be used: {error}") from error
+
+
+def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:
+    """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero."""
+    if not np.isfinite(coefficients).all():
+        raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
+    if not any(coefficients):
+        return "plumb_bob", ()
+    model = re.sub("[- ]+", "_", name.strip().lower())
+    model = DISTORTION_ALIASES.get(model, model)
+    # These two are one formula, cut at different lengths; and some drivers fill up with zeros.
+    family = ("plumb_bob", "rational_polynomial") if model in ("plumb_bob", "rational_polynomial") else (model,)
+    needed = 1 + int(np.flatnonzero(coefficients)[-1])
+    lengths = [(count, model) for model in family for count in DISTORTION_MODELS.get(model, ())]
+    fitting = [(count, model) for count, model in lengths if needed <= count <= len(coefficients)]
+    if fitting:
+        count, model = max(fitting)
+        return model, tuple(coefficients[:count])
+    known = ", ".join(
+        f"{model} ({' or '.join(map(str, counts))} coefficients)" for model, counts in DISTORTION_MODELS.items()
+    )
+    raise MessageError(
+        f"camera_info has the distortion model {name!r} with {len(coefficients)} coefficients; expected {known}"
+    )
 
 
 # --- clouds

@@ -15,6 +15,7 @@ from spd_core.messages import (
     compressed_to_rgb,
     depth_to_metres,
     image_to_rgb,
+    is_rectified_topic,
     point_count,
     query_points,
 )
@@ -309,10 +310,99 @@ def test_distorted_points_become_the_right_rays(model):
 
 def test_distortion_of_zeros_is_none_and_an_unknown_model_an_error():
     assert camera_from_info(info(d=[0.0] * 5, distortion_model="whatever"), (480, 640)) == Camera(500, 510, 320, 240)
-    with pytest.raises(MessageError, match=r"model 'mystery' with 5 coefficients; expected plumb_bob \(4 or 5"):
-        camera_from_info(info(d=[0.1] * 5, distortion_model="mystery"), (480, 640))
-    with pytest.raises(MessageError, match="'plumb_bob' with 3 coefficients"):
-        camera_from_info(info(d=[0.1] * 3, distortion_model="plumb_bob"), (480, 640))
+    for d, name, expected in (
+        ([0.1] * 5, "mystery", r"model 'mystery' with 5 coefficients; expected plumb_bob \(4 or 5"),
+        ([0.1] * 3, "plumb_bob", "'plumb_bob' with 3 coefficients"),
+        ([0.1] * 5, "fisheye", "'fisheye' with 5 coefficients"),
+        ([0.1] * 4, "Inverse Brown Conrady", "'Inverse Brown Conrady' with 4"),
+        ([0.1, float("nan"), 0.0, 0.0], "plumb_bob", "not finite"),
+    ):
+        with pytest.raises(MessageError, match=expected):
+            camera_from_info(info(d=d, distortion_model=name), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "model"),
+    [
+        ("", 5, "plumb_bob"),
+        ("radtan", 4, "plumb_bob"),
+        ("Brown Conrady", 5, "plumb_bob"),
+        ("plumb_bob", 8, "rational_polynomial"),
+        ("rational_polynomial", 5, "plumb_bob"),
+        ("fisheye", 4, "equidistant"),
+        ("Kannala Brandt4", 4, "equidistant"),
+        ("kannala-brandt", 4, "equidistant"),
+    ],
+)
+def test_distortion_models_by_their_other_names(name, count, model):
+    d = [0.01 * (i + 1) for i in range(count)]
+    expected = Camera(500, 510, 320, 240, tuple(d), model)
+    assert camera_from_info(info(d=d, distortion_model=name), (480, 640)) == expected
+    filled_up = camera_from_info(info(d=[*d, 0.0], distortion_model=name), (480, 640))
+    assert filled_up.distortion_model == model
+    assert filled_up.distortion[:count] == tuple(d)
+    assert not any(filled_up.distortion[count:])
+
+
+# of image_pipeline's calibration tests: a lens whose rectified picture has quite another focal length
+RAW_K = [290.050152, 0.0, 399.938345, 0.0, 289.392837, 273.885669, 0.0, 0.0, 1.0]
+RECTIFIED_P = [80.425769, 0.0, 287.422318, 0.0, 0.0, 80.243507, 32.874135, 0.0, 0.0, 0.0, 1.0, 0.0]
+LENS = [-0.030464, -0.019695, 0.002098, 0.001030]
+
+
+def test_a_rectified_image_has_the_camera_of_p():
+    msg = info(800, 503, k=RAW_K, p=RECTIFIED_P, d=LENS, distortion_model="plumb_bob")
+    raw, rectified = (camera_from_info(msg, (503, 800), rectified) for rectified in (False, True))
+    assert raw == Camera(290.050152, 289.392837, 399.938345, 273.885669, tuple(LENS))
+    assert rectified == Camera(80.425769, 80.243507, 287.422318, 32.874135)
+    assert camera_from_info(msg, (1006, 1600), True) == rectified.scaled(2.0)
+    msg.distortion_model = "mystery"  # of no interest where distortion was taken out
+    assert camera_from_info(msg, (503, 800), True) == rectified
+
+
+def test_a_rectified_image_without_p():
+    assert camera_from_info(info(), (480, 640), rectified=True) == Camera(500, 510, 320, 240)  # no lens: K is P
+    with pytest.raises(MessageError, match="fx = 0, fy = 0 in P: the camera is not calibrated"):
+        camera_from_info(info(d=LENS, distortion_model="plumb_bob"), (480, 640), rectified=True)
+    with pytest.raises(MessageError, match=r"in K: the camera is not calibrated; P is given: is the image rectified\?"):
+        camera_from_info(info(k=[0.0] * 9, p=RECTIFIED_P), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("topic", "is_rectified"),
+    [
+        ("/camera/image_rect", True),
+        ("/camera/image_rect_color/compressed", True),
+        ("/zed/rgb/color/rect/image", True),
+        ("/left/image_rectified", True),
+        ("/camera/image_raw", False),
+        ("/camera/direct/image", False),
+        ("/camera/unrectified/image", False),
+    ],
+)
+def test_topics_of_rectified_images(topic, is_rectified):
+    assert is_rectified_topic(topic) == is_rectified
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (480, 640), (640, 400)])
+def test_a_calibration_of_another_part_of_the_view_is_refused(width, height):
+    with pytest.raises(MessageError, match=rf"image of {width}x{height} px, this one has 640x480 px"):
+        camera_from_info(info(width, height), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(1920, 1080, (1088, 1920)), (1280, 720, (45, 80)), (0, 0, (7, 9))]
+)
+def test_a_calibration_of_nearly_the_same_view_is_scaled(width, height, size):
+    camera = camera_from_info(info(width, height), size)
+    assert camera.fx == pytest.approx(500 * size[1] / (width or size[1]))
+    assert camera.fy == pytest.approx(510 * size[0] / (height or size[0]))
+
+
+@pytest.mark.parametrize(("focal", "size"), [(1e308, (4800, 6400)), (5e-324, (48, 64))])
+def test_a_calibration_at_the_end_of_what_floats_hold(focal, size):
+    with pytest.raises(MessageError, match="cannot be used"):
+        camera_from_info(info(k=[focal, 0.0, 320.0, 0.0, focal, 240.0, 0.0, 0.0, 1.0]), size)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgb16", "bayer_rggb8"])
