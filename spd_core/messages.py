@@ -15,6 +15,7 @@ import numpy as np
 
 from .camera import DISTORTION_MODELS, Camera
 from .errors import SPDError
+from .status import Status as Status  # for those who read an answer's cloud here
 
 Message = Any  # of rclpy or rosbags; named in each docstring
 
@@ -138,7 +139,10 @@ def compressed_depth_to_metres(msg: Message) -> np.ndarray:
 
 def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)[offset:]
-    pixels = cv2.imdecode(data, flags) if len(data) else None
+    try:
+        pixels = cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
+        raise MessageError(f"compressed image of {len(data)} bytes cannot be decoded: {error.err}") from error
     if pixels is None:
         raise MessageError(
             f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded; expected JPEG"
@@ -236,32 +240,41 @@ DATATYPES = {np.dtype(format_): datatype for datatype, format_ in _FORMATS.items
 
 def cloud_to_array(msg: Message) -> np.ndarray:
     """The points of a PointCloud2 as a structured array [K], in its own byte order; organised clouds row by row."""
-    order = ">" if msg.is_bigendian else "<"
-    names, formats, offsets = [], [], []
-    for field in msg.fields:
-        if field.datatype not in _FORMATS:
-            raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
-        names.append(field.name)
-        formats.append(
-            np.dtype((order + _FORMATS[field.datatype], (field.count,)))
-            if field.count > 1
-            else np.dtype(order + _FORMATS[field.datatype])
-        )
-        offsets.append(field.offset)
+    dtype = _point_type(msg)
     row_bytes = msg.width * msg.point_step
     if msg.width * msg.height == 0:
-        return np.zeros(0, dtype=list(zip(names, formats)))
+        return np.zeros(0, dtype)
     if msg.row_step < row_bytes or len(msg.data) != msg.row_step * msg.height:
         raise MessageError(
             f"cloud data has {len(msg.data)} bytes with row_step {msg.row_step}; expected {msg.height} rows of"
             f" {msg.width} points of {msg.point_step} bytes"
         )
-    try:
-        dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": msg.point_step})
-    except ValueError as error:
-        raise MessageError(f"cloud fields do not fit in point_step {msg.point_step}: {error}") from error
     rows = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.row_step)[:, :row_bytes]
     return np.ascontiguousarray(rows).reshape(-1).view(dtype)
+
+
+def _point_type(msg: Message) -> np.dtype:
+    """The structured type of a cloud's points, in the cloud's byte order."""
+    order = ">" if msg.is_bigendian else "<"
+    layout: dict[str, list] = {"names": [], "formats": [], "offsets": []}
+    try:
+        for field in msg.fields:
+            if field.datatype not in _FORMATS:
+                raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
+            scalar = np.dtype(order + _FORMATS[field.datatype])
+            end = field.offset + scalar.itemsize * max(field.count, 1)
+            if end > msg.point_step:
+                raise MessageError(
+                    f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
+                )
+            layout["names"].append(field.name)
+            layout["formats"].append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
+            layout["offsets"].append(field.offset)
+        return np.dtype({**layout, "itemsize": max(msg.point_step, 1)})
+    except MessageError:
+        raise
+    except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes
+        raise MessageError(f"cloud has fields that cannot be read: {error}") from error
 
 
 def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:

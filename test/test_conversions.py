@@ -1,5 +1,8 @@
 """ROS messages against references: what a camera driver would publish, and what a broken one might."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -197,9 +200,15 @@ def test_compressed_depth():
         compressed_depth_to_metres(CompressedImage(format="16UC1; compressedDepth", data=b"123"))
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense"])
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG of any size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header)) + bytes(40)
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", png_header(20, 20), png_header(60_000, 60_000)])
 def test_compressed_garbage(data):
-    with pytest.raises(MessageError, match="cannot be decoded; expected JPEG or PNG"):
+    with pytest.raises(MessageError, match="cannot be decoded"):
         compressed_to_rgb(CompressedImage(format="jpeg", data=data))
 
 
@@ -458,6 +467,11 @@ def test_empty_query():
 PAIR = np.zeros(2, dtype=[("a", "<f4"), ("b", "<f4")])
 
 
+def with_count(msg: PointCloud2, count: int) -> PointCloud2:
+    msg.fields[0].count = count
+    return msg
+
+
 @pytest.mark.parametrize(
     ("msg", "expected"),
     [
@@ -468,6 +482,11 @@ PAIR = np.zeros(2, dtype=[("a", "<f4"), ("b", "<f4")])
         (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, width=1000), "cloud data has 16 bytes"),
         (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, row_step=3), "row_step 3"),
         (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, point_step=0, row_step=16), "do not fit in point_step 0"),
+        (with_count(cloud([("u", 0, 7), ("v", 4, 7)], PAIR), 2**32 - 1), "'u' ends at byte 17179869180"),
+        (with_count(cloud([("u", 0, 7)], PAIR, point_step=2**32 - 1, width=0), 2**30 - 1), "cannot be read"),
+        (cloud([("u", 0, 7), ("u", 4, 7)], PAIR), "cannot be read"),
+        (cloud([], PAIR), r"fields \[\]; expected 'u' and 'v'"),
+        (cloud([], PAIR, point_step=0, row_step=0, height=2**32 - 1, data=b""), r"fields \[\]"),
     ],
 )
 def test_broken_queries(msg, expected):
