@@ -14,7 +14,8 @@ from spd_core.process import keep_freed_memory
 from spd_core.training import TrainConfig, TrainingError, train
 from spd_rooms.shards import draw_rooms
 
-from .commands import check, convert, demo, evaluate_checkpoint, export, info, make_bag, preview, replay
+from .commands import check, convert, evaluate_checkpoint, export, info, preview
+from .recordings import demo, make_bag, replay
 
 COMMANDS = {
     "demo": demo,

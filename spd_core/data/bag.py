@@ -29,6 +29,7 @@ from ..messages import (
     query_points,
 )
 from .pairing import Pairing, Series, pair
+from .samples import DataError
 from .storage import Recorded, Topic, deserialised, open_files, stamp_ns_of
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of
 
@@ -117,7 +118,11 @@ class Bag:
             pairing = self.pairing(Topics(image, depth))
             return len(pairing.partner) / max(pairing.images, 1)
 
-        return choose(self.path, self._contents, given, matched)
+        contents = [content for _, content, _ in self._index.values()]
+        try:
+            return choose(self.path, contents, given, matched)
+        except DataError as error:
+            raise DataError("; ".join([str(error), *self.faults, *self.left_out()])) from error
 
     def pairing(self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0) -> Pairing:
         """The depth image of each image; `depth_offset_s` is added to the stamps of depth."""
@@ -187,16 +192,11 @@ class Bag:
                 firsts[message.topic] = message
         index = {}
         for name, topic in self.topics.items():
-            content = contents.get(name, Content(name, topic.type_name, topic.count))
-            times = stamps.get(name, [])
-            series = Series(*np.array(times, np.int64).reshape(-1, 2).T)
-            count = len(times) if name in used else topic.count
-            index[name] = series, replace(content, count=count), firsts.get(name)
+            series = Series(*np.array(stamps.get(name, []), np.int64).reshape(-1, 2).T)
+            fault = "none of its messages is left" if name in used and topic.count else ""
+            content = contents.get(name, Content(name, topic.type_name, topic.count, fault=fault))
+            index[name] = series, content, firsts.get(name)
         return index
-
-    @property
-    def _contents(self) -> list[Content]:
-        return [content for _, content, _ in self._index.values()]
 
     def _series(self, topic: str | None) -> Series:
         return self._index[topic][0] if topic else Series(np.zeros(0, np.int64), np.zeros(0, np.int64))

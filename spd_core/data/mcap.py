@@ -52,7 +52,8 @@ class _Piece(NamedTuple):
     begin: int
     end: int
     is_chunk: bool
-    channels: frozenset[int]  # of those with messages in it; empty where that is not known
+    is_whole: bool = True  # or it ends where the file does
+    channels: frozenset[int] = frozenset()  # of those with messages in it; empty where that is not known
 
 
 class McapFile:
@@ -115,7 +116,7 @@ class McapFile:
                 if channel in wanted:
                     yield min(log_ns, _LAST_NS), channel, bytes(content[at + 22 : stop])
             last = stop
-        if last != end:
+        if last != end and piece.is_whole:
             self.losses[f"end(s) of a chunk of {self.path.name}: records are damaged"] += 1
 
     def _content(self, piece: _Piece) -> tuple[bytes | mmap.mmap, int, int]:
@@ -131,16 +132,15 @@ class McapFile:
             name = bytes(self._data[piece.begin + 32 : piece.begin + 32 + length]).decode()
             at = piece.begin + 32 + length
             (packed,) = struct.unpack_from("<Q", self._data, at)
-            if packed > piece.end - at - 8:
-                raise ValueError("cut short")
-            content = _DECOMPRESSORS[name](self._data[at + 8 : at + 8 + packed], size)
+            end = min(at + 8 + packed, piece.end)
+            content = _DECOMPRESSORS[name](self._data[at + 8 : end], size)
         except KeyError as error:
             raise ValueError(f"compression {error} is not known") from error
         except Exception as error:  # of the codecs, each its own
             raise ValueError("damaged") from error
-        if len(content) != size or (crc and crc32(content) != crc):
+        if piece.is_whole and (len(content) != size or (crc and crc32(content) != crc)):
             raise ValueError("checksum or size is wrong")
-        return content, 0, size
+        return content, 0, len(content)
 
     # --- finding the pieces
 
@@ -168,7 +168,7 @@ class McapFile:
                         return False
                     pairs = struct.iter_unpack("<HQ", data[at + 36 : at + 36 + entries])
                     channels = frozenset(channel for channel, _ in pairs)
-                    self._pieces.append(_Piece(start_ns, offset + 9, offset + size, True, channels))
+                    self._pieces.append(_Piece(start_ns, offset + 9, offset + size, True, True, channels))
         except (struct.error, ValueError, IndexError):
             return False
         return last == footer and bool(self.channels) and (bool(self._pieces) or count == 0)
@@ -182,18 +182,22 @@ class McapFile:
                 is_whole = True
                 break
             if opcode == _CHUNK and stop - at >= 40:
-                piece = _Piece(struct.unpack_from("<Q", data, at)[0], at, stop, True, frozenset())
+                piece = _Piece(struct.unpack_from("<Q", data, at)[0], at, stop, True)
             elif opcode == _MESSAGE and stop - at >= 22:
-                piece = _Piece(struct.unpack_from("<Q", data, at + 6)[0], at - 9, stop, False, frozenset())
+                piece = _Piece(struct.unpack_from("<Q", data, at + 6)[0], at - 9, stop, False)
             else:
-                piece = _Piece(0, at - 9, stop, False, frozenset())
+                piece = _Piece(0, at - 9, stop, False)
             self._scan_piece(piece)
             if opcode in (_CHUNK, _MESSAGE):
                 self._pieces.append(piece)
         if not is_whole:
+            if data[last : last + 1] == bytes([_CHUNK]) and last + 49 <= len(data):
+                cut = _Piece(struct.unpack_from("<Q", data, last + 9)[0], last + 9, len(data), True, is_whole=False)
+                self._scan_piece(cut)
+                self._pieces.append(cut)
             self.faults.append(
-                f"{self.path} is unfinished or damaged: it is read up to byte {last} of {len(data)}; `mcap recover`"
-                " repairs it"
+                f"{self.path} is unfinished or damaged from byte {last} of {len(data)}: what comes before is read; `mcap"
+                " recover` repairs it"
             )
 
     def _scan_piece(self, piece: _Piece) -> None:

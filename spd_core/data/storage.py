@@ -181,8 +181,9 @@ class Sqlite3Storage:
         try:
             self._database = self._connect()
             self._topics = {
-                number: (str(name), str(type_name))
+                number: (name, type_name)
                 for number, name, type_name in self._execute("SELECT id, name, type FROM topics")
+                if isinstance(name, str) and isinstance(type_name, str)
             }
             self._rows = self._all_rows()
         except sqlite3.Error as error:
@@ -313,9 +314,9 @@ class CompressedStorage:
             self._inner = _open(unpacked)
         except DataError as error:
             self._folder.cleanup()
-            raise DataError(f"{fault or path}: {error}") from error
-        self.topics, self.faults, self.losses = self._inner.topics, self._inner.faults, self._inner.losses
-        self.faults += [fault] * bool(fault)
+            raise DataError(f"{fault or 'unpacked'}; {error}".replace(str(unpacked), str(path))) from error
+        self.topics, self.losses = self._inner.topics, self._inner.losses
+        self.faults = [text.replace(str(unpacked), str(path)) for text in ([fault] * bool(fault)) + self._inner.faults]
 
     def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
         return self._inner.messages(topics)

@@ -144,7 +144,7 @@ def choose(
     fitting = [c for c in depths if "depth" in named or c.size == image.size]
     depth = max(fitting, key=lambda c: (score(image, c), c.count), default=None)
     info = named.get("camera_info") or max(infos, key=lambda c: _info_score(image, c), default=None)
-    if info is not None and "camera_info" not in named and _info_score(image, info) < 0:
+    if info is not None and "camera_info" not in named and _info_score(image, info)[0] < 0:
         info = None
     query = named.get("query") or next(iter(sorted(queries, key=lambda c: (-c.count, c.topic))), None)
     taken = [c for c in (image, depth, info, query) if c is not None]
