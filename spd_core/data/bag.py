@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..messages import (
     compressed_to_rgb,
     depth_to_metres,
     image_to_rgb,
+    is_rectified_topic,
     query_points,
 )
 from .pairing import Pairing, Series, pair
@@ -60,17 +61,6 @@ class RecordedFrame(BagFrame):
     info_data: bytes | None
 
 
-@dataclass
-class _Parts:
-    """What has come of a frame; `missing` counts what has not."""
-
-    missing: int
-    image: Recorded | None = None
-    info: Recorded | None = None
-    depth: Recorded | None = None
-    queries: list[Recorded] = field(default_factory=list)
-
-
 class Bag:
     """A recording: a rosbag2 folder, one of its files (MCAP or sqlite3), or a ROS 1 bag.
 
@@ -100,8 +90,8 @@ class Bag:
             file.close()
 
     def count(self, topic: str) -> int:
-        """Messages of a topic."""
-        return self.topics[topic].count
+        """Messages of a topic that can be read."""
+        return len(self._series(topic).stamps)
 
     def choose(
         self,
@@ -141,27 +131,24 @@ class Bag:
         image_of_depth = {depth: image for image, depth in partner.items()}
         image_of_query = self._queried(topics)
         asked = Counter(image_of_query.values())
-        parts: dict[int, _Parts] = {}
+        parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
+        infos: dict[int, Recorded | None] = {}
         info = self._first(topics.camera_info)
         for message, place in self._messages({name for name in vars(topics).values() if name}):
             if message.topic == topics.camera_info:
-                info = message
-            for kind, image in (
-                ("image", place if message.topic == topics.image else None),
-                ("depth", image_of_depth.get(place) if message.topic == topics.depth else None),
-                ("query", image_of_query.get(place) if message.topic == topics.query else None),
-            ):
-                if image is None:
-                    continue
-                frame = parts.setdefault(image, _Parts(1 + (image in partner) + asked[image]))
-                frame.missing -= 1
-                if kind == "image":
-                    frame.image, frame.info = message, info
-                elif kind == "depth":
-                    frame.depth = message
-                else:
-                    frame.queries.append(message)
-                if frame.missing == 0 and (done := self._frame(parts.pop(image), topics)) is not None:
+                info = message if self._read(message, lambda m: m) is not None else info
+                continue
+            images = {topics.depth: image_of_depth, topics.query: image_of_query}.get(message.topic)
+            image = place if images is None else images.get(place)
+            if image is None:
+                continue
+            if images is None:
+                infos[image] = info
+            frame = parts.setdefault(image, [])
+            frame.append(message)
+            if len(frame) == 1 + (image in partner) + asked[image]:
+                done = self._frame(parts.pop(image), infos.pop(image), topics)
+                if done is not None:
                     yield done
 
     def left_out(self) -> list[str]:
@@ -195,7 +182,8 @@ class Bag:
             series = Series(*np.array(stamps.get(name, []), np.int64).reshape(-1, 2).T)
             fault = "none of its messages is left" if name in used and topic.count else ""
             content = contents.get(name, Content(name, topic.type_name, topic.count, fault=fault))
-            index[name] = series, content, firsts.get(name)
+            count = len(series.stamps) or topic.count
+            index[name] = series, replace(content, count=count), firsts.get(name)
         return index
 
     def _series(self, topic: str | None) -> Series:
@@ -227,17 +215,20 @@ class Bag:
 
     # --- a frame of its parts
 
-    def _frame(self, parts: _Parts, topics: Topics) -> RecordedFrame | None:
-        image, info = parts.image, parts.info
-        assert image is not None
+    def _frame(self, messages: list[Recorded], info: Recorded | None, topics: Topics) -> RecordedFrame | None:
+        [image] = (message for message in messages if message.topic == topics.image)
+        depth = next((message for message in messages if message.topic == topics.depth), None)
         stamp_ns, image_type = stamp_ns_of(image), self.topics[image.topic].type_name
         rgb = self._read(image, image_to_rgb if image_type == IMAGE else compressed_to_rgb)
         if rgb is None:
             return None
-        size = rgb.shape[:2]
-        camera = None if info is None else self._read(info, lambda m: camera_from_info(m, size), stamp_ns)
-        depth_m = None if parts.depth is None else self._read(parts.depth, lambda m: _registered(m, size))
-        queries = [q for q in (self._read(query, query_points) for query in parts.queries) if q is not None]
+        size, rectified = rgb.shape[:2], is_rectified_topic(image.topic)
+        camera = None
+        if info is not None:
+            camera = self._read(info, lambda m: camera_from_info(m, size, rectified), stamp_ns)
+        depth_m = None if depth is None else self._read(depth, lambda m: _registered(m, size))
+        asked = (self._read(message, query_points) for message in messages if message.topic == topics.query)
+        queries = [points for points in asked if points is not None]
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             data = data[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + data[12:]

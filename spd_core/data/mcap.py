@@ -196,8 +196,8 @@ class McapFile:
                 self._scan_piece(cut)
                 self._pieces.append(cut)
             self.faults.append(
-                f"{self.path} is unfinished or damaged from byte {last} of {len(data)}: what comes before is read; `mcap"
-                " recover` repairs it"
+                f"{self.path} is unfinished or damaged from byte {last} of {len(data)}: what comes before is read;"
+                " `mcap recover` repairs it"
             )
 
     def _scan_piece(self, piece: _Piece) -> None:

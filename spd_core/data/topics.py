@@ -127,6 +127,8 @@ def choose(
     for kind, type_name in (("camera_info", INFO), ("query", CLOUD)):
         if kind in named and named[kind].type_name != type_name:
             raise DataError(f"{named[kind]} cannot be {kind}; expected {type_name}")
+    if given.get("image") and given.get("image") == given.get("depth"):
+        raise DataError(f"{given['image']} cannot be both the image and its depth")
     depths = [named["depth"]] if "depth" in named else [c for c in contents if not _why_no_depth(c)]
     infos = [c for c in contents if c.type_name == INFO and not c.fault and c.count]
     queries = [c for c in contents if {"u", "v"} <= set(c.fields) and "depth" not in c.fields]
