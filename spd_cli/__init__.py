@@ -14,11 +14,11 @@ from .console import reported
 # What runs, by name: "module:function". Only the module of the command that is asked for is imported: most of them load
 # torch, which takes seconds.
 COMMANDS: dict[str, str | dict[str, str]] = {
-    "demo": "spd_cli.commands:demo",
+    "demo": "spd_cli.recordings:demo",
     "train": "spd_core.training:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
     "eval": "spd_cli.commands:evaluate_checkpoint",
-    "replay": "spd_cli.commands:replay",
-    "bag": {"make": "spd_cli.commands:make_bag"},
+    "replay": "spd_cli.recordings:replay",
+    "bag": {"make": "spd_cli.recordings:make_bag"},
     "info": "spd_cli.commands:info",
     "convert": "spd_cli.commands:convert",
     "export": "spd_cli.commands:export",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,47 +9,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import checkpoint
 from spd_core import export as exporter
 from spd_core.data.augment import Augmentation
-from spd_core.data.bag import BagFrame, find_topics, image_count, write_bag
 from spd_core.data.images import write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import mean_depth, summarise
-from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.evaluation import Protocol, evaluate, write_report
-from spd_core.extras import extra
 from spd_core.files import FileError, listed
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
-from spd_core.recording import Sampling, answer_offline, frames_to_ask, report, show, write
-from spd_rooms.synthetic import random_frame
 
 from .console import make_console, printable, say
 
 SHOWN_FAULTS = 50
-
-
-def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
-    """Start the node, play images and query points to it over ROS 2, and print what it answers.
-
-    Args:
-        image_dir: folder of images (with `*.depth.png` beside them the error is printed too); without it a synthetic
-            room is filmed.
-        camera: fx, fy, cx, cy in px of the images in `image_dir`; a file camera.txt in that folder says the same.
-        out: folder for overlay.png, depths.csv and the bag.
-    """
-    with extra("ros"):
-        from spd_ros.demo import run_demo
-
-    sys.exit(run_demo(image_dir, camera, out))
 
 
 def evaluate_checkpoint(
@@ -108,120 +86,6 @@ def evaluate_checkpoint(
     if out is not None:
         write_report(result, predictor, dataset, out)
         say(f"wrote {out}/result.json, per_image.csv, report.png")
-
-
-def replay(
-    bag: Path,
-    offline: bool = False,
-    node: str = "fresh",
-    weights: str = "embedded",
-    device: str = "auto",
-    runtime: str = "auto",
-    image: str | None = None,
-    depth: str | None = None,
-    camera_info: str | None = None,
-    query: str | None = None,
-    points: int = 128,
-    grid: tuple[int, int] | None = None,
-    recorded: bool = False,
-    seed: int = 0,
-    rate: float = 1.0,
-    tolerance_s: float = 0.02,
-    out: Path | None = None,
-) -> None:
-    """Ask about the frames of a bag and compare with its depth: accuracy, latency, and what was not answered.
-
-    Args:
-        bag: ROS 2 bag, sqlite3 or MCAP, with a colour image, and depth (16UC1 mm, 32FC1 m or compressedDepth)
-            registered to it.
-        offline: without ROS: the predictor answers. Otherwise the node does, over DDS.
-        node: "fresh" starts one, "running" takes the one that is there (listening to /camera/image_raw and
-            /camera/camera_info).
-        weights: "embedded" or a checkpoint file; of a running node its own.
-        device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime or compile.
-        image: colour topic, instead of the one found by type.
-        depth: depth topic, likewise.
-        camera_info: calibration topic, likewise.
-        query: topic of recorded queries, likewise.
-        points: random pixels asked per frame, of those with depth.
-        grid: columns, rows: a grid is asked instead.
-        recorded: the queries of the bag are asked instead.
-        seed: of the random pixels.
-        rate: speed of playing, times the recorded one.
-        tolerance_s: image and depth whose stamps differ by at most this belong together.
-        out: folder for result.json, frames.csv, depths.csv, report.png and overlay.png.
-    """
-    if node not in ("fresh", "running"):
-        raise ValueError(f"node must be fresh or running, got {node!r}")
-    if rate <= 0:
-        raise ValueError(f"rate must be positive, got {rate}")
-    console = Console()
-    topics = find_topics(bag, image, depth, camera_info, query)
-    if recorded and topics.query is None:
-        raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
-    console.print(", ".join(f"{kind} {name or 'none'}" for kind, name in vars(topics).items()), highlight=False)
-    frames = frames_to_ask(bag, topics, Sampling(points, grid, recorded, seed), tolerance_s)
-    about = {
-        "bag": str(bag),
-        "mode": "offline" if offline else "live",
-        "weights": weights if offline or node == "fresh" else "of the running node",
-        "topics": vars(topics),
-    }
-    if offline:
-        played = list(
-            track(
-                answer_offline(frames, Predictor.load(weights, device, runtime=runtime)),
-                "answering",
-                total=image_count(bag, topics),
-            )
-        )
-    else:
-        with extra("ros"):
-            from spd_ros import player as live
-
-        process = None
-        if node == "fresh":
-            live.isolate()
-            transport = "compressed" if topics.image.endswith("/compressed") else "raw"
-            process = live.start_node(
-                {"image": live.IMAGE, "image/compressed": f"{live.IMAGE}/compressed", "camera_info": live.INFO},
-                {"weights": weights, "device": device, "runtime": runtime, "image_transport": transport},
-            )
-        try:
-            played = live.replay_live(frames, rate, process, image_count(bag, topics))
-        finally:
-            if process is not None and process.poll() is None:
-                live.stop_node(process)
-    if not played:
-        raise DataError(f"{bag} has no frame that can be read on {topics.image}")
-    result = report(played, about)
-    show(result, console)
-    if out is not None:
-        write(result, out)
-        console.print(f"wrote {out}/result.json, frames.csv, depths.csv, report.png and overlay.png")
-
-
-def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float = 10.0, storage: str = "mcap") -> None:
-    """Make a bag from an RGB-D folder, or from synthetic rooms: a sample for `spd replay`, or for any other node.
-
-    Args:
-        out: the bag's folder; a bag that is there is replaced.
-        folder: `<name>.rgb.png|jpg`, `<name>.depth.png` and camera.txt; without it rooms are drawn.
-        rooms: number of synthetic rooms, 640x480.
-        rate: frames per second.
-        storage: mcap or sqlite3.
-    """
-    if rate <= 0 or rooms < 1:
-        raise ValueError(f"rate and rooms must be positive, got {rate} and {rooms}")
-    if folder is not None:
-        dataset = RGBDFolder(folder)
-        samples = (dataset[i] for i in range(len(dataset)))
-    else:
-        samples = (random_frame(5_000_000 + seed, (480, 640)) for seed in track(range(rooms), "drawing rooms"))
-    frames = (BagFrame(round((1 + i / rate) * 1e9), s.rgb, s.depth_m, s.camera, []) for i, s in enumerate(samples))
-    count = write_bag(out, frames, storage)
-    Console().print(f"wrote {out}: {count} frames")
 
 
 def check(path: Path, workers: int = 2) -> None:
