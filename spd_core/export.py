@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SPDError
+from .extras import extra
 from .files import make_folder, write_bytes
 from .model import SPD
 
@@ -71,14 +72,23 @@ def _graph(
         warnings.simplefilter(
             "ignore"
         )  # of sizes that become constants: all of them, or the checks of one whose size is free
-        names = {"input_names": input_names, "output_names": output_names, "dynamic_axes": free_axes}
-        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, **names)
+        torch.onnx.export(
+            module.eval(),
+            inputs,
+            buffer,  # type: ignore[arg-type]  # a file too, which torch's own types forget
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_axes=free_axes,
+            dynamo=False,
+            opset_version=OPSET,
+        )
     return buffer.getvalue()
 
 
 def onnx_session(graph: bytes):
     """An onnxruntime InferenceSession on as many threads as torch has."""
-    import onnxruntime  # an extra
+    with extra("onnx"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

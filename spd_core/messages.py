@@ -101,9 +101,9 @@ def _metres(depth: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0)
 
 
-def _pixels(msg: Message, dtype: type, channels: int, rows: int) -> np.ndarray:
+def _pixels(msg: Message, scalar: type, channels: int, rows: int) -> np.ndarray:
     """The pixels [rows, W, channels] of an Image without the padding of its rows, in the byte order of the message."""
-    dtype = np.dtype(dtype).newbyteorder(">" if msg.is_bigendian else "<")
+    dtype = np.dtype(scalar).newbyteorder(">" if msg.is_bigendian else "<")
     height, width, row_bytes = msg.height, msg.width, msg.width * channels * dtype.itemsize
     if height == 0 or width == 0:
         raise MessageError(f"image is {width}x{height} px; expected at least 1x1")
@@ -297,7 +297,9 @@ def cloud_to_array(msg: Message) -> np.ndarray:
 def _point_type(msg: Message) -> np.dtype:
     """The structured type of a cloud's points, in the cloud's byte order."""
     order = ">" if msg.is_bigendian else "<"
-    layout: dict[str, list] = {"names": [], "formats": [], "offsets": []}
+    names: list[str] = []
+    formats: list[np.dtype] = []
+    offsets: list[int] = []
     try:
         for field in msg.fields:
             if field.datatype not in _FORMATS:
@@ -308,10 +310,11 @@ def _point_type(msg: Message) -> np.dtype:
                 raise MessageError(
                     f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
                 )
-            layout["names"].append(field.name)
-            layout["formats"].append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
-            layout["offsets"].append(field.offset)
-        return np.dtype({**layout, "itemsize": max(msg.point_step, 1)})
+            names.append(field.name)
+            formats.append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
+            offsets.append(field.offset)
+        itemsize = max(msg.point_step, 1)
+        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
     except MessageError:
         raise
     except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes

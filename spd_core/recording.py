@@ -222,8 +222,9 @@ def write(result: Report, folder: str | Path) -> None:
                 depths.writerows([number, *point] for point in points)
     pictured = next((f for f in result.played if f.rgb is not None and f.answered()), None)
     if pictured is not None and pictured.rgb is not None:
-        answered = [(asked.uv, reply.depth_m) for asked, reply in pictured.answered()]
-        overlay = draw_overlay(pictured.rgb, *(np.concatenate(part) for part in zip(*answered)))
+        uv = np.concatenate([asked.uv for asked, _ in pictured.answered()])
+        depth_m = np.concatenate([reply.depth_m for _, reply in pictured.answered()])
+        overlay = draw_overlay(pictured.rgb, uv, depth_m)
         cv2.imwrite(str(folder / "overlay.png"), overlay[..., ::-1])
     _draw(result, folder / "report.png")
 

@@ -7,13 +7,17 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 
+import numpy as np
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
+from rclpy.task import Future
 from rich.progress import track
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -32,6 +36,10 @@ LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or on
 
 class ReplayError(SPDError):
     """There is no node that answers."""
+
+
+def _is_settled(reply: Future, process: subprocess.Popen) -> bool:
+    return reply.done() or process.poll() is not None
 
 
 class Player(Node):
@@ -55,17 +63,21 @@ class Player(Node):
             rclpy.spin_once(self, timeout_sec=0.005)
         return until()
 
+    def spin_until(self, due_s: float) -> None:
+        self.spin(lambda: time.monotonic() >= due_s, max(due_s - time.monotonic(), 0) + 1)
+
     def activate(self, process: subprocess.Popen) -> None:
         """Bring up a node that was started for this replay and does not start by itself: only so does it say at once
         that it cannot."""
-        service = self.create_client(ChangeState, "/spd/change_state")
+        service: Client = self.create_client(ChangeState, "/spd/change_state")
         self.spin(lambda: service.service_is_ready() or process.poll() is not None, WAIT_FOR_NODE_S)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             request = ChangeState.Request()
             request.transition.id = transition
-            done = service.call_async(request)
-            self.spin(lambda done=done: done.done() or process.poll() is not None, WAIT_FOR_NODE_S)
-            if not done.done() or not done.result().success:
+            reply = service.call_async(request)
+            self.spin(partial(_is_settled, reply, process), WAIT_FOR_NODE_S)
+            response = reply.result() if reply.done() else None
+            if response is None or not response.success:
                 raise ReplayError("the node cannot start; its output above says why")
 
     def connect(self) -> None:
@@ -93,12 +105,12 @@ class Player(Node):
         deadline = time.monotonic() + WAIT_FOR_NODE_S
         while not answered and time.monotonic() < deadline:
             self.show(frame)
-            self.queries.publish(query_cloud([[0.0, 0.0]], Header(frame_id=FRAME_ID)))
+            self.queries.publish(query_cloud(np.zeros((1, 2)), Header(frame_id=FRAME_ID)))
             self.spin(lambda: bool(answered), 2.0)
         self.spin(lambda: False, 0.5)  # late answers to the warm-up
 
 
-def _prefetched(frames: Iterable[RecordedFrame], ahead: int = 8) -> Iterator[RecordedFrame]:
+def _prefetched(frames: Iterable[RecordedFrame], ahead: int = 8) -> Generator[RecordedFrame]:
     """The same frames, read and decoded by a thread: decoding between two publications would count as latency."""
     ready: queue.Queue = queue.Queue()
     places, stopped = threading.Semaphore(ahead), threading.Event()
@@ -143,8 +155,8 @@ def replay_live(
         ReplayError: the node cannot start, or none is there within a minute.
         RuntimeError: a query was answered twice.
     """
-    frames = _prefetched(frames)
-    first = next(frames, None)
+    ready = _prefetched(frames)
+    first = next(ready, None)
     if first is None:
         return []
     played: list[Replayed] = []
@@ -169,10 +181,10 @@ def replay_live(
         player.warm_up(first)
         player.on_answer = receive
         due_s, last_ns = time.monotonic(), first.stamp_ns
-        for frame in track(itertools.chain([first], frames), "playing", total=total):
+        for frame in track(itertools.chain([first], ready), "playing", total=total):
             due_s += min(max((frame.stamp_ns - last_ns) / 1e9, 0.0), LONGEST_PAUSE_S) / rate
             last_ns = frame.stamp_ns
-            player.spin(lambda due_s=due_s: time.monotonic() >= due_s, max(due_s - time.monotonic(), 0) + 1)
+            player.spin_until(due_s)
             played.append(Replayed.of(frame, keep_picture=frame is first))
             player.show(frame)
             header = deserialize_message(frame.image_data, player.images.msg_type).header
@@ -181,7 +193,7 @@ def replay_live(
                 player.queries.publish(query_cloud(asked.uv, header, asked.ids))
         player.spin(lambda: all(a.reply is not None for frame in played for a in frame.asked), WAIT_FOR_ANSWERS_S)
     finally:
-        frames.close()
+        ready.close()
         player.destroy_node()
         rclpy.try_shutdown()
     return played

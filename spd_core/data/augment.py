@@ -149,7 +149,9 @@ class Augmentation:
             rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
         if rng.random() < self.jpeg:
             coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))])[1]
-            rgb = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # either order of channels, it is the same there and back
+            rgb = np.asarray(
+                cv2.imdecode(coded, cv2.IMREAD_COLOR)
+            )  # either order of channels, it is the same there and back
         return rgb
 
 

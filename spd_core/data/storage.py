@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -35,7 +36,8 @@ _ZSTD_MAGIC, _SQLITE_MAGIC, _ROS1_MAGIC = b"\x28\xb5\x2f\xfd", b"SQLite format 3
 _SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
-class Topic(NamedTuple):
+@dataclass(frozen=True)
+class Topic:
     """A topic of a recording: its type and how many messages it says to have."""
 
     type_name: str
