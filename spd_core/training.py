@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import timm
@@ -40,6 +41,7 @@ from .predictor import Predictor
 with extra("train"):
     from lightning_fabric import Fabric
 
+Precision = Literal["32-true", "bf16-mixed"]
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
 FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
 
@@ -118,7 +120,7 @@ class TrainConfig:
     patience: int = 0
     pictures: int = 4
     max_broken: int = 100
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
     device: str = "auto"
     devices: int = 1
@@ -141,7 +143,7 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.precision not in ("32-true", "bf16-mixed"):
+        if self.precision not in get_args(Precision):
             raise TrainingError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
 
@@ -194,7 +196,7 @@ class _Run:
         )
         self.validation = limited(_open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
-        self.steps = config.steps or math.ceil(config.epochs * len(self.samples) / per_step)
+        self.steps = config.steps or math.ceil((config.epochs or 0) * len(self.samples) / per_step)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
@@ -202,7 +204,9 @@ class _Run:
             else None
         )
         self.model, self.optimizer = fabric.setup(model, self.optimizer)
-        self.step, self.history, self.best, self.broken, self.waited_s, self.trained_s = 0, [], None, 0, 0.0, 0.0
+        self.step, self.broken, self.waited_s, self.trained_s = 0, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
         self._resume()
         self.writer = None
         if fabric.is_global_zero:
@@ -214,7 +218,7 @@ class _Run:
     @property
     def evaluated(self) -> SPD:
         """The weights that count: the average where there is one."""
-        return self.average.module if self.average else self.raw_model
+        return cast(SPD, self.average.module) if self.average else self.raw_model
 
     def loop(self) -> dict:
         config, fabric = self.config, self.fabric
@@ -252,7 +256,7 @@ class _Run:
                 elif self.step % config.save_every == 0:
                     self._save()
         report = self._report(ended)
-        if fabric.is_global_zero:
+        if self.writer is not None:
             files.write_text(self.out / "run.json", json.dumps(report, indent=1))
             self.writer.close()
         return report
@@ -301,7 +305,7 @@ class _Run:
                 else group["base_lr"] * scale
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=fabric.device)
         for micro in range(config.accumulate):
             batch = next(batches)
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
@@ -324,7 +328,9 @@ class _Run:
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.raw_model)
-        return float(fabric.all_reduce(total, reduce_op="mean"))
+        mean = fabric.all_reduce(total, reduce_op="mean")
+        assert isinstance(mean, torch.Tensor)  # as `total` is
+        return float(mean)
 
     def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
@@ -334,12 +340,12 @@ class _Run:
         predictor = Predictor(self.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         per_image = evaluate(predictor, share, config.validation)["per_image"] if len(share) else []
         if fabric.world_size > 1:
-            gathered = [None] * fabric.world_size
+            gathered: list[list[dict]] = [[]] * fabric.world_size
             torch.distributed.all_gather_object(gathered, per_image)
             per_image = [image for part in gathered for image in part]
         mean = mean_metrics(per_image)
         self.history.append({"step": self.step, "loss": loss, **mean})
-        is_best = self.best is None or mean["abs_rel"] < self.best["abs_rel"]
+        is_best = not self.best or mean["abs_rel"] < self.best["abs_rel"]
         if is_best:
             self.best = {"validation": len(self.history) - 1, "step": self.step, "abs_rel": mean["abs_rel"]}
         self._log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
@@ -363,6 +369,8 @@ class _Run:
         rows = []
         for i in np.linspace(0, len(self.validation) - 1, min(self.config.pictures, len(self.validation))).astype(int):
             sample = self.validation[i]
+            if sample.depth_m is None:
+                continue
             near, far = depth_range(sample.depth_m)
             pred_m = predict(predictor, sample, Protocol(resize_eval=self.config.validation.resize_eval))
             rows.append([sample.rgb, colour_depth(sample.depth_m, near, far), colour_depth(pred_m, near, far)])

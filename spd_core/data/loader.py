@@ -75,8 +75,8 @@ class AugmentedSamples(torch.utils.data.Dataset):
         for offset in range(min(len(dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
-                sample = dataset[(start + offset) % len(dataset)]
-                sample = self.augment(sample, rng, crop_factor, self.training_focal_px if self.to_focal else None)
+                opened = dataset[(start + offset) % len(dataset)]
+                sample = self.augment(opened, rng, crop_factor, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue

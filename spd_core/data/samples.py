@@ -39,6 +39,14 @@ class Sample:
     camera: Camera | None
 
 
+@dataclass(frozen=True)
+class TrainingSample(Sample):
+    """One whose depth and camera are known."""
+
+    depth_m: np.ndarray
+    camera: Camera
+
+
 class Dataset(Protocol):
     """`layout` names the format, `name(i)` a sample without opening it; `[i]` opens it and raises DataError if it is
     broken."""
