@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
 from spd_core.encoders import EncoderError
+from spd_core.model import PRESETS
 
 M = 1e6
 
@@ -149,10 +150,7 @@ def test_encoder_weights_from_a_local_file(tmp_path):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(
-        ValueError,
-        match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits",
-    ):
+    with pytest.raises(ValueError, match=f"unknown preset 'v14'; there are {', '.join(PRESETS)}"):
         SPD.from_preset("v14")
     with pytest.raises(EncoderError, match=r"nowhere\.pth"):
         SPD.from_preset("atto", pretrained="nowhere.pth")
