@@ -108,7 +108,7 @@ class PyramidEncoder(nn.Module):
     """A timm backbone with `features_only`, channels-last.
 
     Args:
-        name: timm model with feature maps at strides 4, 8, 16, 32, e.g. "convnextv2_tiny".
+        name: timm model whose last feature maps are at strides 4, 8, 16, 32, e.g. "convnextv2_tiny".
         pretrained: True loads timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False
             starts from random, a path loads a local checkpoint file of that timm model.
     """
@@ -118,7 +118,7 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
-        self.backbone = _create(name, pretrained, features_only=True)
+        self.backbone = _create(name, pretrained, features_only=True, out_indices=(-4, -3, -2, -1))
         for module in self.backbone.modules():
             if type(module) is GlobalResponseNormMlp:
                 module.__class__ = _ResponseMlp
