@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core.message_fields import cloud_fields, image_fields, query_array
-from spd_core.predictor import Answer
+
+if TYPE_CHECKING:
+    from spd_core.predictor import Answer
 
 
 def stamp_ns(header: Header) -> int:

@@ -23,6 +23,21 @@ def test_the_core_imports_neither_ros_nor_what_stands_above_it():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize("module", ["spd_core.messages", "spd_core.status", "spd_ros.conversions", "spd_cli"])
+def test_reading_answers_and_listing_commands_do_not_load_torch(module):
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'timm')))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_public_names_are_there_when_asked_for():
+    code = (
+        "import sys, spd_core; assert 'torch' not in sys.modules; assert {*spd_core.__all__} <= {*dir(spd_core)}; "
+        "from spd_core import SPD, Camera, Predictor; from spd_core.model import SPD as same; assert SPD is same; "
+        "assert not hasattr(spd_core, 'Nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_parameter_file_is_the_table():
     given = yaml.safe_load((ROOT / "config" / "spd.yaml").read_text())["/**"]["ros__parameters"]
     table = {
