@@ -15,16 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from spd_core import checkpoint
 from spd_core import export as exporter
 from spd_core.data.augment import Augmentation
+from spd_core.data.check import mean_depth, summarise
 from spd_core.data.images import write_picture
 from spd_core.data.layouts import open_dataset
-from spd_core.data.loader import mean_depth, summarise
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
-from spd_core.evaluation import Protocol, evaluate, write_report
+from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, listed
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
+from spd_core.reports import write_evaluation
 
 from .console import make_console, printable, say
 
@@ -47,7 +48,7 @@ def evaluate_checkpoint(
     Args:
         data: folder in any layout of `spd data check`.
         weights: "embedded" or a checkpoint file.
-        split: "train" or "test" of the NYU layouts.
+        split: "train" or "test" where the data come in both.
         train_data: the mean depth of (at most 1,000 images of) this data set, predicted everywhere, is scored beside
             the model.
         out: folder for the files; without it nothing is written.
@@ -71,8 +72,6 @@ def evaluate_checkpoint(
     if first.camera is None:
         say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
     result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
-    about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
-    result = {**about, "model": predictor.model.config_dict(), **result}
     scored = {
         weights: result["mean"],
         **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {}),
@@ -84,7 +83,8 @@ def evaluate_checkpoint(
     make_console().print(table)
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
-        write_report(result, predictor, dataset, out)
+        about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
+        write_evaluation(result, predictor, dataset, out, **about, model=predictor.model.config_dict())
         say(f"wrote {out}/result.json, per_image.csv, report.png")
 
 
@@ -111,11 +111,11 @@ def check(path: Path, workers: int = 2) -> None:
             say(text + (f" ({count} samples)" if count > 1 else ""), "red", title="broken: ")
         if len(reasons) > SHOWN_FAULTS:
             say(f"... and {len(reasons) - SHOWN_FAULTS} more faults")
-        has_splits = dataset.layout.startswith("NYU")
-        table.add_row(split if has_splits else "all", *summary.row())
         table.caption = dataset.layout
-        if not has_splits:
+        if split not in dataset.splits:
+            table.add_row(*dataset.splits, *summary.row())
             break
+        table.add_row(split, *summary.row())
     if not table.row_count:
         raise next(iter(missing.values()))
     for split, reason in missing.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .errors import SPDError
@@ -116,7 +118,7 @@ def collapsed(mean: dict[str, float]) -> bool:
     return mean["pred_cv"] < 0.1 * mean["gt_cv"]
 
 
-def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
+def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an
     image has none. `n_valid` is summed, a `name` left out."""
     counted = [m for m in per_image if m["n_valid"] > 0]

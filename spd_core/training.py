@@ -27,10 +27,10 @@ from . import checkpoint, files
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
-from .data.samples import Dataset, InMemory, Subset
+from .data.samples import Dataset, InMemory, Subset, limited
 from .encoders import normalise
 from .errors import SPDError
-from .evaluation import Protocol, evaluate, limited, predict
+from .evaluation import Protocol, evaluate, predict
 from .extras import extra
 from .losses import Loss
 from .metrics import collapsed, mean_metrics
@@ -369,11 +369,9 @@ class _Run:
         rows = []
         for i in np.linspace(0, len(self.validation) - 1, min(self.config.pictures, len(self.validation))).astype(int):
             sample = self.validation[i]
-            if sample.depth_m is None:
-                continue
-            near, far = depth_range(sample.depth_m)
+            near, far = depth_range(sample.truth_m)
             pred_m = predict(predictor, sample, Protocol(resize_eval=self.config.validation.resize_eval))
-            rows.append([sample.rgb, colour_depth(sample.depth_m, near, far), colour_depth(pred_m, near, far)])
+            rows.append([sample.rgb, colour_depth(sample.truth_m, near, far), colour_depth(pred_m, near, far)])
         return side_by_side(rows)
 
     def _log(self, scalars: dict[str, float]) -> None:
@@ -462,7 +460,7 @@ def _open_validation_data(config: TrainConfig) -> Dataset:
     if isinstance(config.data, dict):
         raise TrainingError(f"`data` is a mixture of {len(config.data)}; set `val` to the data to validate on")
     dataset = open_dataset(config.data, "test")
-    if not dataset.layout.startswith("NYU"):
+    if "test" not in dataset.splits:
         raise TrainingError(
             f"{config.data} ({dataset.layout}) has no test split of its own; set `val` to a folder of other samples"
         )

@@ -9,8 +9,9 @@ from scipy.io import savemat
 from spd_cli.commands import check, preview
 from spd_core.camera import Camera
 from spd_core.data import nyu
+from spd_core.data.check import mean_depth, summarise
 from spd_core.data.layouts import open_dataset
-from spd_core.data.loader import mean_depth, read_all, summarise
+from spd_core.data.loader import read_all
 from spd_core.data.samples import DataError
 
 SIZE = (480, 640)

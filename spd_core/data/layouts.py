@@ -15,7 +15,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
 
     Args:
         path: see the layouts in `nyu.py`, `rgbd.py` and `shards.py`.
-        split: "train" or "test" of the NYU layouts; the others have one.
+        split: "train" or "test" where the data come in both (`Dataset.splits`).
 
     Raises:
         DataError: the path does not exist, or holds no known layout, or a part of it is missing; the message lists what

@@ -43,7 +43,14 @@ def _h5_reader() -> type[h5py.File]:
     return h5py.File
 
 
-class H5Files:
+class _Published:
+    """What all three layouts share: the split and the crop of published evaluations (Eigen et al. 2014)."""
+
+    splits = ("train", "test")
+    evaluation_crop = "eigen"
+
+
+class H5Files(_Published):
     """FastDepth / sparse-to-dense: one h5 file per frame."""
 
     layout = "NYU h5 (FastDepth, sparse-to-dense)"
@@ -82,7 +89,7 @@ def open_h5(path: Path, split: str) -> H5Files | None:
     return H5Files(path, found[split])
 
 
-class BTSList:
+class BTSList(_Published):
     """BTS: a list of `<rgb> <depth> <focal>` lines; colour JPEG or PNG, 16-bit PNG millimetres."""
 
     layout = "NYU file lists (BTS)"
@@ -148,7 +155,7 @@ def open_bts(path: Path, split: str) -> BTSList | None:
     return BTSList(bases[0] if bases else path / folders[0], list_file)
 
 
-class LabeledMat:
+class LabeledMat(_Published):
     """The labelled subset: one MATLAB v7.3 file, its axes reversed. Depth is `rawDepths` (unfilled), as published
     evaluations use it."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import files
 from ..camera import Camera
 from .images import read_colour, read_colour_and_depth
-from .samples import DataError, Sample, checked
+from .samples import ONE_SPLIT, DataError, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = (
@@ -36,6 +36,8 @@ class RGBDFolder:
     """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
 
     layout = "RGB-D folder"
+    splits = ONE_SPLIT
+    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
         folder = files.expanded(folder)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import files
 from ..camera import Camera
-from .samples import DataError, Sample
+from .samples import ONE_SPLIT, DataError, Sample
 
 SHARD = 250  # frames
 PATTERN = "rooms_????????.npz"
@@ -19,6 +19,8 @@ class RoomShards:
     """The rooms of a folder, in order of seed. Those of a shard that cannot be read say so when they are asked for."""
 
     layout = "synthetic rooms"
+    splits = ONE_SPLIT
+    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path):
         self.files = files.listed(files.expanded(folder), PATTERN)
