@@ -179,7 +179,7 @@ def _played_live(
     if settings is None:
         return replay_live(frames, rate, None, total), 0
     isolate()
-    with running_node({**settings, "autostart": False}) as process:
+    with running_node(parameters={**settings, "autostart": False}) as process:
         played = replay_live(frames, rate, process, total)
     return played, process.returncode
 

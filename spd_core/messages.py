@@ -57,6 +57,7 @@ _ENCODINGS = {
     "bayer_gbrg16": (np.uint16, 1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg16": (np.uint16, 1, cv2.COLOR_BayerGB2RGB),
 }
+COLOUR_ENCODINGS = (*_ENCODINGS, *_PLANAR)
 DEPTH_ENCODINGS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
 
 
@@ -73,8 +74,7 @@ def image_to_rgb(msg: Message) -> np.ndarray:
     if msg.encoding not in _ENCODINGS:
         hint = "; that is a depth image, not a colour image" if msg.encoding in DEPTH_ENCODINGS else ""
         raise MessageError(
-            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of"
-            f" {', '.join([*_ENCODINGS, *_PLANAR])}"
+            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of {', '.join(COLOUR_ENCODINGS)}"
         )
     dtype, channels, conversion = _ENCODINGS[msg.encoding]
     if channels == 2 and msg.width % 2:

@@ -39,7 +39,7 @@ def isolate() -> None:
 
 
 def start_node(
-    parameters: dict[str, Any] | None = None, remappings: dict[str, str] = REMAPPINGS, **popen: Any
+    remappings: dict[str, str] = REMAPPINGS, parameters: dict[str, Any] | None = None, **popen: Any
 ) -> subprocess.Popen:
     """`spd_node` as a process; its inputs are the topics of `spd_core.names` unless `remappings` says otherwise."""
     arguments = [part for source, target in remappings.items() for part in ("-r", f"{source}:={target}")]
@@ -61,10 +61,10 @@ def stop_node(process: subprocess.Popen) -> int:
 
 @contextmanager
 def running_node(
-    parameters: dict[str, Any] | None = None, remappings: dict[str, str] = REMAPPINGS, **popen: Any
+    remappings: dict[str, str] = REMAPPINGS, parameters: dict[str, Any] | None = None, **popen: Any
 ) -> Iterator[subprocess.Popen]:
     """`start_node` for as long as the block lasts; `returncode` is known after it."""
-    process = start_node(parameters, remappings, **popen)
+    process = start_node(remappings, parameters, **popen)
     try:
         yield process
     finally:

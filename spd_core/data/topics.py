@@ -12,7 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..messages import DEPTH_ENCODINGS, MessageError, compressed_depth, compressed_to_rgb
+from ..messages import (
+    COLOUR_ENCODINGS,
+    DEPTH_ENCODINGS,
+    MessageError,
+    compressed_depth,
+    compressed_to_rgb,
+    is_rectified_topic,
+)
 from .samples import DataError
 from .storage import Recorded, Topic, deserialised
 
@@ -36,6 +43,7 @@ _WORDS = {
     ),
 }
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
+_NO_COLOUR = ("16UC1", "32FC1")
 _ALIGNED = {"aligned", "registered", "registration"}
 
 
@@ -117,7 +125,7 @@ def choose(
     images = [named["image"]] if "image" in named else [c for c in contents if _colour_score(c) is not None]
     if not images:
         raise DataError(f"the bag {path} has no colour image; it has {listed}")
-    if not images[0].encoding or images[0].encoding == "32FC1":
+    if images[0].encoding in ("", *_NO_COLOUR):
         raise DataError(f"{images[0]} cannot be the colour image; the bag {path} has {listed}")
     if "depth" in named and named["depth"].encoding not in DEPTH_ENCODINGS:
         raise DataError(
@@ -203,7 +211,7 @@ def _is_own(topic: str) -> bool:
 
 
 def _is_depth_by_name(content: Content) -> bool:
-    return bool(content.encoding) and (_kind(content.topic) == "depth" or content.encoding in ("16UC1", "32FC1"))
+    return bool(content.encoding) and (_kind(content.topic) == "depth" or content.encoding in _NO_COLOUR)
 
 
 def _why_no_depth(content: Content) -> str:
@@ -233,26 +241,29 @@ def _why_not(content: Content, image: Content) -> str:
 def _colour_score(content: Content) -> float | None:
     """How much a topic looks like the colour image; None where it cannot be."""
     kind, words = _kind(content.topic), [w for part in _parts(content.topic) for w in _words(part)]
-    if not content.encoding or content.encoding in ("16UC1", "32FC1") or _is_own(content.topic):
+    if content.encoding in ("", *_NO_COLOUR) or _is_own(content.topic):
         return None
     is_grey = content.encoding.startswith(("mono", "8UC1"))
     if kind == "no picture" or (is_grey and kind == "depth"):
         return None
     score = {"colour": 2.0, "": 0.0, "depth": -3.0, "infrared": -6.0, "drawn": -4.0}[kind]
-    score += 0.0 if is_grey else 3.0
-    score += 0.5 * ("rect" in words) - 0.5 * ("right" in words) - 1.0 * ("stereo" in words and "left" not in words)
+    score += 0.0 if is_grey else 3.0 if content.encoding in COLOUR_ENCODINGS else -9.0
+    score += (
+        0.5 * is_rectified_topic(content.topic)
+        - 0.5 * ("right" in words)
+        - 1.0 * ("stereo" in words and "left" not in words)
+    )
     return score - 0.25 * (content.type_name == COMPRESSED)
 
 
 def _pair_score(image: Content, depth: Content) -> float:
     """How much a depth topic looks registered to this image."""
     words = {word for part in _parts(depth.topic) for word in _words(part)}
-    image_words = {word for part in _parts(image.topic) for word in _words(part)}
     score = 8.0 if image.size == depth.size else -8.0
     if image.frame_id and depth.frame_id:
         score += 4.0 if image.frame_id == depth.frame_id else -2.0
     score += 2.0 * bool(words & _ALIGNED or "_to_" in depth.topic) + 1.0 * (_kind(depth.topic) == "depth")
-    score += 1.0 * (("rect" in words and "raw" not in words) == ("rect" in image_words))
+    score += 1.0 * (is_rectified_topic(image.topic) == ("rect" in words or "raw" not in words))
     return score + min(_shared(image.topic, depth.topic), 3) - 0.25 * (depth.type_name == COMPRESSED)
 
 
