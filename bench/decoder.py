@@ -1,5 +1,5 @@
 """Decoder time and multiply-accumulates against the number of points: sparse with a fresh and a reused plan, beside the
-dense decoder, the research plan's patch method and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
+dense decoder, patches cut out around each point and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
 
     python bench/decoder.py                     # or: --preset depth_anything_v2_vits --size 392 518
 """
@@ -22,7 +22,7 @@ from spd_core.layers import Conv3x3
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)
-PLAN_BREAK_EVEN = 402  # research plan, section 11.5
+PATCH_BREAK_EVEN = 402  # patches of so many points multiply as often as the full DPT decoder
 
 
 def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:
@@ -42,7 +42,7 @@ def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:
 
 
 def patch_method(decoder, maps: dict[str, torch.Tensor], points: torch.Tensor) -> torch.Tensor:
-    """The research plan's inference (section 6.3) with `v15`'s weights: 9x9 patches per query, valid convolutions.
+    """The usual way to decode at points, with `v15`'s weights: 9x9 patches per query, convolutions without padding.
     Another function than the dense decoder."""
 
     def patches(x: torch.Tensor, stride: int) -> torch.Tensor:  # [1, h, w, C] -> [K, C, 9, 9]
@@ -78,8 +78,8 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     images = torch.randn(1, 3, *size, device=DEVICE)
     features, dpt_features = model.encode(images), dpt.encode(images)
     macs = {
-        "dense": model.sparse_decoder.multiply_accumulates(inputs=features.grids),
-        "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(inputs=dpt_features.grids),
+        "dense": model.sparse_decoder.multiply_accumulates(features.grids),
+        "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
     whole, maps = (
         model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0),
@@ -184,11 +184,9 @@ def draw(result: dict, title: str):
             [result["ms"]["patches", k] for k in patches],
             "x-",
             color="tab:red",
-            label="the plan's patches (not exact)",
+            label="patches (not exact)",
         )
-        axes[1].loglog(
-            COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="the plan's patches, 7.4 M each"
-        )
+        axes[1].loglog(COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="patches, 7.4 M each")
     for axis, column, scale in ((axes[0], "ms", 1), (axes[1], "macs", 1e6)):
         axis.axhline(result[column]["dense"] / scale, color="black", label="dense decoder")
         axis.axhline(
@@ -198,11 +196,11 @@ def draw(result: dict, title: str):
             label="full DPT decoder (once per frame parts included)",
         )
         axis.axvline(
-            PLAN_BREAK_EVEN,
+            PATCH_BREAK_EVEN,
             color="tab:red",
             linestyle=":",
             linewidth=1,
-            label=f"the plan's predicted break-even, K = {PLAN_BREAK_EVEN}",
+            label=f"break-even of patches, K = {PATCH_BREAK_EVEN}",
         )
         axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
         axis.grid(alpha=0.3)

@@ -30,7 +30,7 @@ from test_node_operation import mutated, path
 from spd_core.messages import cloud_to_array
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.player import isolate, start_node, stop_node
+from spd_ros.processes import isolate, running_node
 
 # Image (height, width), points, images per second, network input (None: the weights' own).
 SWEEP = (
@@ -128,22 +128,14 @@ def sweep(weights: str, seconds: float) -> list[dict]:
     rows = []
     for size, points, rate_hz, input_size in SWEEP:
         client, rgb = Client(), random_frame(42, size).rgb
-        process = start_node(
-            TOPICS,
-            {
-                "weights": weights,
-                "diagnostics_period_s": 0.5,
-                **({"input_size": list(input_size)} if input_size else {}),
-            },
-        )
-        try:
+        settings = {"weights": weights, "diagnostics_period_s": 0.5}
+        settings |= {"input_size": list(input_size)} if input_size else {}
+        with running_node(TOPICS, settings) as process:
             client.connect(process)
             client.show(rgb, CAMERA.scaled(size[1] / 640))
             client.idle(1.0)
             result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
-        finally:
-            stop_node(process)
-            client.destroy_node()
+        client.destroy_node()
         total = sum(result["points_by_status"].values())
         rows.append(
             {
@@ -230,8 +222,7 @@ def main() -> None:
         return
     client = Client()
     rgb = random_frame(42, (480, 640)).rgb
-    process = start_node(TOPICS, {"weights": given.weights, "diagnostics_period_s": 0.5})
-    try:
+    with running_node(TOPICS, {"weights": given.weights, "diagnostics_period_s": 0.5}) as process:
         client.connect(process)
         client.show(rgb)
         client.idle(1.0)
@@ -240,10 +231,8 @@ def main() -> None:
             if given.fuzz
             else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
         )
-    finally:
-        result_code = stop_node(process)
     table = Table("", "", title=f"node, {given.weights}, {machine()}")
-    for name, value in {**result, "exit code": result_code}.items():
+    for name, value in {**result, "exit code": process.returncode}.items():
         table.add_row(name, str(value))
     Console().print(table)
     write("node", result)

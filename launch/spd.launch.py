@@ -1,21 +1,14 @@
 """Start the node: ros2 launch spd_ros spd.launch.py [name:=value ...]; `--show-args` lists the arguments."""
 
-import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchDescription
-
-# Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
-PROFILE_VARIABLE = (
-    "FASTRTPS_DEFAULT_PROFILES_FILE"
-    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    else "FASTDDS_DEFAULT_PROFILES_FILE"
-)
+from spd_ros.processes import PROFILE_VARIABLE, fastdds_profile
 
 ARGUMENTS = {
     "params_file": ("", "YAML file of parameters; empty takes config/spd.yaml of the package"),
@@ -85,14 +78,13 @@ def start_nodes(context):
 
 
 def generate_launch_description():
-    profile = str(Path(get_package_share_directory("spd_ros")) / "config" / "fastdds.xml")
     return LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=text)
                 for name, (default, text) in ARGUMENTS.items()
             ),
-            SetEnvironmentVariable(PROFILE_VARIABLE, profile),
+            SetEnvironmentVariable(PROFILE_VARIABLE, str(fastdds_profile())),
             OpaqueFunction(function=start_nodes),
         ]
     )

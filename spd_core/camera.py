@@ -11,19 +11,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
+
+from .errors import SPDError
+from .lens import DISTORTION_MODELS, lens
 
 # Focal length, at 640 px width, of the Kinect that recorded NYU Depth V2 (`data/nyu.py` has the whole camera): what the
 # presets train at.
 NYU_FOCAL_PX = 518.8579
 
-# distortion models of sensor_msgs/CameraInfo, as OpenCV defines them, with the numbers of coefficients they may have
-DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+
+class CameraError(SPDError):
+    """Intrinsics or distortion that no camera has; the message says which."""
 
 
-def scale_points(points_px: np.ndarray, scale: float) -> np.ndarray:
-    """Points [..., 2] px of an image after that image was resized by `scale` (the pixel-centre rule)."""
+def scale_points(points_px: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Points [..., 2] px of an image after it was resized by `scale`, a number or [2] (the pixel-centre rule)."""
     return (points_px + 0.5) * scale - 0.5
 
 
@@ -58,12 +61,25 @@ class Camera:
 
     def __post_init__(self):
         if not all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy))) or self.fx <= 0 or self.fy <= 0:
-            raise ValueError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
+            raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
+        object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
+        counts = DISTORTION_MODELS.get(self.distortion_model, ())
+        if self.distortion and (len(self.distortion) not in counts or not all(map(math.isfinite, self.distortion))):
+            known = ", ".join(f"{name} ({' or '.join(map(str, counts))})" for name, counts in DISTORTION_MODELS.items())
+            raise CameraError(
+                f"distortion must be the finite coefficients of one of {known}, got {list(self.distortion)} of"
+                f" {self.distortion_model!r}"
+            )
 
     @property
     def focal_px(self) -> float:
         """The one focal length that scales depth: the geometric mean of fx and fy."""
         return math.sqrt(self.fx * self.fy)
+
+    @property
+    def _is_bent(self) -> bool:
+        """Whether rays are not straight: a fisheye's are not for zero coefficients either."""
+        return any(self.distortion) or (bool(self.distortion) and self.distortion_model == "equidistant")
 
     def scaled(self, scale_x: float, scale_y: float | None = None) -> Camera:
         """Intrinsics after the image was resized by `scale_x` (and `scale_y`, the same where it is not given)."""
@@ -83,49 +99,31 @@ class Camera:
     def mirrored(self, width: int) -> Camera:
         """Intrinsics of the mirror image of an image of `width` px: a point at (x, y, z) m is seen where (-x, y, z)
         was."""
-        return replace(self, cx=width - 1 - self.cx)
+        distortion = self.distortion
+        if self.distortion_model != "equidistant":  # whatever moves images sideways: p2, s1, s2 and the tilt about y
+            distortion = tuple(-value if i in (3, 8, 9, 13) else value for i, value in enumerate(distortion))
+        return replace(self, cx=width - 1 - self.cx, distortion=distortion)
 
     def project(self, xyz_m: np.ndarray) -> np.ndarray:
-        """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0."""
-        z = np.where(xyz_m[..., 2] > 0, xyz_m[..., 2], np.nan)
-        x, y = xyz_m[..., 0] / z, xyz_m[..., 1] / z
-        if self.distortion:
-            x, y = np.moveaxis(self._distort(np.stack([x, y], axis=-1)), -1, 0)
-        return np.stack([self.fx * x + self.cx, self.fy * y + self.cy], axis=-1)
+        """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0 and
+        where the lens model is not valid."""
+        xyz_m = np.asarray(xyz_m, dtype=np.float64)
+        z = np.where(xyz_m[..., 2:] > 0, xyz_m[..., 2:], np.nan)
+        with np.errstate(over="ignore"):  # pixels as far away as that are in no image
+            rays = xyz_m[..., :2] / z
+            if self._is_bent:
+                rays = lens(self.distortion_model, self.distortion).distort(rays.reshape(-1, 2)).reshape(rays.shape)
+            return rays * [self.fx, self.fy] + [self.cx, self.cy]
 
     def unproject(self, points_px: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame; distorted pixels are
-        undistorted first."""
-        rays = (points_px - [self.cx, self.cy]) / [self.fx, self.fy]
-        if self.distortion:
-            rays = self._undistort(rays)
-        return np.concatenate([rays * np.asarray(depth_m)[..., None], np.asarray(depth_m)[..., None]], axis=-1)
-
-    def _distort(self, rays: np.ndarray) -> np.ndarray:
-        """Ideal (x / z, y / z) [..., 2] to distorted ones."""
-        flat = np.ascontiguousarray(rays.reshape(-1, 1, 2), dtype=np.float64)
-        if flat.size == 0:
-            return rays
-        if self.distortion_model == "equidistant":
-            return cv2.fisheye.distortPoints(flat, np.eye(3), np.array(self.distortion)).reshape(rays.shape)
-        xyz = np.concatenate([flat, np.ones_like(flat[..., :1])], axis=-1)
-        return cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), np.eye(3), np.array(self.distortion))[0].reshape(
-            rays.shape
-        )
-
-    def _undistort(self, rays: np.ndarray) -> np.ndarray:
-        """The inverse of `_distort`, found by iteration; NaN stays NaN."""
-        flat = np.ascontiguousarray(rays.reshape(-1, 1, 2), dtype=np.float64)
-        if flat.size == 0:
-            return rays
-        until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
-        if self.distortion_model == "equidistant":
-            return cv2.fisheye.undistortPoints(flat, np.eye(3), np.array(self.distortion), criteria=until).reshape(
-                rays.shape
-            )
-        return cv2.undistortPointsIter(flat, np.eye(3), np.array(self.distortion), np.eye(3), np.eye(3), until).reshape(
-            rays.shape
-        )
+        """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame; NaN where the lens model has
+        no ray for a pixel."""
+        rays = (np.asarray(points_px, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
+        z = np.asarray(depth_m, dtype=np.float64)[..., None]
+        if self._is_bent:
+            rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
+            z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
+        return np.concatenate([rays * z, z], axis=-1)
 
 
 def focal_correction(camera: Camera, training_focal_px: float) -> float:

@@ -11,11 +11,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import files
 from .errors import SPDError
 from .model import SPD, SPDConfig
 
 FORMAT = "spd-1"
 EMBEDDED = Path(__file__).parent / "weights" / "atto_synthetic.safetensors"
+WITHOUT_STATE = (
+    "delete it to start the run afresh, or start from what was learned: another `out`, with `init` set to the"
+    " last.safetensors beside it"
+)
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 RENAMED_DECODERS = {"plan": "v15"}  # in checkpoints of before
 
@@ -34,19 +40,10 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
     Raises:
         CheckpointError: it cannot be written; a file that was there before is intact.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "provenance": json.dumps(provenance)}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    try:
+    with files.replaced(path, CheckpointError, (OSError, SafetensorError)) as partial:
         save_file(tensors, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} could not be written ({error}); what was there before is intact. Is the disk full?"
-        ) from error
 
 
 def load(path: str | Path) -> SPD:
@@ -58,16 +55,15 @@ def load(path: str | Path) -> SPD:
     """
     metadata, tensors = _read(path)
     known = {field.name for field in fields(SPDConfig)}
-    config = json.loads(metadata["config"])
+    config = _metadata(path, metadata, "config")
     if unknown := sorted(set(config) - known):
         raise CheckpointError(
             f"{path} has configuration fields {unknown} that this version of SPD does not know; update spd_ros"
         )
-    if config.get("decoder") in RENAMED_DECODERS:
-        config["decoder"] = RENAMED_DECODERS[config["decoder"]]
     try:
+        config["decoder"] = RENAMED_DECODERS.get(config["decoder"], config["decoder"])
         model = SPD(SPDConfig(**config))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of the libraries that build it from values of any kind
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -89,38 +85,80 @@ def load(path: str | Path) -> SPD:
 
 def configuration(path: str | Path) -> dict:
     """The fields of `SPDConfig` of a checkpoint, without building the model."""
-    return json.loads(_read(path, tensors=False)[0]["config"])
+    return _metadata(path, _read(path, tensors=False)[0], "config")
 
 
 def provenance(path: str | Path) -> dict:
     """What a checkpoint says of its origin."""
-    return json.loads(_read(path, tensors=False)[0]["provenance"])
+    return _metadata(path, _read(path, tensors=False)[0], "provenance")
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file says that it is one of ours; False for whole safetensors files of others.
+
+    Raises:
+        CheckpointError: it is damaged, or no safetensors file.
+    """
+    return _open(path, tensors=False)[0].get("format") == FORMAT
+
+
+def read_state(path: Path, device: torch.device | str) -> dict:
+    """What a training needs to go on, from its state.pt.
+
+    Raises:
+        CheckpointError: it is damaged or something else; the message says how to do without.
+    """
+    try:
+        state = files.read_torch(path, device)
+    except files.FileError as error:
+        raise CheckpointError(f"{error}: the run cannot go on from it; {WITHOUT_STATE}") from error
+    kinds = {"recipe": dict, "model": dict, "optimizer": dict, "step": int, "history": list, "best": dict}
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise CheckpointError(f"{path} is not the state of a training; {WITHOUT_STATE}")
+    return state
 
 
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    path = EMBEDDED if str(path) == "embedded" else Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"weights file {path} does not exist; give a .safetensors file that `spd train` or `spd convert` wrote"
-            " (`spd info` lists those found), or 'embedded' for the weights that come with SPD"
-        )
-    if path.suffix in (".pth", ".pt"):
-        raise CheckpointError(
-            f"weights file {path} is a pickle, which could run code: `spd convert {path} OUT.safetensors` turns a"
-            " released Depth Anything V2 file into one of ours"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"weights file {path} is not a readable safetensors file ({error}); it is damaged or of another format:"
-            " fetch or train it again"
-        ) from error
+    metadata, content = _open(path, tensors)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"weights file {path} is not an SPD checkpoint: its format is {metadata.get('format')!r}, expected"
             f" {FORMAT!r}; write it with spd_core.checkpoint.save"
         )
     return metadata, content
+
+
+def _open(path: str | Path, tensors: bool) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    path = EMBEDDED if str(path) == "embedded" else files.expanded(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"weights file {path} does not exist; give a .safetensors file that `spd train` or `spd convert` wrote"
+            " (`spd info` lists those found), or 'embedded' for the weights that come with SPD"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            return file.metadata() or {}, content
+    except Exception as error:  # of the library's own, of the system, of torch
+        what = files.problem(path)
+        if path.suffix in PICKLES and what.endswith(("zip archive", "Python pickle")):
+            raise CheckpointError(
+                f"weights file {path} is a pickle, which could run code: `spd convert {path} OUT.safetensors` turns a"
+                " released Depth Anything V2 file into one of ours"
+            ) from error
+        raise CheckpointError(
+            f"weights file {path} {what}; it is not a readable safetensors file ({error}): fetch or train it again"
+        ) from error
+
+
+def _metadata(path: str | Path, metadata: dict[str, str], name: str) -> dict:
+    """A part of the metadata, which is a JSON object."""
+    try:
+        value = json.loads(metadata[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"weights file {path} has no readable {name!r} in its metadata ({error}): fetch or train it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"weights file {path}: {name!r} in its metadata is {value!r:.80}, expected a JSON object")
+    return value

@@ -13,17 +13,16 @@ depth_head.scratch.output_conv2.2                   decoder.head
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from spd_rooms.synthetic import random_frame
-
+from . import files
+from .camera import Camera
 from .checkpoint import CheckpointError
+from .data.images import read_colour
 from .model import PRESETS, SPD
 from .predictor import Predictor
 
@@ -32,6 +31,10 @@ LICENCES = {"vits": "Apache-2.0", "vitb": "CC-BY-NC-4.0", "vitl": "CC-BY-NC-4.0"
 # What their file names say: largest depth, and focal length at the network's size of 518 px (metric_depth/README.md;
 # focal lengths of the data sets).
 DATASETS = {"hypersim": (20.0, 886.81 * 518 / 768), "vkitti": (80.0, 725.0 * 518 / 375)}
+# A furnished room of 1.8 to 3.5 m, drawn (in the repository) by: python -c "import cv2; from spd_rooms.synthetic import
+# random_frame as r; cv2.imwrite('spd_core/weights/room.jpg', r(0, (196, 252)).rgb[..., ::-1])"
+ROOM = Path(__file__).parent / "weights" / "room.jpg"
+ROOM_CAMERA = Camera(213.61043, 213.61043, 122.80948, 97.76153)
 UNUSED = re.compile(r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\..*")
 RENAMED = (
     (r"depth_head\.scratch\.layer([12])_rn", r"decoder.project\1"),
@@ -69,7 +72,7 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
     Raises:
         CheckpointError: no such file, not these weights, a relative-depth checkpoint, or a wrong `max_depth_m`.
     """
-    path = Path(path)
+    path = files.expanded(path)
     dataset = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
     if dataset is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
         raise CheckpointError(
@@ -78,24 +81,26 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
             f" depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
         )
     by_depth = {depth: name for name, (depth, _) in DATASETS.items()}
-    if dataset is None and max_depth_m is None:
-        raise CheckpointError(
-            f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim model,"
-            " 80 for Virtual KITTI"
-        )
     if max_depth_m is not None and max_depth_m not in by_depth:
         raise CheckpointError(f"max_depth_m is {max_depth_m}; expected 20 (Hypersim) or 80 (Virtual KITTI)")
-    if dataset is not None and max_depth_m not in (None, DATASETS[dataset][0]):
+    if dataset is None:
+        if max_depth_m is None:
+            raise CheckpointError(
+                f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
+                " model, 80 for Virtual KITTI"
+            )
+        dataset = by_depth[max_depth_m]
+    elif max_depth_m not in (None, DATASETS[dataset][0]):
         raise CheckpointError(
             f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}:"
             " every answer would be wrong in proportion"
         )
-    dataset = dataset or by_depth[max_depth_m]
     theirs = _read(path)
-    ours = {our_name(name): tensor for name, tensor in theirs.items() if our_name(name)}
+    renamed = ((our_name(name), tensor) for name, tensor in theirs.items())
+    ours = {name: tensor for name, tensor in renamed if name is not None}
     projection = ours.get("encoder.projects.0.weight")
     sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
-    if projection is None or projection.shape[1] not in sizes:
+    if projection is None or projection.dim() < 2 or projection.shape[1] not in sizes:
         raise CheckpointError(
             f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are"
             f" {', '.join(sorted(theirs)[:3])}, ..."
@@ -155,24 +160,26 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download"
             " fetches them. The weights 'embedded' run without any"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]}); fetch it again"
-        ) from error
-    content = content.get("model", content) if isinstance(content, dict) else {}
-    return {name.removeprefix("module."): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    content = files.read_torch(path, error=CheckpointError)
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict):
+            content = content.get(wrapper, content)
+    content = content if isinstance(content, dict) else {}
+    tensors = {str(name).removeprefix("module."): x for name, x in content.items() if isinstance(x, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name: it is not a checkpoint of {SOURCE}")
+    return tensors
 
 
 def _refuse_relative(model: SPD, path: Path) -> None:
     """Relative checkpoints have the same tensors, but end in a ReLU: what they answer is positive nearly everywhere,
     which in the metric models' sigmoid is beyond half of the largest depth, in a room of a few metres too."""
-    room = random_frame(0, (196, 252))
-    frame = Predictor(model, "cpu", input_size=(196, 252)).encode(room.rgb, room.camera)
-    share = float((frame.dense_depth() / frame.focal_factor > 0.5 * model.config.max_depth_m).mean())
+    room, half_m = read_colour(ROOM), 0.5 * (model.config.max_depth_m or 0.0)
+    height, width = room.shape[:2]
+    frame = Predictor(model, "cpu", input_size=(height, width)).encode(room, ROOM_CAMERA)
+    share = float((frame.dense_depth() / frame.focal_factor > half_m).mean())
     if share > 0.9:
         raise CheckpointError(
-            f"{path} answers more than {0.5 * model.config.max_depth_m:.0f} m at {share:.0%} of a furnished room of a"
+            f"{path} answers more than {half_m:.0f} m at {share:.0%} of a furnished room of a"
             " few metres: this is a relative-depth checkpoint under another name"
         )

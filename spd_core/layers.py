@@ -53,11 +53,11 @@ class Head(nn.Linear):
                 f" {max_depth_m}"
             )
         self.activation = activation
-        self.max_depth_m = max_depth_m
+        self.max_depth_m = max_depth_m if max_depth_m is not None else math.inf
         inverse = {
             "exp": math.log,
             "softplus": lambda depth: math.log(math.expm1(depth)),
-            "sigmoid": lambda depth: -math.log(max_depth_m / depth - 1),
+            "sigmoid": lambda depth: -math.log(self.max_depth_m / depth - 1),
         }
         nn.init.normal_(self.weight, std=0.01)
         with torch.no_grad():
@@ -97,7 +97,7 @@ class TapLayer(nn.Module):
     size."""
 
     def forward(self, x: Tensor, *like: Tensor) -> Tensor:  # [B, H, W, C] -> [B, H', W', C']
-        return self.on_map(x, self.output_size(*(tuple(other.shape[1:3]) for other in (x, *like))))
+        return self.on_map(x, self.output_size(*((other.shape[1], other.shape[2]) for other in (x, *like))))
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
         """(H', W') of the output for an input of `size`."""
@@ -146,7 +146,7 @@ class Conv3x3(TapLayer):
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, None]:
         return neighbours_3x3(out).reshape(-1), None
 
-    def on_rows(self, rows: Tensor, taps: Tensor, weights: None) -> Tensor:
+    def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor | None = None) -> Tensor:
         """`taps` [3 S]: numbers of the first of three consecutive rows each."""
         kernel, channels = self.matrix(), rows.shape[1]
         count, chunk = len(taps) // 3, self.CPU_CHUNK
@@ -175,13 +175,16 @@ def _affine(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None =
 class Resize(TapLayer):
     """Bilinear resize by `scale`, or to the size of a second input. On rows: weighted sum of four rows."""
 
-    def __init__(self, scale: int | Fraction | None = None, align_corners: bool = True):
+    def __init__(self, scale: int | Fraction = 1, align_corners: bool = True):
         super().__init__()
         self.scale = scale
         self.align_corners = align_corners
 
     def output_size(self, size: tuple[int, int], *like: tuple[int, int]) -> tuple[int, int]:
-        return like[0] if like else tuple(extent * self.scale.numerator // self.scale.denominator for extent in size)
+        if like:
+            return like[0]
+        up, down = self.scale.numerator, self.scale.denominator
+        return size[0] * up // down, size[1] * up // down
 
     def on_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(
@@ -191,7 +194,8 @@ class Resize(TapLayer):
     def taps(self, out: Sites, source: Grid) -> tuple[np.ndarray, np.ndarray]:
         return resize_taps(out, source, self.align_corners)
 
-    def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    def on_rows(self, rows: Tensor, taps: Tensor, weights: Tensor | None) -> Tensor:
+        assert weights is not None  # as `taps` made them
         return weighted_sum(rows, taps, weights)
 
 
@@ -203,7 +207,7 @@ def weighted_sum(rows: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); the plan has GELU
+    """x + conv(act(conv(act(x)))): the ResidualConvUnit of RefineNet and DPT (Ranftl et al. 2021); `v15` has GELU
     where they have ReLU."""
 
     def __init__(self, features: int, act: Callable[[], nn.Module] = GELU):

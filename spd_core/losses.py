@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import SPDError
+
 MIN_DEPTH_M = 1e-4  # predictions are clamped to this before a logarithm or a division
 
 
@@ -42,9 +44,9 @@ class Loss:
             min(self.silog, self.inverse_huber, self.gradient) < 0
             or self.silog + self.inverse_huber + self.gradient == 0
         ):
-            raise ValueError(f"loss weights must not be negative, and one must be positive, got {self}")
+            raise SPDError(f"loss weights must not be negative, and one must be positive, got {self}")
         if not 0 <= self.lambda_var <= 1:
-            raise ValueError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
+            raise SPDError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
 
     def __call__(self, pred: Tensor, gt_m: Tensor) -> Tensor:
         """`pred` [B, 1, H, W] depth, m, or [B, 2, H, W] with sigma; `gt_m` [B, 1, H, W] m -> a scalar."""

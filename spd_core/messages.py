@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from . import rvl
 from .camera import DISTORTION_MODELS, Camera
 from .errors import SPDError
 from .status import Status as Status  # for those who read an answer's cloud here
@@ -56,7 +57,8 @@ _ENCODINGS = {
     "bayer_gbrg16": (np.uint16, 1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg16": (np.uint16, 1, cv2.COLOR_BayerGB2RGB),
 }
-_DEPTH_ENCODINGS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
+COLOUR_ENCODINGS = (*_ENCODINGS, *_PLANAR)
+DEPTH_ENCODINGS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
 
 
 def image_to_rgb(msg: Message) -> np.ndarray:
@@ -70,10 +72,9 @@ def image_to_rgb(msg: Message) -> np.ndarray:
             )
         return cv2.cvtColor(_pixels(msg, np.uint8, 1, rows=msg.height * 3 // 2), _PLANAR[msg.encoding])
     if msg.encoding not in _ENCODINGS:
-        hint = "; that is a depth image, not a colour image" if msg.encoding in _DEPTH_ENCODINGS else ""
+        hint = "; that is a depth image, not a colour image" if msg.encoding in DEPTH_ENCODINGS else ""
         raise MessageError(
-            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of"
-            f" {', '.join([*_ENCODINGS, *_PLANAR])}"
+            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of {', '.join(COLOUR_ENCODINGS)}"
         )
     dtype, channels, conversion = _ENCODINGS[msg.encoding]
     if channels == 2 and msg.width % 2:
@@ -88,11 +89,11 @@ def image_to_rgb(msg: Message) -> np.ndarray:
 
 def depth_to_metres(msg: Message) -> np.ndarray:
     """A depth Image (16UC1 or mono16 in mm, 32FC1 in m) as float32 [H, W] m; 0 where there is no reading."""
-    if msg.encoding not in _DEPTH_ENCODINGS:
+    if msg.encoding not in DEPTH_ENCODINGS:
         raise MessageError(
-            f"depth encoding {msg.encoding!r} is not supported; expected one of {', '.join(_DEPTH_ENCODINGS)}"
+            f"depth encoding {msg.encoding!r} is not supported; expected one of {', '.join(DEPTH_ENCODINGS)}"
         )
-    return _metres(_pixels(msg, _DEPTH_ENCODINGS[msg.encoding], 1, msg.height)[..., 0])
+    return _metres(_pixels(msg, DEPTH_ENCODINGS[msg.encoding], 1, msg.height)[..., 0])
 
 
 def _metres(depth: np.ndarray) -> np.ndarray:
@@ -100,9 +101,9 @@ def _metres(depth: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0)
 
 
-def _pixels(msg: Message, dtype: type, channels: int, rows: int) -> np.ndarray:
+def _pixels(msg: Message, scalar: type, channels: int, rows: int) -> np.ndarray:
     """The pixels [rows, W, channels] of an Image without the padding of its rows, in the byte order of the message."""
-    dtype = np.dtype(dtype).newbyteorder(">" if msg.is_bigendian else "<")
+    dtype = np.dtype(scalar).newbyteorder(">" if msg.is_bigendian else "<")
     height, width, row_bytes = msg.height, msg.width, msg.width * channels * dtype.itemsize
     if height == 0 or width == 0:
         raise MessageError(f"image is {width}x{height} px; expected at least 1x1")
@@ -122,19 +123,51 @@ def compressed_to_rgb(msg: Message) -> np.ndarray:
 
 
 def compressed_depth_to_metres(msg: Message) -> np.ndarray:
-    """A CompressedImage of image_transport's compressedDepth (16UC1, or 32FC1 quantised as inverse depth), or a plain
-    16-bit PNG, as float32 [H, W] m."""
-    if "compressedDepth" not in msg.format:
-        return _metres(_decoded(msg, 0, cv2.IMREAD_UNCHANGED))
-    if len(msg.data) < 12:
+    """A CompressedImage of image_transport's compressedDepth (PNG or RVL; 16UC1, or 32FC1 quantised as inverse depth),
+    or a plain 16-bit PNG, as float32 [H, W] m."""
+    coded, _ = compressed_depth(msg)
+    return _metres(coded)
+
+
+def compressed_depth(msg: Message) -> tuple[np.ndarray, str]:
+    """The pixels [H, W] of a compressed depth image, uint16 mm or float32 m, and the encoding that they had."""
+    is_transport, is_float = "compressedDepth" in msg.format, msg.format.startswith("32FC1")
+    # The transport's own header: an int32 format and two floats, A and B, of 32FC1: coded = A / depth + B.
+    offset = 12 if is_transport else 0
+    if len(msg.data) < offset:
         raise MessageError(f"compressedDepth image has {len(msg.data)} bytes; its header alone has 12")
-    coded = _decoded(
-        msg, 12, cv2.IMREAD_UNCHANGED
-    )  # after an int32 format and two floats, A and B: coded = A / depth + B
-    if not msg.format.startswith("32FC1"):
-        return _metres(coded)
-    a, b = np.frombuffer(bytes(msg.data[4:12]), "<f4")
-    return _metres(np.where(coded > 0, a / np.maximum(coded.astype(np.float32) - b, 1e-6), 0).astype(np.float32))
+    is_rvl = is_transport and msg.format.rstrip().endswith("rvl")
+    coded = _decoded_rvl(msg) if is_rvl else _decoded(msg, offset, cv2.IMREAD_UNCHANGED)
+    if coded.dtype != np.uint16 or coded.ndim != 2:
+        raise MessageError(
+            f"compressed image of format {msg.format!r} holds {coded.dtype.itemsize * 8}-bit pixels of"
+            f" {1 if coded.ndim == 2 else coded.shape[2]} channel(s); depth needs one of 16 bits: JPEG and 8-bit PNG"
+            " lose it, record compressedDepth or the raw image"
+        )
+    if not (is_transport and is_float):
+        return coded, "16UC1"
+    a, b = np.frombuffer(bytes(msg.data[4:12]), "<f4").astype(np.float64)
+    inverse = coded - b
+    is_reading = (coded > 0) & (inverse > 0)
+    with np.errstate(all="ignore"):  # of a damaged header: what is not finite is no reading
+        return np.where(is_reading, a / np.where(is_reading, inverse, 1), 0).astype(np.float32), "32FC1"
+
+
+# More pixels than any depth camera has: a damaged header must not ask for all memory.
+_MAX_RVL_PIXELS = 1 << 26
+
+
+def _decoded_rvl(msg: Message) -> np.ndarray:
+    """compressedDepth's RVL: after the header of 12 bytes, columns and rows as int32, then the code."""
+    if len(msg.data) < 20:
+        raise MessageError(f"compressedDepth image in RVL has {len(msg.data)} bytes; its headers alone have 20")
+    width, height = (int(n) for n in np.frombuffer(bytes(msg.data[12:20]), "<i4"))
+    if width < 1 or height < 1 or width * height > _MAX_RVL_PIXELS:
+        raise MessageError(f"compressedDepth image in RVL says that it is {width}x{height} px")
+    try:
+        return rvl.decode(np.frombuffer(msg.data, np.uint8)[20:], width * height).reshape(height, width)
+    except ValueError as error:
+        raise MessageError(f"compressedDepth image of {width}x{height} px cannot be decoded: {error}") from error
 
 
 def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
@@ -264,7 +297,9 @@ def cloud_to_array(msg: Message) -> np.ndarray:
 def _point_type(msg: Message) -> np.dtype:
     """The structured type of a cloud's points, in the cloud's byte order."""
     order = ">" if msg.is_bigendian else "<"
-    layout: dict[str, list] = {"names": [], "formats": [], "offsets": []}
+    names: list[str] = []
+    formats: list[np.dtype] = []
+    offsets: list[int] = []
     try:
         for field in msg.fields:
             if field.datatype not in _FORMATS:
@@ -275,10 +310,11 @@ def _point_type(msg: Message) -> np.dtype:
                 raise MessageError(
                     f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
                 )
-            layout["names"].append(field.name)
-            layout["formats"].append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
-            layout["offsets"].append(field.offset)
-        return np.dtype({**layout, "itemsize": max(msg.point_step, 1)})
+            names.append(field.name)
+            formats.append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
+            offsets.append(field.offset)
+        itemsize = max(msg.point_step, 1)
+        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
     except MessageError:
         raise
     except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from .errors import SPDError
 
 # [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
 EIGEN_CROP = (45, 471, 41, 601)
@@ -75,7 +79,7 @@ def _evaluated(pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None) -> tuple[
         raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
     if crop == "eigen":
         if gt_m.shape != (480, 640):
-            raise ValueError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
+            raise SPDError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
         top, bottom, left, right = EIGEN_CROP
         pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
     elif crop is not None:
@@ -114,12 +118,12 @@ def collapsed(mean: dict[str, float]) -> bool:
     return mean["pred_cv"] < 0.1 * mean["gt_cv"]
 
 
-def mean_metrics(per_image: list[dict[str, float]]) -> dict[str, float]:
+def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an
     image has none. `n_valid` is summed, a `name` left out."""
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
-        raise ValueError(f"none of {len(per_image)} images has a valid depth pixel")
+        raise SPDError(f"none of {len(per_image)} images has a valid depth pixel")
     mean = {key: _nanmean([m[key] for m in counted]) for key in counted[0] if key != "name"}
     return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted)}
 

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
-from .encoders import create_encoder
+from .encoders import create_encoder, keep_channels_last
 from .engine import Plan, SparseDecoder
+from .errors import SPDError
 from .layers import Head
 from .sites import Grid
 
@@ -57,11 +57,11 @@ class SPDConfig:
     def __post_init__(self):
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.decoder not in DECODERS:
-            raise ValueError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
+            raise SPDError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
         if self.fit not in ("inside", "focal", "cover"):
-            raise ValueError(f"fit must be inside, focal or cover, got {self.fit!r}")
+            raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
         if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
-            raise ValueError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
+            raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
 # NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of
@@ -134,15 +134,15 @@ class SPD(nn.Module):
         make_head = partial(Head, activation=config.activation, max_depth_m=config.max_depth_m, sigma=config.sigma)
         self.decoder = DECODERS[config.decoder](channels, config.features, make_head)
         self.sparse_decoder = SparseDecoder(self.decoder)
-        wants_global_path = "stride8" in self.sparse_decoder.inputs
-        self.global_path = self.decoder.GLOBAL_PATH(channels, config.features) if wants_global_path else None
-        self.to(memory_format=torch.channels_last)
+        make_global_path = self.decoder.GLOBAL_PATH
+        self.global_path = make_global_path(channels, config.features) if make_global_path is not None else None
+        keep_channels_last(self)
 
     @classmethod
     def from_preset(cls, name: str, pretrained: bool | str = False, **changes) -> SPD:
         """A model by preset name; `pretrained` as in `PyramidEncoder`, `changes` replace fields of its `SPDConfig`."""
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+            raise SPDError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(replace(PRESETS[name], **changes), pretrained)
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m, or [B, 2, H, W] with `sigma`
@@ -214,8 +214,9 @@ class SPD(nn.Module):
         """The samples of `decode_maps` at points, as `decode_points`: [B, K, 1] m, or [B, K, 2] with sigma."""
         if (points is None) == (plan is None):
             raise ValueError("decode_points takes either points or a plan")
-        if plan is None:
+        if points is not None:
             plan = self.plan_points(points, features.grids, features.size)
+        assert plan is not None
         return self.sparse_decoder.run(plan, list(features.maps.values()))
 
     def parameter_groups(self) -> dict[str, int]:

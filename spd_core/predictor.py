@@ -157,17 +157,18 @@ class Predictor:
     def plan(self, network_points: np.ndarray, grids: tuple[Grid, ...], network_size: tuple[int, int]) -> Plan:
         """The plan for points [1, K, 2]. The last few are kept: points that stay (a grid, fixed waypoints) are planned
         once."""
-        key = (network_size, grids, network_points.tobytes()) if network_points.shape[1] <= KEPT_POINTS else None
+        if network_points.shape[1] > KEPT_POINTS:
+            return self.model.plan_points(network_points, grids, network_size)
+        key = network_size, grids, network_points.tobytes()
         with self._plans_lock:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
         plan = self.model.plan_points(network_points, grids, network_size)
-        if key is not None:
-            with self._plans_lock:
-                self._plans[key] = plan
-                while len(self._plans) > KEPT_PLANS:
-                    self._plans.popitem(last=False)
+        with self._plans_lock:
+            self._plans[key] = plan
+            while len(self._plans) > KEPT_PLANS:
+                self._plans.popitem(last=False)
         return plan
 
 

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections import Counter
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,10 @@ class CompiledRuntime:
         """It compiles at the first image."""
 
 
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[2], images.shape[3]
+
+
 class OnnxRuntime:
     """onnxruntime on the CPU, in fp32. A convolutional encoder has one graph for all sizes; others have one for each,
     which takes seconds to make: torch runs the first images of a size."""
@@ -124,13 +128,15 @@ class OnnxRuntime:
     KEPT_GRAPHS = 4
 
     def __init__(self, model: SPD):
-        self._model, self._sessions, self._seen = model, {}, Counter()
+        self._model = model
+        self._sessions: dict[tuple[int, int] | None, Any] = {}
+        self._seen: Counter[tuple[int, int] | None] = Counter()
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Make the graph for network input of `size`."""
         if len(self._sessions) == self.KEPT_GRAPHS:
             self._sessions.clear()
-        padded = tuple(self._model.padded(torch.empty(1, 3, *size)).shape[2:])
+        padded = _size(self._model.padded(torch.empty(1, 3, *size)))
         graph = encoder_graph(self._model, padded, self._model.encoder.size_is_free)
         self._sessions[self._key(padded)] = onnx_session(graph)
 
@@ -139,8 +145,8 @@ class OnnxRuntime:
         return None if self._model.encoder.size_is_free else padded
 
     def __call__(self, images: Tensor) -> Features:
-        asked, images = tuple(images.shape[2:]), self._model.padded(images)
-        key = self._key(tuple(images.shape[2:]))
+        asked, images = _size(images), self._model.padded(images)
+        key = self._key(_size(images))
         if key not in self._sessions:
             self._seen[key] += 1
             if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:

@@ -268,7 +268,7 @@ class ScaleFilter:
         log_prior = -0.5 * ((_CELLS / [[self.prior.sigma_log], [self.prior.sigma_slope]]) ** 2).sum(axis=0)
         rows = np.stack([np.ones(len(kept)), kept["log_depth"]], axis=1)
         offset = kept["log_ratio"] - rows @ self._centre
-        errors = offset.astype(np.float32)[:, None] - np.float32(rows) @ np.float32(_CELLS)
+        errors = offset.astype(np.float32)[:, None] - rows.astype(np.float32) @ _CELLS.astype(np.float32)
         density = log_prior + self._weights().astype(np.float32) @ self._log_likelihood(errors)
         density = np.exp(density - density.max())
         density /= density.sum()

@@ -15,8 +15,8 @@ import numpy as np
 from rich.progress import track
 
 from .data.loader import read_all
-from .data.samples import DataError, Dataset, Sample
-from .evaluation import Protocol, chosen_pixels, crop_of, encode, limited
+from .data.samples import DataError, Dataset, Sample, limited
+from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import depth_metrics, mean_metrics
 from .predictor import EncodedFrame, Predictor
 from .scale import NU, ScaleFilter
@@ -105,13 +105,12 @@ def _at_points(
     """A sample encoded, and pixels [K, 2] of it with their true depth [K] m."""
     if isinstance(sample, DataError):
         raise sample
-    if sample.depth_m is None or not (sample.depth_m > 0).any():
-        raise DataError(f"{sample.name} has no depth to compare with")
     at_points = Protocol(**{**asdict(protocol), "points": SCORED, "grid": None})
     at = chosen_pixels(at_points, sample, crop, index)
-    assert at is not None, "a protocol with points chooses some"
+    if at is None or not len(at):
+        raise DataError(f"{sample.name} has no pixel of known depth")
     camera = None if protocol.ignore_intrinsics else sample.camera
-    truth_m = sample.depth_m[at[:, 1], at[:, 0]].astype(np.float64)
+    truth_m = sample.truth_m[at[:, 1], at[:, 0]].astype(np.float64)
     return encode(predictor, sample.rgb, camera, protocol), at.astype(np.float64), truth_m
 
 

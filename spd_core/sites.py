@@ -36,7 +36,7 @@ class Grid:
     def bordered_count(self) -> int:
         return self.batch * (self.height + 2) * (self.width + 2)
 
-    def number(self, b: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def number(self, b: np.ndarray | int, y: np.ndarray, x: np.ndarray | int) -> np.ndarray:
         return (b * (self.height + 2) + y + 1) * (self.width + 2) + x + 1
 
     def position(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,7 +160,7 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
     x, y = points_px[..., 0].reshape(-1), points_px[..., 1].reshape(-1)
     finite = np.isfinite(x) & np.isfinite(y)
     all_finite = finite.all()
-    b = 0 if batch == 1 else np.repeat(np.arange(batch), count)
+    b: np.ndarray | int = 0 if batch == 1 else np.repeat(np.arange(batch), count)
     lows, fractions = [], []
     for position, size in ((y, grid.height), (x, grid.width)):
         position = np.clip(position if all_finite else np.where(finite, position, 0.0), 0, size - 1)
@@ -193,7 +193,16 @@ def _axis_taps(out_size: int, in_size: int, align_corners: bool) -> tuple[np.nda
     return low, high, weight
 
 
-def _bilinear(grid: Grid, b, y0, y1, wy, x0, x1, wx) -> tuple[np.ndarray, np.ndarray]:
+def _bilinear(
+    grid: Grid,
+    b: np.ndarray | int,
+    y0: np.ndarray,
+    y1: np.ndarray,
+    wy: np.ndarray,
+    x0: np.ndarray,
+    x1: np.ndarray,
+    wx: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Site numbers [N, 4] and weights [N, 4] of the four corners."""
     top, bottom = grid.number(b, y0, 0), grid.number(b, y1, 0)
     numbers = np.stack([top + x0, top + x1, bottom + x0, bottom + x1], axis=1)

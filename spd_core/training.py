@@ -15,28 +15,33 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import timm
 import torch
-from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint
+from . import checkpoint, files
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
-from .data.samples import Dataset, InMemory, Subset
+from .data.samples import Dataset, InMemory, Subset, limited
 from .encoders import normalise
 from .errors import SPDError
-from .evaluation import Protocol, evaluate, limited, predict
+from .evaluation import Protocol, evaluate, predict
+from .extras import extra
 from .losses import Loss
 from .metrics import collapsed, mean_metrics
 from .model import SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 
+with extra("train"):
+    from lightning_fabric import Fabric
+
+Precision = Literal["32-true", "bf16-mixed"]
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
 FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
 
@@ -115,7 +120,7 @@ class TrainConfig:
     patience: int = 0
     pictures: int = 4
     max_broken: int = 100
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     seed: int = 0
     device: str = "auto"
     devices: int = 1
@@ -125,7 +130,7 @@ class TrainConfig:
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+            raise TrainingError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
         for name in (
             "steps",
             "epochs",
@@ -137,9 +142,9 @@ class TrainConfig:
             "num_nodes",
         ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
+                raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.precision not in get_args(Precision):
+            raise TrainingError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
 
 def train(config: TrainConfig) -> dict:
@@ -173,9 +178,9 @@ class _Run:
     """One training run: what is set up once, and the loop."""
 
     def __init__(self, config: TrainConfig, fabric: Fabric):
-        self.config, self.fabric, self.out = config, fabric, Path(config.out)
+        self.config, self.fabric, self.out = config, fabric, files.expanded(config.out)
         if fabric.is_global_zero:
-            self.out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.out)
         torch.manual_seed(config.seed)
         model = _initial_model(config)
         self.raw_model: SPD = model.train()
@@ -191,7 +196,7 @@ class _Run:
         )
         self.validation = limited(_open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
-        self.steps = config.steps or math.ceil(config.epochs * len(self.samples) / per_step)
+        self.steps = config.steps or math.ceil((config.epochs or 0) * len(self.samples) / per_step)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), fused=True)
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
@@ -199,18 +204,21 @@ class _Run:
             else None
         )
         self.model, self.optimizer = fabric.setup(model, self.optimizer)
-        self.step, self.history, self.best, self.broken, self.waited_s, self.trained_s = 0, [], None, 0, 0.0, 0.0
+        self.step, self.broken, self.waited_s, self.trained_s = 0, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
         self._resume()
         self.writer = None
         if fabric.is_global_zero:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only training needs it
+            with extra("train"):
+                from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
             self.writer = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
 
     @property
     def evaluated(self) -> SPD:
         """The weights that count: the average where there is one."""
-        return self.average.module if self.average else self.raw_model
+        return cast(SPD, self.average.module) if self.average else self.raw_model
 
     def loop(self) -> dict:
         config, fabric = self.config, self.fabric
@@ -248,8 +256,8 @@ class _Run:
                 elif self.step % config.save_every == 0:
                     self._save()
         report = self._report(ended)
-        if fabric.is_global_zero:
-            _write_text(self.out / "run.json", json.dumps(report, indent=1))
+        if self.writer is not None:
+            files.write_text(self.out / "run.json", json.dumps(report, indent=1))
             self.writer.close()
         return report
 
@@ -297,7 +305,7 @@ class _Run:
                 else group["base_lr"] * scale
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=fabric.device)
         for micro in range(config.accumulate):
             batch = next(batches)
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
@@ -320,7 +328,9 @@ class _Run:
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.raw_model)
-        return float(fabric.all_reduce(total, reduce_op="mean"))
+        mean = fabric.all_reduce(total, reduce_op="mean")
+        assert isinstance(mean, torch.Tensor)  # as `total` is
+        return float(mean)
 
     def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
@@ -330,12 +340,12 @@ class _Run:
         predictor = Predictor(self.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         per_image = evaluate(predictor, share, config.validation)["per_image"] if len(share) else []
         if fabric.world_size > 1:
-            gathered = [None] * fabric.world_size
+            gathered: list[list[dict]] = [[]] * fabric.world_size
             torch.distributed.all_gather_object(gathered, per_image)
             per_image = [image for part in gathered for image in part]
         mean = mean_metrics(per_image)
         self.history.append({"step": self.step, "loss": loss, **mean})
-        is_best = self.best is None or mean["abs_rel"] < self.best["abs_rel"]
+        is_best = not self.best or mean["abs_rel"] < self.best["abs_rel"]
         if is_best:
             self.best = {"validation": len(self.history) - 1, "step": self.step, "abs_rel": mean["abs_rel"]}
         self._log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
@@ -359,9 +369,9 @@ class _Run:
         rows = []
         for i in np.linspace(0, len(self.validation) - 1, min(self.config.pictures, len(self.validation))).astype(int):
             sample = self.validation[i]
-            near, far = depth_range(sample.depth_m)
+            near, far = depth_range(sample.truth_m)
             pred_m = predict(predictor, sample, Protocol(resize_eval=self.config.validation.resize_eval))
-            rows.append([sample.rgb, colour_depth(sample.depth_m, near, far), colour_depth(pred_m, near, far)])
+            rows.append([sample.rgb, colour_depth(sample.truth_m, near, far), colour_depth(pred_m, near, far)])
         return side_by_side(rows)
 
     def _log(self, scalars: dict[str, float]) -> None:
@@ -402,24 +412,16 @@ class _Run:
             "best": self.best,
             "average": self.average.state_dict() if self.average else None,
         }
-        partial = self.out / "state.partial"
-        try:
+        with files.replaced(self.out / "state.pt", TrainingError, (OSError, RuntimeError)) as partial:
             torch.save(state, partial)
-            partial.replace(self.out / "state.pt")
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            raise TrainingError(
-                f"{self.out / 'state.pt'} could not be written at step {self.step} ({error}); the one before is intact."
-                " Is the disk full?"
-            ) from error
-        _write_text(self.out / "run.json", json.dumps(report, indent=1))
+        files.write_text(self.out / "run.json", json.dumps(report, indent=1))
 
     def _resume(self) -> None:
         self.first_step = 0
         file = self.out / "state.pt"
         if not file.exists():
             return
-        state = torch.load(file, weights_only=True, map_location=self.fabric.device)
+        state = checkpoint.read_state(file, self.fabric.device)
         now = _recipe(self.config)
         changed = [
             f"{key}: {state['recipe'].get(key)!r} -> {now[key]!r}"
@@ -431,10 +433,15 @@ class _Run:
                 f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
                 " another `out`"
             )
-        self.raw_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        try:
+            self.raw_model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
+            ) from error
         self.step = self.first_step = state["step"]
         self.history, self.best = state["history"], state["best"]
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
@@ -453,7 +460,7 @@ def _open_validation_data(config: TrainConfig) -> Dataset:
     if isinstance(config.data, dict):
         raise TrainingError(f"`data` is a mixture of {len(config.data)}; set `val` to the data to validate on")
     dataset = open_dataset(config.data, "test")
-    if not dataset.layout.startswith("NYU"):
+    if "test" not in dataset.splits:
         raise TrainingError(
             f"{config.data} ({dataset.layout}) has no test split of its own; set `val` to a folder of other samples"
         )
@@ -535,9 +542,3 @@ def environment(fabric: Fabric) -> dict:
         "numpy": np.__version__,
     }
     return {"revision": git.stdout.strip() or None, "device": device, "processes": fabric.world_size, **versions}
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -200,7 +200,7 @@ class RoomBuilder:
             frame = self._material("plain", "wood", low=0.05, high=0.9)
             if what == "shelf":
                 self._add(BOX, (0, y, 0.12), (w / 2, 0.015, 0.12), frame, yaw, origin)
-                self._clutter(w / 2, 0.1, y + 0.015, self.rng.integers(1, 5), yaw, origin, z=0.12)
+                self._clutter(w / 2, 0.1, y + 0.015, int(self.rng.integers(1, 5)), yaw, origin, z=0.12)
                 continue
             inside = (
                 self._material("print") if what == "picture" else self._material("wood", "plain", low=0.2, high=0.9)
@@ -337,7 +337,7 @@ class RoomBuilder:
                 origin,
             )
         else:
-            self._clutter(0.3, 0.3, 0.0, self.rng.integers(1, 4), yaw, origin)
+            self._clutter(0.3, 0.3, 0.0, int(self.rng.integers(1, 4)), yaw, origin)
 
     def _clutter(self, w: float, d: float, y: float, count: int, yaw: float, origin, z: float = 0.0) -> None:
         """Small things on a surface of half extents w, d, centred at z, at height y."""
@@ -354,7 +354,7 @@ class RoomBuilder:
         material = self._material("wood", "wood", "plain")
         self._add(BOX, (0, h, 0), (w, 0.02, d), material, yaw, origin)
         self._legs(w, d, h, 0.03, material, yaw, origin)
-        self._clutter(w, d, h + 0.02, self.rng.integers(0, 5), yaw, origin)
+        self._clutter(w, d, h + 0.02, int(self.rng.integers(0, 5)), yaw, origin)
 
     def _desk(self, origin, yaw) -> None:
         w, d, h = self.rng.uniform(0.5, 0.85), 0.35, 0.74
@@ -365,7 +365,7 @@ class RoomBuilder:
         screen = self._material("print", "plain", low=0.02, high=0.3)
         self._add(BOX, (0, h + 0.3, -0.12), (0.28, 0.17, 0.015), screen, yaw, origin)
         self._add(BOX, (0, h + 0.08, -0.12), (0.03, 0.08, 0.03), screen, yaw, origin)
-        self._clutter(w, d, h + 0.02, self.rng.integers(1, 5), yaw, origin)
+        self._clutter(w, d, h + 0.02, int(self.rng.integers(1, 5)), yaw, origin)
 
     def _shelf(self, origin, yaw) -> None:
         w, d, h = self.rng.uniform(0.3, 0.7), 0.16, self.rng.uniform(0.8, 2.1)
@@ -397,7 +397,7 @@ class RoomBuilder:
             y = (row + 0.5) * h / rows
             self._add(BOX, (0, y, d), (w - 0.03, h / rows / 2 - 0.015, 0.012), front, yaw, origin)
             self._add(BOX, (0, y, d + 0.02), (0.06, 0.01, 0.012), self._material("plain"), yaw, origin)
-        self._clutter(w, d, h, self.rng.integers(0, 3), yaw, origin)
+        self._clutter(w, d, h, int(self.rng.integers(0, 3)), yaw, origin)
 
     def _sofa(self, origin, yaw) -> None:
         w, d = self.rng.uniform(0.45, 1.1), 0.42
@@ -483,7 +483,7 @@ class RoomBuilder:
             self._add(BOX, (x, 0.75, d), (0.05, 0.008, 0.012), handle, yaw, origin)
         if self.rng.random() < 0.6:
             self._add(BOX, (0, 1.75, -0.12), (w, 0.35, 0.17), front, yaw, origin)
-        self._clutter(w, d * 0.7, 0.9, self.rng.integers(1, 6), yaw, origin)
+        self._clutter(w, d * 0.7, 0.9, int(self.rng.integers(1, 6)), yaw, origin)
 
     def _fridge(self, origin, yaw) -> None:
         w, h = self.rng.uniform(0.28, 0.36), self.rng.uniform(0.7, 0.95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from rich.progress import track
 
 from spd_core.data.shards import SHARD
+from spd_core.files import make_folder, replaced
 
 from .synthetic import FOCAL_RATIO, random_frame
 
@@ -18,14 +20,13 @@ from .synthetic import FOCAL_RATIO, random_frame
 def _draw_shard(first_seed: int, folder: Path, **options) -> None:
     torch.set_num_threads(1)
     frames = [random_frame(seed, **options) for seed in range(first_seed, first_seed + SHARD)]
-    partial_file = folder / f"rooms_{first_seed:08d}.partial.npz"
-    np.savez(
-        partial_file,
-        rgb=np.stack([frame.rgb for frame in frames]),
-        depth_mm=np.stack([np.round(frame.depth_m * 1000).astype(np.uint16) for frame in frames]),
-        camera=np.array([[c.fx, c.fy, c.cx, c.cy] for c in (frame.camera for frame in frames)]),
-    )
-    partial_file.rename(folder / f"rooms_{first_seed:08d}.npz")
+    with replaced(folder / f"rooms_{first_seed:08d}.npz") as partial_file, partial_file.open("wb") as file:
+        np.savez(
+            file,
+            rgb=np.stack([frame.rgb for frame in frames]),
+            depth_mm=np.stack([np.round(frame.depth_m * 1000).astype(np.uint16) for frame in frames]),
+            camera=np.array([[c.fx, c.fy, c.cx, c.cy] for c in (frame.camera for frame in frames)]),
+        )
 
 
 def draw_rooms(
@@ -50,12 +51,14 @@ def draw_rooms(
             its own.
         workers: processes.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     missing = [
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
     ]
-    with ProcessPoolExecutor(workers) as pool:
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
         draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
-        for _ in track(pool.map(draw_shard, missing), f"rooms -> {folder}", total=len(missing)):
+        for _ in track(pool.map(draw_shard, missing), "drawing rooms", total=len(missing)):
             pass
+    finally:  # interrupted, it does not wait for the shards that no process has begun
+        pool.shutdown(cancel_futures=True)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spd_core.camera import NYU_FOCAL_PX, Camera
+from spd_core.errors import SPDError
 
 from .rooms import BOX, CYLINDER, ELLIPSOID, TEXTURES, Room, random_room
 from .textures import PATTERNS, hash01
@@ -257,7 +258,7 @@ def draw(
         camera: intrinsics at that size.
     """
     if size[0] % 4 or size[1] % 4:
-        raise ValueError(f"size must be (height, width) in multiples of 4 px, got {size}")
+        raise SPDError(f"size must be (height, width) in multiples of 4 px, got {size}")
     scene = Scene(room, device)
     rng = np.random.default_rng([seed, 0xCA3])
     rays = camera_rays(camera, pose, size, device)
@@ -332,9 +333,8 @@ def _photograph(radiance: Tensor, rng: np.random.Generator) -> np.ndarray:
     srgb = torch.where(exposed <= 0.0031308, 12.92 * exposed, 1.055 * exposed ** (1 / 2.4) - 0.055)
     rgb = (srgb * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     if rng.random() < 0.6:
-        rgb = cv2.imdecode(
-            cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])[1], cv2.IMREAD_COLOR
-        )  # either order of colours
+        _, coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])
+        rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))  # either order of colours
     return np.ascontiguousarray(rgb)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spd_core.messages import DATATYPES
-from spd_core.predictor import Answer
+from spd_core.message_fields import cloud_fields, image_fields, query_array
+
+if TYPE_CHECKING:
+    from spd_core.predictor import Answer
 
 
 def stamp_ns(header: Header) -> int:
@@ -22,62 +23,29 @@ def stamp_ns(header: Header) -> int:
 
 def rgb_to_image(rgb: np.ndarray, header: Header) -> Image:
     """RGB uint8 [H, W, 3] as an Image of encoding rgb8."""
-    return _image(rgb, "rgb8", header)
+    return Image(header=header, **_with_buffer(image_fields(rgb, "rgb8")))
 
 
 def depth_to_image(depth_m: np.ndarray, header: Header) -> Image:
     """Depth float32 [H, W] m as an Image of encoding 32FC1."""
-    return _image(depth_m.astype("<f4", copy=False), "32FC1", header)
-
-
-def _image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
-    msg = Image(
-        header=header,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        encoding=encoding,
-        step=pixels.nbytes // pixels.shape[0],
-    )
-    msg.data = _bytes(pixels)
-    return msg
-
-
-def _bytes(values: np.ndarray) -> array.array:
-    """The buffer type that message setters take without a copy per element (25 times faster than a list)."""
-    buffer = array.array("B")
-    buffer.frombytes(np.ascontiguousarray(values).tobytes())
-    return buffer
+    return Image(header=header, **_with_buffer(image_fields(depth_m.astype("<f4", copy=False), "32FC1")))
 
 
 def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
     """A structured array [K] as an unorganised little-endian cloud."""
-    layout: Mapping[str, tuple] = points.dtype.fields or {}
-    fields = [
-        PointField(name=name, offset=offset, datatype=DATATYPES[dtype], count=1)
-        for name, (dtype, offset, *_) in layout.items()
-    ]
-    step = points.dtype.itemsize
-    msg = PointCloud2(
-        header=header,
-        height=1,
-        width=len(points),
-        fields=fields,
-        is_bigendian=False,
-        point_step=step,
-        row_step=step * len(points),
-    )
-    msg.data = _bytes(points)
-    msg.is_dense = bool(np.isfinite(points["z"]).all()) if "z" in layout else True
-    return msg
+    return PointCloud2(header=header, **_with_buffer(cloud_fields(points, PointField)))
 
 
 def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -> PointCloud2:
     """A query message for points [K, 2] px, with ids [K] uint32 if given."""
-    points = np.zeros(len(uv), dtype=[("u", "<f4"), ("v", "<f4"), *([("id", "<u4")] if ids is not None else [])])
-    points["u"], points["v"] = np.asarray(uv).T
-    if ids is not None:
-        points["id"] = ids
-    return array_to_cloud(points, header)
+    return array_to_cloud(query_array(uv, ids), header)
+
+
+def _with_buffer(fields: dict[str, Any]) -> dict[str, Any]:
+    """`data` in the buffer type that message setters take without a copy per element (25 times faster than a list)."""
+    buffer = array.array("B")
+    buffer.frombytes(fields["data"])
+    return {**fields, "data": buffer}
 
 
 def answer_cloud(

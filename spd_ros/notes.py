@@ -62,7 +62,7 @@ class Notes:
             if not stamps or (note.stamp_ns and self._may_be_nearer(note, stamps)):
                 continue
             nearest = near(stamps, note.stamp_ns, note.tolerance_ns) if note.stamp_ns else next(reversed(stamps))
-            if nearest in kept:
+            if nearest is not None and nearest in kept:
                 self._waiting.remove(note)
                 return note, kept[nearest]
         return None

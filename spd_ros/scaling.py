@@ -38,7 +38,7 @@ SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = 
 
 
 class Scaling:
-    """One camera's scale, by the parameters `scale` and `scale_factor`. Used by one thread, but for `read` and `change`.
+    """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read` and `change`.
 
     Args:
         predictor: whose answers are scaled.

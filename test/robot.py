@@ -15,14 +15,15 @@ from std_msgs.msg import Header
 
 from spd_core import Camera
 from spd_core.messages import cloud_to_array
+from spd_core.names import IMAGE_TOPIC, INFO_TOPIC
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.player import fastdds_profile
+from spd_ros.processes import PROFILE_VARIABLE, fastdds_profile
 
-os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fastdds_profile())
+os.environ[PROFILE_VARIABLE] = str(fastdds_profile())
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
-TOPICS = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info"}
+TOPICS = {"image": IMAGE_TOPIC, "camera_info": INFO_TOPIC}
 
 
 class Client(Node):

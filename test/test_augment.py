@@ -154,6 +154,8 @@ class Planes:
     """Six samples, number 2 broken."""
 
     layout = "planes"
+    splits = ("all",)
+    evaluation_crop = "none"
 
     def __len__(self):
         return 6

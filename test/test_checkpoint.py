@@ -53,12 +53,33 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"\x80\x04\x95 a pickle?"])
-def test_damaged_file(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty: it was not written or copied to its end"),
+        (bytes(5000), "holds zeros, as after a power cut"),
+        (b"not a checkpoint at all", "is text that begins with 'not a checkpoint at all'"),
+        (b"\x80\x04\x95 a pickle?", "is a Python pickle"),
+        (b"\n <!DOCTYPE html>\n<html><head>", "is a web page, the answer of a server in place of the file"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "is a web page"),
+        (b'{"error": "not found"}', "is text that begins with"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "is a git-lfs pointer.*git lfs pull"),
+        (b"\x00\x05\x16\x07" + bytes(4092), "is a leftover of macOS"),
+        (b"PK\x03\x04" + bytes(99), "is a zip archive"),
+        (b"\x90\x01\x00\x00\x00\x00\x00\x00{" + bytes(range(200)), "is damaged or of another format"),
+    ],
+)
+def test_damaged_file(tmp_path, content, what):
     file = tmp_path / "bad.safetensors"
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"bad\.safetensors is not a readable safetensors file"):
-        checkpoint.load(file)
+    for read in (checkpoint.load, checkpoint.configuration, checkpoint.is_checkpoint):
+        with pytest.raises(CheckpointError, match=rf"bad\.safetensors {what}.*not a readable safetensors file"):
+            read(file)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, not a file"):
+        checkpoint.load(tmp_path)
 
 
 def test_truncated_file(saved, tmp_path):
@@ -95,6 +116,27 @@ def test_configuration_of_the_future_is_named(saved, tmp_path):
     metadata = {"format": "spd-1", "config": json.dumps(config), "provenance": "{}"}
     with pytest.raises(CheckpointError, match=r"\['telepathy'\]"):
         checkpoint.load(rewrite(saved[1], tmp_path / "new.safetensors", metadata))
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "fault"),
+    [
+        ("config", "{broken", "no readable 'config'"),
+        ("config", "[1, 2]", "'config' in its metadata is .1, 2., expected a JSON object"),
+        ("config", "{}", "describes a model that cannot be built"),
+        ("config", None, "no readable 'config'"),
+        ("config", '{"encoder": [], "decoder": {}, "activation": 7}', "describes a model that cannot be built"),
+        ("provenance", "{broken", "no readable 'provenance'"),
+        ("provenance", "3", "'provenance' in its metadata is 3"),
+        ("provenance", None, "no readable 'provenance'"),
+    ],
+)
+def test_metadata_that_says_nothing_is_named(saved, tmp_path, part, text, fault):
+    metadata = {"format": "spd-1", "config": json.dumps(saved[0].config_dict()), "provenance": "{}"}
+    metadata = {key: value for key, value in {**metadata, part: text}.items() if value is not None}
+    file = rewrite(saved[1], tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=rf"odd\.safetensors.*{fault}"):
+        checkpoint.load(file) if part == "config" else checkpoint.provenance(file)
 
 
 def test_a_model_that_cannot_be_built_is_named(saved, tmp_path):

@@ -13,7 +13,9 @@ from test_law import assert_lawful, random_points, sample
 from spd_cli import commands
 from spd_core import Predictor, checkpoint
 from spd_core.checkpoint import CheckpointError
-from spd_core.convert import depth_anything_v2
+from spd_core.convert import ROOM, ROOM_CAMERA, depth_anything_v2
+from spd_core.data.images import read_colour
+from spd_rooms.synthetic import random_frame
 
 RECORD = json.loads(golden.FILE.read_text())
 
@@ -112,6 +114,13 @@ def test_a_relative_checkpoint_under_another_name_is_found_out(released, tmp_pat
         depth_anything_v2(path)
 
 
+def test_the_room_that_files_are_tested_with_is_the_one_that_is_drawn():
+    drawn = random_frame(0, (196, 252))
+    assert np.abs(read_colour(ROOM).astype(float) - drawn.rgb).mean() < 3, "JPEG loses less"
+    for name in ("fx", "fy", "cx", "cy"):
+        assert getattr(ROOM_CAMERA, name) == pytest.approx(getattr(drawn.camera, name), abs=1e-4)
+
+
 def test_virtual_kitti_and_renamed_files(released, tmp_path):
     for name, options in (("depth_anything_v2_metric_vkitti_vits.pth", {}), ("mine.pth", {"max_depth_m": 80})):
         (tmp_path / name).symlink_to(released)
@@ -132,7 +141,10 @@ def test_files_that_are_not_theirs(released, tmp_path):
             {k: v for k, v in torch.load(released).items() if "blocks.3" not in k},
             "does not fit Depth Anything V2 vits",
         ),
-        "code.pth": (released, "cannot be read|can be read safely"),  # a pickled object
+        "code.pth": (released, "holds more than tensors and plain values"),  # a pickled object
+        "list.pth": ([torch.zeros(3)], "holds no tensors by name"),
+        "nested.pth": ({"model": torch.zeros(3)}, "holds no tensors by name"),
+        "flat.pth": ({"depth_head.projects.0.weight": torch.zeros(3)}, "is not a Depth Anything V2 checkpoint"),
     }
     for name, (content, error) in cases.items():
         torch.save(content, tmp_path / name)

@@ -10,14 +10,17 @@ import pytest
 
 from spd_cli import main
 from spd_core import SPD, Camera, Predictor
-from spd_core.data.samples import DataError, Sample
-from spd_core.evaluation import Protocol, evaluate, predict, write_report
+from spd_core.data.samples import ONE_SPLIT, DataError, Sample
+from spd_core.evaluation import Protocol, evaluate, predict
 from spd_core.metrics import depth_metrics
+from spd_core.reports import write_evaluation
 from spd_rooms.synthetic import random_frame
 
 
 class Rooms:
     layout = "synthetic rooms"
+    splits = ONE_SPLIT
+    evaluation_crop = "none"
 
     def __init__(self, count=4, size=(192, 256)):
         frames = [random_frame(4_000_000 + i, size) for i in range(count)]
@@ -97,7 +100,7 @@ def test_evaluation_leaves_its_predictor_as_it_was(predictor, rooms, tmp_path):
     before = [getattr(predictor, name) for name in settings], predictor.encode(sample.rgb, sample.camera).dense_depth()
     protocol = Protocol(resize_eval=(96, 128), limit=2, flip_average=True, ignore_intrinsics=True)
     predict(predictor, sample, protocol)
-    write_report(evaluate(predictor, rooms, protocol), predictor, rooms, tmp_path)
+    write_evaluation(evaluate(predictor, rooms, protocol), predictor, rooms, tmp_path)
     assert [getattr(predictor, name) for name in settings] == before[0]
     np.testing.assert_array_equal(predictor.encode(sample.rgb, sample.camera).dense_depth(), before[1])
     assert all(weights[name].equal(value) for name, value in predictor.model.state_dict().items())
@@ -111,11 +114,11 @@ def test_images_smaller_than_the_network_can_see_are_evaluated(rooms):
     assert predict(predictor, small, Protocol()).shape == (48, 64)
 
 
-def test_eigen_crop_is_for_nyu(predictor, rooms, monkeypatch):
+def test_the_data_set_says_which_crop_is_published_for_it(predictor, rooms):
     with pytest.raises(ValueError, match=r"480x640 images, got \(192, 256\)"):
         evaluate(predictor, rooms, Protocol(crop="eigen"))
     large = Rooms(1, (480, 640))
-    large.layout = "NYU h5"
+    large.evaluation_crop = "eigen"
     result = evaluate(predictor, large, Protocol(resize_eval=(192, 256)))
     assert result["protocol"]["crop"] == "eigen"
     assert result["mean"]["n_valid"] == 426 * 560
@@ -126,7 +129,7 @@ def test_eigen_crop_is_for_nyu(predictor, rooms, monkeypatch):
 
 def test_report_files(predictor, rooms, tmp_path):
     result = evaluate(predictor, rooms, Protocol(limit=3, points=200))
-    write_report(result, predictor, rooms, tmp_path)
+    write_evaluation(result, predictor, rooms, tmp_path)
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["protocol"]["points"] == 200
     assert written["mean"]["n_images"] == 3

@@ -12,12 +12,12 @@ import launch_testing.actions
 import launch_testing.asserts
 import rclpy
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from launch import LaunchDescription
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud

@@ -1,5 +1,5 @@
-"""Presets against the plan's tables (research plan, sections 5.4, 8 and 11), and what every trainable network must
-have."""
+"""Presets against the parameters and multiply-accumulates that `v15` was designed to have (docs/history.md), and what
+every trainable network must have."""
 
 import pytest
 import timm
@@ -8,6 +8,8 @@ from conftest import TESTED_PRESETS
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
+from spd_core.encoders import EncoderError
+from spd_core.model import PRESETS
 
 M = 1e6
 
@@ -28,11 +30,11 @@ def macs() -> dict[str, dict[str, float]]:
     return result
 
 
-def test_parameters_of_the_plan():
+def test_parameters_are_those_of_the_design():
     model = SPD.from_preset("v15")
-    assert round(count(model.decoder) / 1e3) == 246  # section 8: local path
-    proj_l2 = 192 * 64 + 64 * 3  # the plan's third projection fed nothing; it is not built
-    assert count(model.global_path) + proj_l2 == 316_480  # section 5.4: "~317K"
+    assert round(count(model.decoder) / 1e3) == 246  # thousand
+    proj_l2 = 192 * 64 + 64 * 3  # a third projection of the design fed nothing; it is not built
+    assert count(model.global_path) + proj_l2 == 316_480
     assert count(model.global_path.refine4) == pytest.approx(78e3, rel=0.001)
     assert count(model.global_path.refine3) == pytest.approx(152e3, rel=0.001)
     assert count(model.encoder) == pytest.approx(28.6e6 - 0.77e6, rel=0.01)  # ConvNeXt V2-T without its classifier
@@ -42,8 +44,8 @@ def test_parameters_of_the_plan():
     }
 
 
-# section 11.1, "Training dense path MACs"
-PLAN_LOCAL = {
+# multiply-accumulates at 416x544, M, by the design
+DESIGN_LOCAL = {
     "s8_1": 131,
     "s8_2": 131,
     "project1": 87,
@@ -56,18 +58,17 @@ PLAN_LOCAL = {
 }
 
 
-@pytest.mark.parametrize("layer", PLAN_LOCAL)
+@pytest.mark.parametrize("layer", DESIGN_LOCAL)
 def test_dense_macs_of_the_local_path(macs, layer):
-    # The plan prints 4,196M for u1 + u2 and for conv_f; its own formula (positions x channels x 9) gives 4,171M.
-    assert macs["v15"][f"SPD.decoder.{layer}"] / M == pytest.approx(PLAN_LOCAL[layer], rel=0.01, abs=0.5)
+    # positions x channels x 9
+    assert macs["v15"][f"SPD.decoder.{layer}"] / M == pytest.approx(DESIGN_LOCAL[layer], rel=0.01, abs=0.5)
 
 
 def test_dense_macs_of_the_whole_local_path(macs):
     assert macs["v15"]["SPD.decoder"] / M == pytest.approx(9_800, rel=0.01)
 
 
-# section 11.1, "Global DPT path"
-PLAN_GLOBAL = {
+DESIGN_GLOBAL = {
     "project4": 10.9,
     "project3": 21.7,
     "refine4.unit": 16.3,
@@ -79,18 +80,18 @@ PLAN_GLOBAL = {
 
 
 def test_macs_of_the_global_path(macs):
-    """241 M in the plan; we drop proj_L2 and run the two 1x1 convolutions before their resize, at a quarter of the
+    """241 M in the design; we drop proj_L2 and run the two 1x1 convolutions before their resize, at a quarter of the
     cost."""
-    ours = {layer: macs["v15"][f"SPD.global_path.{layer}"] / M for layer in PLAN_GLOBAL}
-    for layer, plan in PLAN_GLOBAL.items():
-        assert ours[layer] * (4 if layer.endswith(".out") else 1) == pytest.approx(plan, rel=0.01)
+    ours = {layer: macs["v15"][f"SPD.global_path.{layer}"] / M for layer in DESIGN_GLOBAL}
+    for layer, expected in DESIGN_GLOBAL.items():
+        assert ours[layer] * (4 if layer.endswith(".out") else 1) == pytest.approx(expected, rel=0.01)
     proj_l2 = 52 * 68 * 192 * 64 / M
-    assert sum(PLAN_GLOBAL.values()) + proj_l2 == pytest.approx(241, rel=0.005)
+    assert sum(DESIGN_GLOBAL.values()) + proj_l2 == pytest.approx(241, rel=0.005)
     assert macs["v15"]["SPD.global_path"] / M == pytest.approx(sum(ours.values()), rel=1e-6)
 
 
 def test_macs_of_the_full_dpt_decoder(macs):
-    """Section 11.3: 3,219 M to stride 2 (projections 163 M, refinenet2 520 M, refinenet1 2,082 M, 1x1 convolutions
+    """3,219 M to stride 2 (projections 163 M, refinenet2 520 M, refinenet1 2,082 M, 1x1 convolutions
     before the resize here)."""
     local = "SPD.decoder.local_path"
     units = {
@@ -149,12 +150,9 @@ def test_encoder_weights_from_a_local_file(tmp_path):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(
-        ValueError,
-        match=r"unknown preset 'v14'; there are v15, v15_refinenet, v15_dinov2, dpt, atto, depth_anything_v2_vits",
-    ):
+    with pytest.raises(ValueError, match=f"unknown preset 'v14'; there are {', '.join(PRESETS)}"):
         SPD.from_preset("v14")
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+    with pytest.raises(EncoderError, match=r"nowhere\.pth"):
         SPD.from_preset("atto", pretrained="nowhere.pth")
     with pytest.raises(ValueError, match="exp"):
         SPD.from_preset("atto", activation="relu")

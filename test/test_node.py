@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 from spd_core import Predictor
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.player import start_node, stop_node
+from spd_ros.processes import start_node, stop_node
 
 
 @pytest.fixture(scope="module")

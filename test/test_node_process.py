@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_ros.conversions import rgb_to_image
-from spd_ros.player import start_node, stop_node
+from spd_ros.processes import start_node, stop_node
 
 
 def test_encoder_slower_than_the_camera(client, rgb):
@@ -125,7 +125,7 @@ def test_bad_weights_fail_to_configure(client):
 
 
 def test_lifecycle_by_hand_and_grid(client, rgb):
-    process = start_node(TOPICS, {"runtime": "torch", "autostart": False, "grid": "[4,3]"})
+    process = start_node(TOPICS, {"runtime": "torch", "autostart": False, "grid": [4, 3]})
     try:
         for _ in range(3):
             assert transition(client, Transition.TRANSITION_CONFIGURE)

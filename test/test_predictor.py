@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import lively
 
-from spd_cli import commands
+from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes
 from spd_core.errors import SPDError
 from spd_core.export import onnx_session
@@ -172,7 +172,7 @@ def test_there_is_one_default_runtime():
     """For Python, the command line and the node: numbers of one are numbers of the other."""
     defaults = {
         signature(function).parameters["runtime"].default
-        for function in (Predictor.__init__, Predictor.load, commands.evaluate_checkpoint, commands.replay)
+        for function in (Predictor.__init__, Predictor.load, commands.evaluate_checkpoint, recordings.replay)
     }
     assert defaults == {PARAMETERS["runtime"].default} == {"auto"}
 

@@ -3,10 +3,12 @@
 import itertools
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from spd_core import checkpoint
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
+from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
@@ -280,6 +283,66 @@ def test_full_disk_leaves_the_previous_checkpoint(rooms, tmp_path):
         if not name.startswith("run"):
             assert (tmp_path / name).read_bytes() == content, name
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(rooms, tmp_path_factory):
+    """The folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    train(config(rooms, folder, steps=2))
+    return folder
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def halved(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def zeroed(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def replaced_by_page(file):
+    file.write_text("<!DOCTYPE html><html>")
+
+
+def of_something_else(file):
+    torch.save([torch.zeros(3)], file)
+
+
+def with_code(file):
+    torch.save({"step": Path("a")}, file)
+
+
+def of_another_network(file):
+    state = torch.load(file, weights_only=True)
+    state["model"].popitem()
+    torch.save(state, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (emptied, "is empty: it was not written or copied to its end"),
+        (halved, "is damaged, or was not written or copied to its end"),
+        (zeroed, "holds zeros, as after a power cut"),
+        (replaced_by_page, "is a web page"),
+        (of_something_else, "is not the state of a training"),
+        (with_code, "holds more than tensors and plain values"),
+        (of_another_network, "does not fit the model of its own settings"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted, tmp_path, damage, fault):
+    shutil.copytree(interrupted, tmp_path / "run")
+    damage(tmp_path / "run" / "state.pt")
+    with pytest.raises(SPDError, match=rf"run/state\.pt {fault}(.|\n)*delete it to start the run afresh, or .*`init`"):
+        train(config(rooms, tmp_path / "run", steps=2))
+    (tmp_path / "run" / "state.pt").unlink()
+    report = train(config(rooms, tmp_path / "run", steps=2))
+    assert report["step"] == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..camera import Camera
-from .samples import DataError, Sample
+from .samples import DataError, Sample, TrainingSample
 
 # [left, top, right, bottom] that BTS (Lee et al. 2019) keeps of NYU's 480x640 images: inside their white border.
 NYU_BORDER_CROP = (43, 45, 608, 472)
@@ -65,7 +65,7 @@ class Augmentation:
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None
-    ) -> Sample:
+    ) -> TrainingSample:
         """The augmented sample, of size `crop`.
 
         Args:
@@ -96,7 +96,8 @@ class Augmentation:
         rgb, depth_m = seen_by(view, turn, (height, width), rgb, depth_m, camera)
         if rng.random() < self.flip:
             rgb, depth_m, view = rgb[:, ::-1], depth_m[:, ::-1], view.mirrored(width)
-        return Sample(sample.name, self._exposed(np.ascontiguousarray(rgb), rng), np.ascontiguousarray(depth_m), view)
+        rgb = self._exposed(np.ascontiguousarray(rgb), rng)
+        return TrainingSample(sample.name, rgb, np.ascontiguousarray(depth_m), view)
 
     def _without_border(
         self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera
@@ -149,7 +150,9 @@ class Augmentation:
             rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
         if rng.random() < self.jpeg:
             coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))])[1]
-            rgb = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # either order of channels, it is the same there and back
+            rgb = np.asarray(
+                cv2.imdecode(coded, cv2.IMREAD_COLOR)
+            )  # either order of channels, it is the same there and back
         return rgb
 
 

@@ -1,19 +1,22 @@
-"""RGB-D sequences as ROS 2 bags (MCAP), written and read without ROS."""
+"""RGB-D sequences from recordings: opened once, asked for their topics and their frames. No ROS is needed.
+
+Only what is asked for is read: other topics, their types and definitions do not matter. What cannot be read is left
+out, counted, and told by `Bag.left_out`.
+"""
 
 from __future__ import annotations
 
-import shutil
+import heapq
+import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from ..camera import Camera
 from ..messages import (
@@ -23,35 +26,15 @@ from ..messages import (
     compressed_to_rgb,
     depth_to_metres,
     image_to_rgb,
+    is_rectified_topic,
     query_points,
 )
+from .pairing import Pairing, Series, pair
 from .samples import DataError
+from .storage import Recorded, Topic, deserialised, open_files, stamp_ns_of
+from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of
 
-IMAGE_TOPIC, INFO_TOPIC, DEPTH_TOPIC, QUERY_TOPIC = (
-    "/camera/image_raw",
-    "/camera/camera_info",
-    "/camera/depth",
-    "/spd/query_points",
-)
-FRAME_ID = "camera_optical_frame"
-_STORE = get_typestore(Stores.ROS2_JAZZY)
-_TYPES = {
-    IMAGE_TOPIC: "sensor_msgs/msg/Image",
-    INFO_TOPIC: "sensor_msgs/msg/CameraInfo",
-    DEPTH_TOPIC: "sensor_msgs/msg/Image",
-    QUERY_TOPIC: "sensor_msgs/msg/PointCloud2",
-}
-_QUERY = np.dtype([("u", "<f4"), ("v", "<f4"), ("id", "<u4")])
-
-
-@dataclass(frozen=True)
-class BagMessage:
-    """A message as it was recorded: `data` is its CDR serialisation."""
-
-    stamp_ns: int
-    topic: str
-    type_name: str
-    data: bytes
+TOLERANCE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class BagFrame:
     """One image of a sequence, its ground truth and the queries asked about it.
 
     `rgb` uint8 [H, W, 3], `depth_m` float32 [H, W] (0 where unknown) or None, `camera` or None, `queries`: arrays (uv
-    [K, 2] px, ids [K]). A frame that was read has the messages it was recorded as.
+    [K, 2] px, ids [K]).
     """
 
     stamp_ns: int
@@ -67,66 +50,212 @@ class BagFrame:
     depth_m: np.ndarray | None
     camera: Camera | None
     queries: list[tuple[np.ndarray, np.ndarray]]
-    image_message: BagMessage | None = None
-    camera_info_data: bytes | None = None
-
-
-def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap") -> int:
-    """Write a bag folder at `path` with the storage "mcap" or "sqlite3"; one that is already there is replaced. Returns
-    the number of frames."""
-    if storage not in ("mcap", "sqlite3"):
-        raise ValueError(f"storage must be mcap or sqlite3, got {storage!r}")
-    path = Path(path)
-    if path.exists():
-        if not (path / "metadata.yaml").exists():
-            raise FileExistsError(f"{path} exists and is not a bag; choose another folder")
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-        connections = {
-            topic: writer.add_connection(topic, type_name, typestore=_STORE) for topic, type_name in _TYPES.items()
-        }
-
-        def write(topic: str, stamp_ns: int, message) -> None:
-            writer.write(connections[topic], stamp_ns, _STORE.serialize_cdr(message, _TYPES[topic]))
-
-        count = 0
-        for count, frame in enumerate(frames, start=1):  # noqa: B007
-            header, stamp = _header(frame.stamp_ns), frame.stamp_ns
-            if frame.camera is not None:
-                write(INFO_TOPIC, stamp, _camera_info(header, frame.camera, frame.rgb.shape[:2]))
-            write(IMAGE_TOPIC, stamp, _image(header, frame.rgb, "rgb8"))
-            if frame.depth_m is not None:
-                write(DEPTH_TOPIC, stamp, _image(header, frame.depth_m.astype(np.float32)[..., None], "32FC1"))
-            for i, (uv, ids) in enumerate(frame.queries):
-                write(QUERY_TOPIC, stamp + i + 1, _query(header, uv, ids))
-    return count
 
 
 @dataclass(frozen=True)
-class Topics:
-    """Names of a bag's topics; None where it has none of that kind."""
+class RecordedFrame(BagFrame):
+    """A frame that was read, with the CDR serialisation of its image (of type `image_type`) and of its camera_info."""
 
-    image: str
-    depth: str | None = None
-    camera_info: str | None = None
-    query: str | None = None
+    image_type: str
+    image_data: bytes
+    info_data: bytes | None
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[AnyReader]:
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"bag {path} does not exist")
-    try:
-        reader = AnyReader([path], default_typestore=_STORE)
-        reader.open()
-    except Exception as error:  # of rosbags, sqlite3, yaml, zstandard ...
-        raise DataError(f"{path} is not a readable ROS 2 bag (sqlite3 or MCAP): {error}") from error
-    try:
-        yield reader
-    finally:
-        reader.close()
+class Bag:
+    """A recording: a rosbag2 folder, one of its files (MCAP or sqlite3), or a ROS 1 bag.
+
+    Raises:
+        DataError: nothing of it can be read; the message says why, and what repairs it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._files, self.faults = open_files(self.path)
+        self.topics: dict[str, Topic] = {}
+        for file in self._files:
+            self.faults += file.faults
+            for name, topic in file.topics.items():
+                count = self.topics[name].count if name in self.topics else 0
+                self.topics[name] = Topic(topic.type_name, count + topic.count)
+        self._left_out: dict[str, tuple[int, str]] = {}
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def count(self, topic: str) -> int:
+        """Messages of a topic that can be read."""
+        return len(self._series(topic).stamps)
+
+    def choose(
+        self,
+        image: str | None = None,
+        depth: str | None = None,
+        camera_info: str | None = None,
+        query: str | None = None,
+    ) -> Choice:
+        """The topics that are colour, depth, calibration and queries, and why others are not; a name that is given is
+        taken instead."""
+        given = {"image": image, "depth": depth, "camera_info": camera_info, "query": query}
+
+        def matched(image: str, depth: str) -> float:
+            pairing = self.pairing(Topics(image, depth))
+            return len(pairing.partner) / max(pairing.images, 1)
+
+        contents = [content for _, content, _ in self._index.values()]
+        try:
+            return choose(self.path, contents, given, matched)
+        except DataError as error:
+            raise DataError("; ".join([str(error), *self.faults, *self.left_out()])) from error
+
+    def pairing(self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0) -> Pairing:
+        """The depth image of each image; `depth_offset_s` is added to the stamps of depth."""
+        return pair(self._series(topics.image), self._series(topics.depth), tolerance_s, depth_offset_s)
+
+    def frames(
+        self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0
+    ) -> Iterator[RecordedFrame]:
+        """The images with the depth image nearest in stamp, the latest camera_info and the queries of that stamp.
+
+        Images that come before the first camera_info take that one. What is damaged costs what it is: an image its
+        frame, depth and calibration themselves.
+        """
+        self._left_out = {}
+        partner = self.pairing(topics, tolerance_s, depth_offset_s).partner
+        image_of_depth = {depth: image for image, depth in partner.items()}
+        image_of_query = self._queried(topics)
+        asked = Counter(image_of_query.values())
+        parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
+        infos: dict[int, Recorded | None] = {}
+        info = self._first(topics.camera_info)
+        for message, place in self._messages({name for name in vars(topics).values() if name}):
+            if message.topic == topics.camera_info:
+                info = message if self._read(message, lambda m: m) is not None else info
+                continue
+            images = {topics.depth: image_of_depth, topics.query: image_of_query}.get(message.topic)
+            image = place if images is None else images.get(place)
+            if image is None:
+                continue
+            if images is None:
+                infos[image] = info
+            frame = parts.setdefault(image, [])
+            frame.append(message)
+            if len(frame) == 1 + (image in partner) + asked[image]:
+                done = self._frame(parts.pop(image), infos.pop(image), topics)
+                if done is not None:
+                    yield done
+
+    def left_out(self) -> list[str]:
+        """What the last `frames` could not use, one line for each kind of thing."""
+        losses = Counter[str]()
+        for file in self._files:
+            losses += file.losses
+        return [
+            *(f"left out: {count} {text}" for text, count in losses.items()),
+            *(f"left out: {count} {kind}; the first {reason}" for kind, (count, reason) in self._left_out.items()),
+        ]
+
+    # --- what the topics hold
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[Series, Content, Recorded | None]]:
+        """Of every topic that may be of use: its stamps, what it holds and its first message. One pass."""
+        used = {name for name, topic in self.topics.items() if topic.type_name in (IMAGE, COMPRESSED, INFO, CLOUD)}
+        stamps: dict[str, list[tuple[int, int]]] = {name: [] for name in used}
+        contents: dict[str, Content] = {}
+        firsts: dict[str, Recorded] = {}
+        for message, _ in self._messages(used):
+            times = stamps[message.topic]
+            times.append((stamp_ns_of(message), message.log_ns))
+            known = contents.get(message.topic)
+            if known is None or (known.fault and len(times) <= 20):
+                contents[message.topic] = content_of(message, self.topics[message.topic])
+                firsts[message.topic] = message
+        index = {}
+        for name, topic in self.topics.items():
+            series = Series(*np.array(stamps.get(name, []), np.int64).reshape(-1, 2).T)
+            fault = "none of its messages is left" if name in used and topic.count else ""
+            content = contents.get(name, Content(name, topic.type_name, topic.count, fault=fault))
+            count = len(series.stamps) or topic.count
+            index[name] = series, replace(content, count=count), firsts.get(name)
+        return index
+
+    def _series(self, topic: str | None) -> Series:
+        return self._index[topic][0] if topic else Series(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    def _first(self, topic: str | None) -> Recorded | None:
+        return self._index[topic][2] if topic else None
+
+    def _messages(self, topics: set[str]) -> Iterator[tuple[Recorded, int]]:
+        """The messages of some topics in the order of recording, each with its place in its topic."""
+        places: Counter[str] = Counter()
+        for message in heapq.merge(*(file.messages(topics) for file in self._files), key=lambda m: m.log_ns):
+            yield message, places[message.topic]
+            places[message.topic] += 1
+
+    def _queried(self, topics: Topics) -> dict[int, int]:
+        """The image that each query asks about: that of its stamp, or, without one, the newest."""
+        images, queries = self._series(topics.image), self._series(topics.query)
+        by_stamp = {int(stamp): i for i, stamp in reversed(list(enumerate(images.stamps)))}
+        newest = np.searchsorted(np.sort(images.logged), queries.logged, side="right") - 1
+        found = {}
+        for place, (stamp, logged) in enumerate(zip(*queries)):
+            image = by_stamp.get(int(stamp), int(newest[place]) if stamp == logged else -1)
+            if image >= 0:
+                found[place] = image
+            else:
+                self._leave_out(f"queries on {topics.query}", stamp, "names no image of the bag")
+        return found
+
+    # --- a frame of its parts
+
+    def _frame(self, messages: list[Recorded], info: Recorded | None, topics: Topics) -> RecordedFrame | None:
+        [image] = (message for message in messages if message.topic == topics.image)
+        depth = next((message for message in messages if message.topic == topics.depth), None)
+        stamp_ns, image_type = stamp_ns_of(image), self.topics[image.topic].type_name
+        rgb = self._read(image, image_to_rgb if image_type == IMAGE else compressed_to_rgb)
+        if rgb is None:
+            return None
+        size, rectified = rgb.shape[:2], is_rectified_topic(image.topic)
+        camera = None
+        if info is not None:
+            camera = self._read(info, lambda m: camera_from_info(m, size, rectified), stamp_ns)
+        depth_m = None if depth is None else self._read(depth, lambda m: _registered(m, size))
+        asked = (self._read(message, query_points) for message in messages if message.topic == topics.query)
+        queries = [points for points in asked if points is not None]
+        data = image.data
+        if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
+            data = data[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + data[12:]
+        return RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
+
+    def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:
+        """What `use` makes of the message; None, counted, where that cannot be."""
+        type_name = self.topics[message.topic].type_name
+        try:
+            return use(deserialised(message, type_name))
+        except MessageError as error:
+            what = f"{type_name.rpartition('/')[2]} messages on {message.topic}"
+            self._leave_out(what, stamp_ns_of(message) if stamp_ns is None else stamp_ns, str(error))
+            return None
+
+    def _leave_out(self, kind: str, stamp_ns: int, reason: str) -> None:
+        count, first = self._left_out.get(kind, (0, f"at {stamp_ns / 1e9:.3f} s: {reason}"))
+        self._left_out[kind] = count + 1, first
+
+
+def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
+    depth_m = (depth_to_metres if hasattr(message, "encoding") else compressed_depth_to_metres)(message)
+    if depth_m.shape != size:
+        raise MessageError(
+            f"depth is {list(depth_m.shape)} px and colour {list(size)}; depth must be registered to colour"
+        )
+    return depth_m
 
 
 def find_topics(
@@ -136,189 +265,19 @@ def find_topics(
     camera_info: str | None = None,
     query: str | None = None,
 ) -> Topics:
-    """The topics of a bag by type and by what their first message holds; a name that is given is taken instead.
-
-    Of several colour images the one with a camera_info beside it is taken, then the first by name.
+    """The topics of a recording by their names and by what they hold; a name that is given is taken instead.
 
     Raises:
-        DataError: no bag, a named topic that it lacks, or no colour image; the message lists what the bag has.
+        DataError: no bag, a named topic that it lacks or that is no such thing, or no colour image; the message lists
+            what the bag has.
     """
-    with _open(path) as reader:
-        kinds: dict[str, list[str]] = {"image": [], "depth": [], "camera_info": [], "query": []}
-        for connection in sorted(reader.connections, key=lambda c: c.topic):
-            first = next(reader.messages([connection]), None)
-            kind = _kind(connection.msgtype, reader.deserialize(first[2], connection.msgtype)) if first else None
-            if kind and connection.topic not in kinds[kind]:
-                kinds[kind].append(connection.topic)
-        content = ", ".join(f"{c.topic} ({c.msgtype}, {c.msgcount})" for c in reader.connections) or "nothing"
-        names = {c.topic for c in reader.connections}
-    given = {"image": image, "depth": depth, "camera_info": camera_info, "query": query}
-    for kind, name in given.items():
-        if name is not None and name not in names:
-            raise DataError(f"the bag {path} has no topic {name} for {kind}; it has {content}")
-    if image is None and not kinds["image"]:
-        raise DataError(f"the bag {path} has no colour image; it has {content}")
-
-    def beside(topic: str) -> str:
-        return topic.rsplit("/", 1)[0] if not topic.endswith("/compressed") else topic.rsplit("/", 2)[0]
-
-    folders = {beside(topic) for topic in kinds["camera_info"]}
-    image = image or min(kinds["image"], key=lambda topic: (beside(topic) not in folders, topic))
-    near = sorted(kinds["camera_info"], key=lambda topic: (beside(topic) != beside(image), topic))
-    return Topics(
-        image,
-        depth or next(iter(kinds["depth"]), None),
-        camera_info or next(iter(near), None),
-        query or next(iter(kinds["query"]), None),
-    )
+    with Bag(path) as bag:
+        return bag.choose(image, depth, camera_info, query).topics
 
 
-def image_count(path: str | Path, topics: Topics) -> int:
-    """Messages on the bag's image topic."""
-    with _open(path) as reader:
-        return sum(c.msgcount for c in reader.connections if c.topic == topics.image)
-
-
-def _kind(type_name: str, message) -> str | None:
-    if type_name == "sensor_msgs/msg/Image":
-        return "depth" if message.encoding in ("16UC1", "32FC1") else "image"
-    if type_name == "sensor_msgs/msg/CompressedImage":
-        return "depth" if "compressedDepth" in message.format or message.format.startswith("16UC1") else "image"
-    if type_name == "sensor_msgs/msg/PointCloud2":
-        return (
-            "query"
-            if {"u", "v"} <= {field.name for field in message.fields}
-            and "depth" not in {field.name for field in message.fields}
-            else None
-        )
-    return "camera_info" if type_name == "sensor_msgs/msg/CameraInfo" else None
-
-
-def read_frames(path: str | Path, topics: Topics, tolerance_s: float = 0.02) -> Iterator[BagFrame]:
-    """The images of a bag with the depth image nearest in stamp (within `tolerance_s`), the latest camera_info and the
-    queries of that stamp.
-
-    Images that come before the first camera_info take that one. What cannot be decoded is left out with a warning.
-    """
-    wanted = {name for name in (topics.image, topics.depth, topics.camera_info, topics.query) if name}
-    with _open(path) as reader:
-        connections = [c for c in reader.connections if c.topic in wanted]
-        stamps: dict[str, list[int]] = {name: [] for name in wanted}
-        camera_info = None
-        for connection, _, data in reader.messages(connections):
-            stamps[connection.topic].append(_stamp_of(data))
-            if camera_info is None and connection.topic == topics.camera_info:
-                camera_info = (reader.deserialize(data, connection.msgtype), bytes(data))
-        partner = _nearest(stamps[topics.image], stamps.get(topics.depth, []), round(tolerance_s * 1e9))
-        depths_wanted = {d: i for i, d in partner.items()}
-        queries_left = Counter(stamps.get(topics.query, []))
-        frames: dict[int, dict] = {}  # image stamp -> what has come of it
-        for connection, _, data in reader.messages(connections):
-            stamp = _stamp_of(data)
-            if connection.topic == topics.camera_info:
-                camera_info = (reader.deserialize(data, connection.msgtype), bytes(data))
-            elif connection.topic == topics.image:
-                image = BagMessage(stamp, connection.topic, connection.msgtype, bytes(data))
-                frames.setdefault(stamp, {"queries": []}).update(image=image, info=camera_info)
-            elif connection.topic == topics.depth and stamp in depths_wanted:
-                frames.setdefault(depths_wanted[stamp], {"queries": []})["depth"] = reader.deserialize(
-                    data, connection.msgtype
-                )
-            elif connection.topic == topics.query:
-                try:
-                    frames.setdefault(stamp, {"queries": []})["queries"].append(
-                        query_points(reader.deserialize(data, connection.msgtype))
-                    )
-                except MessageError as error:
-                    warnings.warn(f"the query at {stamp / 1e9:.3f} s is left out: {error}", stacklevel=2)
-                queries_left[stamp] -= 1
-            done = [
-                s
-                for s, f in frames.items()
-                if "image" in f and ("depth" in f or s not in partner) and queries_left[s] <= 0
-            ]
-            for s in done:
-                if (frame := _frame(s, frames.pop(s), reader)) is not None:
-                    yield frame
-
-
-def _frame(stamp_ns: int, parts: dict, reader: AnyReader) -> BagFrame | None:
-    image: BagMessage = parts["image"]
-    message = reader.deserialize(image.data, image.type_name)
-    try:
-        rgb = (image_to_rgb if image.type_name.endswith("/Image") else compressed_to_rgb)(message)
-        info, info_data = parts["info"] or (None, None)
-        camera = camera_from_info(info, rgb.shape[:2]) if info is not None else None
-        depth = parts.get("depth")
-        depth_m = (
-            None
-            if depth is None
-            else (depth_to_metres if hasattr(depth, "encoding") else compressed_depth_to_metres)(depth)
-        )
-        if depth_m is not None and depth_m.shape != rgb.shape[:2]:
-            raise MessageError(
-                f"depth is {list(depth_m.shape)} px and colour {list(rgb.shape[:2])}; depth must be registered to"
-                " colour"
-            )
-    except MessageError as error:
-        warnings.warn(f"the frame at {stamp_ns / 1e9:.3f} s is left out: {error}", stacklevel=2)
-        return None
-    return BagFrame(stamp_ns, rgb, depth_m, camera, parts["queries"], image, info_data)
-
-
-def _stamp_of(data) -> int:
-    """The header's stamp, ns, from the first bytes of a serialised message: every type used here begins with its
-    header."""
-    seconds, nanoseconds = np.frombuffer(bytes(data[4:12]), "<i4")
-    return int(seconds) * 10**9 + int(nanoseconds)
-
-
-def _nearest(stamps: list[int], others: list[int], tolerance: int) -> dict[int, int]:
-    """For each of `stamps` the nearest of `others` within the tolerance, each of those at most once."""
-    others, pairs = np.sort(np.array(others, dtype=np.int64)), {}
-    taken: dict[int, int] = {}
-    for stamp in stamps:
-        at = np.searchsorted(others, stamp)
-        near = [int(o) for o in others[max(at - 1, 0) : at + 1] if abs(int(o) - stamp) <= tolerance]
-        if near:
-            best = min(near, key=lambda o: abs(o - stamp))
-            if best not in taken or abs(best - stamp) < abs(best - taken[best]):
-                pairs.pop(taken.get(best), None)
-                taken[best], pairs[stamp] = stamp, best
-    return pairs
-
-
-def _type(name: str):
-    return _STORE.types[name]
-
-
-def _header(stamp_ns: int):
-    seconds, nanoseconds = divmod(stamp_ns, 10**9)
-    return _type("std_msgs/msg/Header")(_type("builtin_interfaces/msg/Time")(seconds, nanoseconds), FRAME_ID)
-
-
-def _image(header, pixels: np.ndarray, encoding: str):  # [H, W, C]
-    height, width = pixels.shape[:2]
-    data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
-    return _type("sensor_msgs/msg/Image")(header, height, width, encoding, 0, data.size // height, data)
-
-
-def _camera_info(header, camera: Camera, size: tuple[int, int]):
-    k = np.array([camera.fx, 0, camera.cx, 0, camera.fy, camera.cy, 0, 0, 1], dtype=np.float64)
-    p = np.concatenate([k.reshape(3, 3), np.zeros((3, 1))], axis=1).reshape(-1)
-    roi = _type("sensor_msgs/msg/RegionOfInterest")(0, 0, 0, 0, False)
-    return _type("sensor_msgs/msg/CameraInfo")(
-        header, size[0], size[1], "plumb_bob", np.zeros(5), k, np.eye(3).reshape(-1), p, 0, 0, roi
-    )
-
-
-def _query(header, uv: np.ndarray, ids: np.ndarray):
-    points = np.zeros(len(uv), dtype=_QUERY)
-    points["u"], points["v"] = uv.T
-    points["id"] = ids
-    field = _type("sensor_msgs/msg/PointField")
-    fields = [field("u", 0, 7, 1), field("v", 4, 7, 1), field("id", 8, 6, 1)]
-    size = _QUERY.itemsize
-    return _type("sensor_msgs/msg/PointCloud2")(
-        header, 1, len(uv), fields, False, size, size * len(uv), points.view(np.uint8), True
-    )
+def read_frames(path: str | Path, topics: Topics, tolerance_s: float = TOLERANCE_S) -> Iterator[RecordedFrame]:
+    """`Bag.frames` of the recording at `path`; what is left out is warned of at its end, a line for each kind."""
+    with Bag(path) as bag:
+        yield from bag.frames(topics, tolerance_s)
+        for line in [*bag.faults, *bag.left_out()]:
+            warnings.warn(f"{path}: {line}", stacklevel=2)

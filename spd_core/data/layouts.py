@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..files import expanded
 from . import nyu, rgbd, shards
 from .samples import DataError, Dataset
 
@@ -14,7 +15,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
 
     Args:
         path: see the layouts in `nyu.py`, `rgbd.py` and `shards.py`.
-        split: "train" or "test" of the NYU layouts; the others have one.
+        split: "train" or "test" where the data come in both (`Dataset.splits`).
 
     Raises:
         DataError: the path does not exist, or holds no known layout, or a part of it is missing; the message lists what
@@ -22,7 +23,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     """
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', got {split!r}")
-    path = Path(path)
+    path = expanded(path)
     if not path.exists():
         raise DataError(f"{path} does not exist")
     openers: tuple[Callable[[Path, str], Dataset | None], ...] = (

@@ -4,11 +4,9 @@ processes or interruptions."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader, Sampler
 
 from .augment import Augmentation
@@ -75,8 +73,8 @@ class AugmentedSamples(torch.utils.data.Dataset):
         for offset in range(min(len(dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
-                sample = dataset[(start + offset) % len(dataset)]
-                sample = self.augment(sample, rng, crop_factor, self.training_focal_px if self.to_focal else None)
+                opened = dataset[(start + offset) % len(dataset)]
+                sample = self.augment(opened, rng, crop_factor, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue
@@ -144,59 +142,3 @@ class _Attempts(torch.utils.data.Dataset):
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
     yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=lambda sample: sample)
-
-
-@dataclass
-class Summary:
-    """What opening every sample of a data set showed."""
-
-    count: int = 0
-    broken: list[str] = field(default_factory=list)
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    focals_px: list[float] = field(default_factory=list)
-    nearest_m: float = np.inf
-    farthest_m: float = 0.0
-    medians_m: list[float] = field(default_factory=list)
-    invalid: list[float] = field(default_factory=list)
-
-    def add(self, sample: Sample | DataError) -> None:
-        """Count one sample, or the error that opening it raised."""
-        self.count += 1
-        if isinstance(sample, DataError):
-            self.broken.append(str(sample))
-            return
-        self.sizes.add(sample.rgb.shape[:2])
-        if sample.camera is not None:
-            self.focals_px.append(sample.camera.focal_px)
-        known = sample.depth_m[sample.depth_m > 0] if sample.depth_m is not None else np.empty(0)
-        self.invalid.append(1 - known.size / (sample.rgb.shape[0] * sample.rgb.shape[1]))
-        if known.size:
-            self.nearest_m, self.farthest_m = (
-                min(self.nearest_m, float(known.min())),
-                max(self.farthest_m, float(known.max())),
-            )
-            self.medians_m.append(float(np.median(known)))
-
-    def row(self) -> list[str]:
-        """The cells of `spd data check`: images, broken, sizes, depth, median, without depth, focal."""
-        sizes = ", ".join(f"{width}x{height}" for height, width in sorted(self.sizes)[:3])
-        depth = f"{self.nearest_m:.2f} ... {self.farthest_m:.2f}" if self.medians_m else "-"
-        median = f"{np.median(self.medians_m):.2f}" if self.medians_m else "-"
-        invalid = f"{np.mean(self.invalid):.1%}" if self.invalid else "-"
-        focal = f"{min(self.focals_px):.0f} ... {max(self.focals_px):.0f}" if self.focals_px else "unknown"
-        return [f"{self.count:,}", f"{len(self.broken):,}", sizes, depth, median, invalid, focal]
-
-
-def summarise(dataset: Dataset, workers: int = 0) -> Summary:
-    """Open every sample, with a progress bar."""
-    summary = Summary()
-    for sample in track(read_all(dataset, workers), "opening", total=len(dataset)):
-        summary.add(sample)
-    return summary
-
-
-def mean_depth(dataset: Dataset, limit: int = 1000) -> float:
-    """Mean depth, m, over the known pixels of (at most) `limit` samples spread over the data set."""
-    chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int)
-    known = [depth_m[depth_m > 0] for depth_m in (dataset[int(i)].depth_m for i in chosen)]
-    return float(np.mean(np.concatenate(known)))

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import h5py
 import numpy as np
-from scipy.io import loadmat
 
+from .. import files
 from ..camera import Camera
+from ..extras import extra
+from .images import read_colour_and_depth
 from .samples import DataError, Sample, checked
+
+if TYPE_CHECKING:
+    import h5py
 
 # Colour camera of the NYU toolbox (camera_params.m).
 CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
@@ -28,13 +32,31 @@ LAYOUTS = """\
                                    Depth V2 page)"""
 
 
-class H5Files:
+# First bytes.
+MATLAB5, MATLAB73 = b"MATLAB 5.0", b"MATLAB 7.3"
+HDF5 = b"\x89HDF\r\n"
+
+
+def _h5_reader() -> type[h5py.File]:
+    with extra("train"):
+        import h5py
+    return h5py.File
+
+
+class _Published:
+    """What all three layouts share: the split and the crop of published evaluations (Eigen et al. 2014)."""
+
+    splits = ("train", "test")
+    evaluation_crop = "eigen"
+
+
+class H5Files(_Published):
     """FastDepth / sparse-to-dense: one h5 file per frame."""
 
     layout = "NYU h5 (FastDepth, sparse-to-dense)"
 
-    def __init__(self, root: Path, files: list[Path]):
-        self.root, self.files = root, files
+    def __init__(self, root: Path, found: list[Path]):
+        self.root, self.files = root, found
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,13 +65,13 @@ class H5Files:
         return str(self.files[index].relative_to(self.root))
 
     def __getitem__(self, index: int) -> Sample:
-        file = self.files[index]
+        file, h5 = self.files[index], _h5_reader()
         try:
-            with h5py.File(file, "r") as content:
+            with h5(file, "r") as content:
                 rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
-        except (OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what the library makes of broken bytes
             raise DataError(
-                f"{file}: not a readable h5 file with 'rgb' and 'depth' ({error}); half downloaded?"
+                f"{file} {files.fault(file, error, HDF5)}; expected an h5 file with 'rgb' and 'depth'"
             ) from error
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
@@ -59,22 +81,22 @@ class H5Files:
 def open_h5(path: Path, split: str) -> H5Files | None:
     """The h5 layout, or None where `path` has neither train/ nor val/ with h5 files in folders."""
     patterns = {"train": "train/*/*.h5", "test": "val/official/*.h5"}
-    if not any(next(path.glob(pattern), None) for pattern in patterns.values()):
+    found = {name: files.listed(path, pattern) for name, pattern in patterns.items()}
+    if not any(found.values()):
         return None
-    files = sorted(path.glob(patterns[split]))
-    if not files:
+    if not found[split]:
         raise DataError(f"{path} is {H5Files.layout}, but has no {patterns[split]} for the split {split!r}")
-    return H5Files(path, files)
+    return H5Files(path, found[split])
 
 
-class BTSList:
+class BTSList(_Published):
     """BTS: a list of `<rgb> <depth> <focal>` lines; colour JPEG or PNG, 16-bit PNG millimetres."""
 
     layout = "NYU file lists (BTS)"
 
     def __init__(self, base: Path, list_file: Path):
         self.base, self.list_file = base, list_file
-        self.lines = [line.split() for line in list_file.read_text().splitlines() if line.strip()]
+        self.lines = [line.split() for line in files.read_text(list_file, DataError).splitlines() if line.strip()]
         if not self.lines:
             raise DataError(f"{list_file} is empty")
         for number, fields in enumerate(self.lines, start=1):
@@ -89,23 +111,18 @@ class BTSList:
 
     def __getitem__(self, index: int) -> Sample:
         rgb_name, depth_name, focal = self.lines[index]
-        files = [self.base / name.lstrip("/") for name in (rgb_name, depth_name)]
-        bgr, depth_mm = (
-            cv2.imread(str(file), flag) for file, flag in zip(files, (cv2.IMREAD_COLOR, cv2.IMREAD_UNCHANGED))
-        )
-        for file, image in zip(files, (bgr, depth_mm)):
-            if image is None:
-                problem = "cannot be decoded as an image" if file.exists() else "does not exist"
-                raise DataError(f"{file} {problem} ({self.list_file.name}, line {index + 1})")
-        if depth_mm.dtype != np.uint16:
-            raise DataError(f"{files[1]}: depth is {depth_mm.dtype}, expected 16-bit PNG millimetres")
+        rgb_file, depth_file = (files.beside(self.base, name) for name in (rgb_name, depth_name))
+        try:
+            rgb, depth_m = read_colour_and_depth(rgb_file, depth_file)
+        except DataError as error:
+            raise DataError(f"{error} ({self.list_file.name}, line {index + 1})") from error
         camera = Camera(float(focal), float(focal) * CAMERA.fy / CAMERA.fx, CAMERA.cx, CAMERA.cy)
-        return checked(str(files[0]), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), depth_mm.astype(np.float32) / 1000, camera)
+        return checked(str(rgb_file), rgb, depth_m, camera)
 
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) > 0
+        return 0 < float(text) < float("inf")
     except ValueError:
         return False
 
@@ -125,7 +142,7 @@ def open_bts(path: Path, split: str) -> BTSList | None:
     if not lists[split]:
         raise DataError(f"{path} is {BTSList.layout}, but has no nyudepthv2_{split}_files_with_gt.txt")
     list_file = lists[split][0]
-    first = list_file.read_text().split(maxsplit=1)
+    first = files.read_text(list_file, DataError).split(maxsplit=1)
     folders = {
         "train": ("sync", "nyu_depth_v2/sync", "."),
         "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", "."),
@@ -133,12 +150,12 @@ def open_bts(path: Path, split: str) -> BTSList | None:
     bases = [
         base
         for folder in folders
-        if (base := path / folder).is_dir() and first and (base / first[0].lstrip("/")).exists()
+        if (base := path / folder).is_dir() and first and files.beside(base, first[0]).exists()
     ]
     return BTSList(bases[0] if bases else path / folders[0], list_file)
 
 
-class LabeledMat:
+class LabeledMat(_Published):
     """The labelled subset: one MATLAB v7.3 file, its axes reversed. Depth is `rawDepths` (unfilled), as published
     evaluations use it."""
 
@@ -157,7 +174,7 @@ class LabeledMat:
     def _content(self) -> h5py.File:
         """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), h5py.File(self.file, "r"))
+            self._opened = (os.getpid(), _h5_reader()(self.file, "r"))
         return self._opened[1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -166,7 +183,7 @@ class LabeledMat:
             content = self._content()
             depths = content["rawDepths" if "rawDepths" in content else "depths"]
             rgb, depth_m = content["images"][at].transpose(2, 1, 0), depths[at].T
-        except (OSError, KeyError, ValueError, IndexError) as error:
+        except Exception as error:  # what the library makes of broken bytes
             raise DataError(f"{self.file}, image {at + 1}: cannot be read ({error})") from error
         return checked(f"{self.file}[{at + 1}]", np.ascontiguousarray(rgb), depth_m, CAMERA)
 
@@ -179,16 +196,24 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     splits = file.parent / "splits.mat"
     if not splits.exists():
         raise DataError(f"{file} needs splits.mat beside it (the NYU Depth V2 page has it under 'train/test split')")
+    h5 = _h5_reader()
+    with extra("train"):
+        from scipy.io import loadmat
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
     try:
         indices = loadmat(splits)[key].ravel().astype(int) - 1
-        with h5py.File(file, "r") as content:
-            count = len(content["images"])
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # what the library makes of broken bytes
         raise DataError(
-            f"{file} or {splits} cannot be read ({error}); expected v7.3 'images' and 'rawDepths', and {key!r} in the"
-            " splits"
+            f"{splits} {files.fault(splits, error, MATLAB5)}; expected a MATLAB file with {key!r}"
         ) from error
-    if len(indices) and indices.max() >= count:
-        raise DataError(f"{splits} names image {indices.max() + 1}, but {file} has {count}")
+    try:
+        with h5(file, "r") as content:
+            count = len(content["images"])
+    except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
+        raise DataError(
+            f"{file} {files.fault(file, error, MATLAB73)}; expected a MATLAB v7.3 file with 'images' and 'rawDepths'"
+        ) from error
+    outside = indices[(indices < 0) | (indices >= count)]
+    if len(outside):
+        raise DataError(f"{splits} names image {outside[0] + 1}, but {file} has {count}, counted from 1")
     return LabeledMat(file, indices)

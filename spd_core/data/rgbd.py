@@ -3,13 +3,13 @@ reading) beside it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from .. import files
 from ..camera import Camera
-from .samples import DataError, Sample, checked
+from .images import read_colour, read_colour_and_depth
+from .samples import ONE_SPLIT, DataError, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = (
@@ -21,29 +21,31 @@ LAYOUT = (
 def read_camera(folder: str | Path) -> Camera | None:
     """Intrinsics from the file camera.txt in the folder: four numbers fx fy cx cy in px. None if there is no such
     file."""
-    file = Path(folder) / "camera.txt"
+    file = files.expanded(folder) / "camera.txt"
     if not file.exists():
         return None
+    text = files.read_text(file, DataError)
     try:
-        return Camera(*map(float, file.read_text().split()))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{file} holds {file.read_text()[:80]!r}; expected four numbers: fx fy cx cy in pixels"
-        ) from error
+        fx, fy, cx, cy = map(float, text.replace(",", " ").split())
+        return Camera(fx, fy, cx, cy)
+    except ValueError as error:
+        raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
 
 
 class RGBDFolder:
     """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
 
     layout = "RGB-D folder"
+    splits = ONE_SPLIT
+    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
-        folder = Path(folder)
-        self.files = (
-            sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.stem.endswith(".depth"))
-            if folder.is_dir()
-            else []
-        )
+        folder = files.expanded(folder)
+        self.files = [
+            file
+            for file in files.listed(folder, "*")
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith(".depth")
+        ]
         if with_depth:
             self.files = [f for f in self.files if _depth_file(f).exists()]
         if not self.files:
@@ -61,20 +63,11 @@ class RGBDFolder:
 
     def __getitem__(self, index: int) -> Sample:
         file = self.files[index]
-        bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DataError(f"{file} cannot be decoded as an image")
-        rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
         depth_file = _depth_file(file)
         if not depth_file.exists():
-            return Sample(self.name(index), rgb, None, self.camera)
-        depth_mm = cv2.imread(str(depth_file), cv2.IMREAD_UNCHANGED)
-        if depth_mm is None or depth_mm.dtype != np.uint16:
-            raise DataError(
-                f"{depth_file} holds {'nothing readable' if depth_mm is None else depth_mm.dtype}; expected uint16"
-                " millimetres"
-            )
-        return checked(self.name(index), rgb, depth_mm.astype(np.float32) / 1000, self.camera)
+            return Sample(self.name(index), read_colour(file), None, self.camera)
+        sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
+        return replace(sample, name=self.name(index))
 
 
 def _depth_file(image_file: Path) -> Path:
@@ -83,4 +76,4 @@ def _depth_file(image_file: Path) -> Path:
 
 def open_folder(path: Path, split: str) -> RGBDFolder | None:
     """The folder as a data set, or None where it has no `*.depth.png`; it has one split."""
-    return RGBDFolder(path, with_depth=True) if path.is_dir() and next(path.glob("*.depth.png"), None) else None
+    return RGBDFolder(path, with_depth=True) if files.listed(path, "*.depth.png") else None

@@ -1,5 +1,4 @@
-"""What every data set yields, and how one is found: `open_dataset` looks at a folder, `check` opens every file of
-it."""
+"""What every data set yields and says about itself, and parts of one."""
 
 from __future__ import annotations
 
@@ -14,6 +13,15 @@ from ..errors import SPDError
 
 # Nothing that these cameras measure is farther away; a larger median is a wrong unit.
 PLAUSIBLE_MEDIAN_M = 100.0
+ONE_SPLIT = ("all",)
+
+
+def __getattr__(name: str):
+    if name != "open_dataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .layouts import open_dataset  # it was defined here, and is imported from here by those who use the library
+
+    return open_dataset
 
 
 class DataError(SPDError):
@@ -31,25 +39,63 @@ class Sample:
     depth_m: np.ndarray | None
     camera: Camera | None
 
+    @property
+    def truth_m(self) -> np.ndarray:
+        """`depth_m`, where it is needed.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.depth_m is None:
+            raise DataError(f"{self.name} has no depth to compare with")
+        return self.depth_m
+
+
+@dataclass(frozen=True)
+class TrainingSample(Sample):
+    """One whose depth and camera are known."""
+
+    depth_m: np.ndarray
+    camera: Camera
+
 
 class Dataset(Protocol):
-    """`layout` names the format, `name(i)` a sample without opening it; `[i]` opens it and raises DataError if it is
-    broken."""
+    """`[i]` opens a sample and raises DataError if it is broken, `name(i)` names one without opening it.
 
-    layout: str
+    Attributes:
+        layout: name of the format.
+        splits: those that the data come in; ONE_SPLIT where they are not divided, and open the same for any.
+        evaluation_crop: "eigen" or "none": which part of an image published evaluations count.
+    """
+
+    @property
+    def layout(self) -> str: ...
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+    @property
+    def evaluation_crop(self) -> str: ...
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
     def name(self, index: int) -> str: ...
 
 
-class InMemory:
-    """A data set read once and kept, for small ones: decoding a picture takes longer than augmenting it. A sample that
-    cannot be read stays that way."""
+class _Of:
+    """A data set made of another one, which says of itself what that one says."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self.layout = dataset.layout
+        self.splits = dataset.splits
+        self.evaluation_crop = dataset.evaluation_crop
+
+
+class InMemory(_Of):
+    """A data set read once and kept, for small ones: decoding a picture takes longer than augmenting it. A sample that
+    cannot be read stays that way."""
+
+    def __init__(self, dataset: Dataset):
+        super().__init__(dataset)
         self.samples = [_read(dataset, index) for index in range(len(dataset))]
 
     def __len__(self) -> int:
@@ -72,11 +118,12 @@ def _read(dataset: Dataset, index: int) -> Sample | DataError:
         return error
 
 
-class Subset:
+class Subset(_Of):
     """The samples of `dataset` at `indices`."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
-        self.dataset, self.indices, self.layout = dataset, list(indices), dataset.layout
+        super().__init__(dataset)
+        self.indices = list(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,6 +133,13 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self.dataset.name(self.indices[index])
+
+
+def limited(dataset: Dataset, limit: int | None) -> Dataset:
+    """At most `limit` samples, evenly spread."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return Subset(dataset, np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
 
 
 def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | None) -> Sample:
@@ -101,6 +155,8 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
         raise DataError(
             f"{name}: depth is {list(depth_m.shape)} and the image {list(rgb.shape[:2])}; they must have the same size"
         )
+    if depth_m.dtype.kind not in "fiu":
+        raise DataError(f"{name}: depth is {depth_m.dtype}, expected numbers")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
     median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else 0.0
     if median > PLAUSIBLE_MEDIAN_M:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from .. import files
 from ..camera import Camera
-from .samples import DataError, Sample
+from .samples import ONE_SPLIT, DataError, Sample
 
 SHARD = 250  # frames
+PATTERN = "rooms_????????.npz"
 LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
 class RoomShards:
-    """The rooms of a folder, in order of seed."""
+    """The rooms of a folder, in order of seed. Those of a shard that cannot be read say so when they are asked for."""
 
     layout = "synthetic rooms"
+    splits = ONE_SPLIT
+    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path):
-        self.files = sorted(Path(folder).glob("rooms_????????.npz"))
+        self.files = files.listed(files.expanded(folder), PATTERN)
         if not self.files:
             raise DataError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
-        try:
-            shards = [np.load(file) for file in self.files]
-            self.rgb, self.depth_mm, self.cameras = (
-                [shard[name] for shard in shards] for name in ("rgb", "depth_mm", "camera")
-            )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"the rooms in {folder} cannot be read ({error}); draw them again") from error
+        self._shards = [_read(file) for file in self.files]
+        if all(isinstance(shard, DataError) for shard in self._shards):
+            raise next(shard for shard in self._shards if isinstance(shard, DataError))
 
     def __len__(self) -> int:
         return len(self.files) * SHARD
@@ -39,15 +38,34 @@ class RoomShards:
         return f"{self.files[shard].stem}[{i}]"
 
     def __getitem__(self, index: int) -> Sample:
-        shard, i = divmod(index, SHARD)
-        return Sample(
-            self.name(index),
-            self.rgb[shard][i],
-            self.depth_mm[shard][i].astype(np.float32) / 1000,
-            Camera(*self.cameras[shard][i]),
+        number, i = divmod(index, SHARD)
+        shard = self._shards[number]
+        if isinstance(shard, DataError):
+            raise shard
+        rgb, depth_mm, cameras = shard
+        return Sample(self.name(index), rgb[i], depth_mm[i].astype(np.float32) / 1000, Camera(*cameras[i]))
+
+
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | DataError:
+    """rgb uint8 [SHARD, H, W, 3], depth uint16 [SHARD, H, W] mm and cameras [SHARD, 4] of a shard, or what is wrong."""
+    redraw = f"delete it and draw it again with: spd data rooms {file.parent}"
+    try:
+        with np.load(file) as shard:
+            rgb, depth_mm, cameras = (shard[name] for name in ("rgb", "depth_mm", "camera"))
+    except Exception as error:  # what the library makes of broken bytes
+        return DataError(f"{file} {files.fault(file, error, b'PK')}; expected a shard of rooms: {redraw}")
+    if (
+        (rgb.dtype, depth_mm.dtype) != (np.uint8, np.uint16)
+        or (rgb.ndim, rgb.shape[-1], cameras.shape) != (4, 3, (SHARD, 4))
+        or (len(rgb), depth_mm.shape) != (SHARD, rgb.shape[:3])
+    ):
+        return DataError(
+            f"{file} holds rgb {rgb.dtype} {list(rgb.shape)}, depth_mm {depth_mm.dtype} {list(depth_mm.shape)} and"
+            f" camera {list(cameras.shape)}; expected {SHARD} frames of one size: {redraw}"
         )
+    return rgb, depth_mm, cameras
 
 
 def open_rooms(path: Path, split: str) -> RoomShards | None:
     """The rooms of a folder, or None where it has none; a folder is one split."""
-    return RoomShards(path) if path.is_dir() and next(path.glob("rooms_????????.npz"), None) else None
+    return RoomShards(path) if files.listed(path, PATTERN) else None

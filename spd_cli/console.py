@@ -1,0 +1,63 @@
+"""What the commands print. Names of files and topics, and all else from outside, are text: never markup, never control
+characters of a terminal, whatever the encoding of the output."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from spd_core.errors import SPDError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def make_console(stderr: bool = False, width: int | None = None) -> Console:
+    """A console that prints strings as they are."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str, style: str = "", stderr: bool = False, title: str = "") -> None:
+    """Print a text as it is, unbroken, after a `title` in that style."""
+    line = Text(printable(title), style).append(printable(text), "" if title else style)
+    make_console(stderr).print(line, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and bytes of file names that are no text, written as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Around a command: an error that the user can mend is one message and exit code 1, an interruption 130 and quiet.
+    Everything else is a bug, and shows its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not Unicode
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except SPDError as error:
+            say(str(error), "bold red", stderr=True, title="error: ")
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    say(" ".join(str(message).split()), "yellow", stderr=True, title="warning: ")

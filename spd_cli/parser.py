@@ -1,0 +1,92 @@
+"""The command line's arguments: written as people write them, with errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
+
+from spd_core.files import FileError, expanded, problem, read_text
+
+from .console import say
+
+register_type(Path, str, expanded, type_check=isinstance)  # `~` in YAML, and after `=`, where no shell expands it
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """`--some-flag` without a value means `--some_flag=true`, and dashes in names may be written for underscores."""
+    result = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"]):
+        if argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+            if not equals and following.startswith("--") and argument not in ("--help", "--print_config"):
+                argument += "=true"
+        result.append(argument)
+    return result
+
+
+def check_settings_files(arguments: list[str]) -> None:
+    """Say of a `--config` that it is no file; the parser would look for settings in its name."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = argument.partition("=")
+        file = value if equals else following
+        if name == "--config" and not file.startswith("{") and not expanded(file).is_file():
+            raise FileError(f"the settings {file} {problem(expanded(file))}; expected a YAML file")
+
+
+class Parser(ArgumentParser):
+    """Reads settings past what other systems leave in a file, and suggests the near name where one is unknown."""
+
+    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
+        """The settings in a file: YAML, an object of names."""
+        file = expanded(path)
+        text = read_text(file)
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            where = getattr(error, "problem_mark", None)
+            line = f", line {where.line + 1}" if where else ""
+            reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise FileError(f"{file}{line}: {reason}; expected YAML, lines of 'name: value'") from error
+        if not isinstance(content, dict):
+            raise FileError(f"{file} {problem(file)}; expected YAML, lines of 'name: value'")
+        return self.parse_string(text, file.name, *arguments, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with one line."""
+        unknown = re.search(
+            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)'"
+            r" is not",
+            message,
+        )
+        message = " ".join(message.split())
+        if unknown:
+            name = next(filter(None, unknown.groups()))
+            known = _option_names(self, sys.argv[1:])
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
+                k for k in known if k.split(".")[-1] == name.split(".")[-1]
+            ]
+            if near:
+                message += f". Did you mean {' or '.join(near)}?"
+        program = getattr(ex, "subcommand_parser", None) or self
+        help_of = program.prog.replace(" [options]", "")
+        say(f"{message} (`{help_of} --help` lists what there is)", "bold red", stderr=True, title="error: ")
+        sys.exit(2)
+
+
+def _option_names(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
+    """Names of the options of `parser`, and of the sub-command that `words` name."""
+    names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    for action in parser._actions:
+        for name, sub_parser in (action.choices or {}).items() if isinstance(action.choices, dict) else ():
+            if name in words:
+                names += _option_names(sub_parser, words)
+    return names

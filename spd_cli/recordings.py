@@ -1,0 +1,248 @@
+"""The sub-commands that make and play recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from spd_core.camera import Camera
+from spd_core.data.bag import TOLERANCE_S, Bag, BagFrame, RecordedFrame
+from spd_core.data.bag_writing import write_bag
+from spd_core.data.rgbd import RGBDFolder
+from spd_core.data.samples import DataError, Sample
+from spd_core.data.topics import COMPRESSED
+from spd_core.errors import SPDError
+from spd_core.extras import extra
+from spd_core.messages import is_rectified_topic
+from spd_core.pixels import random_pixels
+from spd_core.predictor import Predictor
+from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
+
+SHOWN = ("abs_rel", "d1", "rmse", "s_star")
+DEMO_FRAMES, DEMO_RATE_HZ, QUERIES_PER_FRAME, POINTS_PER_QUERY = 20, 5.0, 4, 32
+
+
+def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: Path = Path("demo")) -> None:
+    """Start the node, play images and query points to it over ROS 2, and print what it answers.
+
+    Args:
+        image_dir: folder of images (with `*.depth.png` beside them the error is printed too); without it a synthetic
+            room is filmed.
+        camera: fx, fy, cx, cy in px of the images in `image_dir`; a file camera.txt in that folder says the same.
+        out: folder for overlay.png, depths.csv and the bag.
+    """
+    if camera is not None and len(camera) != 4:
+        raise SPDError(f"camera must be fx,fy,cx,cy in px, got {camera}")
+    pinhole = Camera(camera[0], camera[1], camera[2], camera[3]) if camera else None
+    if image_dir is None:
+        from spd_rooms.film import film
+
+        samples: Iterable[Sample] = track(film(DEMO_FRAMES), "drawing a room", total=DEMO_FRAMES)
+    else:
+        samples = _samples(image_dir, pinhole)
+    write_bag(out / "bag", _frames(samples, DEMO_RATE_HZ, QUERIES_PER_FRAME))
+    result = replay(out / "bag", recorded=True, out=out)
+    if result.summary["answered"] < result.summary["queries"]:
+        raise SPDError(f"{result.summary['queries'] - result.summary['answered']} queries stayed without an answer")
+
+
+def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float = 10.0, storage: str = "mcap") -> None:
+    """Make a bag from an RGB-D folder, or from synthetic rooms: a sample for `spd replay`, or for any other node.
+
+    Args:
+        out: the bag's folder; a bag that is there is replaced.
+        folder: `<name>.rgb.png|jpg`, `<name>.depth.png` and camera.txt; without it rooms are drawn.
+        rooms: number of synthetic rooms, 640x480.
+        rate: frames per second.
+        storage: mcap or sqlite3.
+    """
+    if rate <= 0 or rooms < 1:
+        raise SPDError(f"rate and rooms must be positive, got {rate} and {rooms}")
+    count = write_bag(out, _frames(_samples(folder) if folder is not None else _drawn(rooms), rate), storage)
+    _say(Console(), f"wrote {out}: {count} frames")
+
+
+def replay(
+    bag: Path,
+    offline: bool = False,
+    node: str = "fresh",
+    weights: str = "embedded",
+    device: str = "auto",
+    runtime: str = "auto",
+    image: str | None = None,
+    depth: str | None = None,
+    camera_info: str | None = None,
+    query: str | None = None,
+    points: int = 128,
+    grid: tuple[int, int] | None = None,
+    recorded: bool = False,
+    seed: int = 0,
+    rate: float = 1.0,
+    tolerance_s: float = TOLERANCE_S,
+    depth_offset_s: float = 0.0,
+    out: Path | None = None,
+) -> Report:
+    """Ask about the frames of a bag and compare with its depth: accuracy, latency, and what was not answered.
+
+    Args:
+        bag: ROS 2 bag (a folder, or a file: sqlite3 or MCAP) or ROS 1 bag, with a colour image, and depth (16UC1 mm,
+            32FC1 m or compressedDepth) registered to it.
+        offline: without ROS: the predictor answers. Otherwise the node does, over DDS.
+        node: "fresh" starts one, "running" takes the one that is there (listening to /camera/image_raw and
+            /camera/camera_info).
+        weights: "embedded" or a checkpoint file; of a running node its own.
+        device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime or compile.
+        image: colour topic, instead of the one found by name and content.
+        depth: depth topic, likewise.
+        camera_info: calibration topic, likewise.
+        query: topic of recorded queries, likewise.
+        points: random pixels asked per frame, of those with depth.
+        grid: columns, rows: a grid is asked instead.
+        recorded: the queries of the bag are asked instead.
+        seed: of the random pixels.
+        rate: speed of playing, times the recorded one.
+        tolerance_s: image and depth whose stamps differ by at most this belong together.
+        depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
+        out: folder for result.json, frames.csv, depths.csv, report.png and overlay.png.
+    """
+    if node not in ("fresh", "running"):
+        raise SPDError(f"node must be fresh or running, got {node!r}")
+    if rate <= 0 or tolerance_s < 0:
+        raise SPDError(f"rate must be positive and tolerance_s not negative, got {rate} and {tolerance_s}")
+    console, sampling, exit_code = Console(), Sampling(points, grid, recorded, seed), 0
+    with Bag(bag) as recording:
+        _say(console, *recording.faults)
+        choice = recording.choose(image, depth, camera_info, query)
+        topics = choice.topics
+        _say(console, *choice.lines())
+        if recorded and topics.query is None:
+            raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
+        pairing = recording.pairing(topics, tolerance_s, depth_offset_s)
+        if topics.depth is not None:
+            _say(console, str(pairing))
+        frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
+        total = recording.count(topics.image)
+        if offline:
+            answered = answer_offline(frames, Predictor.load(weights, device, runtime=runtime))
+            played = list(track(answered, "answering", total=total))
+        else:
+            settings = {"weights": weights, "device": device, "runtime": runtime}
+            settings["image_transport"] = (
+                "compressed" if recording.topics[topics.image].type_name == COMPRESSED else "raw"
+            )
+            # The node hears the images under another name, which does not say it.
+            settings["rectified"] = "true" if is_rectified_topic(topics.image) else "false"
+            played, exit_code = _played_live(frames, settings if node == "fresh" else None, rate, total)
+        left_out = recording.left_out()
+    _say(console, *left_out)
+    if not played:
+        raise DataError(f"{bag} has no frame that can be read on {topics.image}")
+    about = {
+        "bag": str(bag),
+        "mode": "offline" if offline else "live",
+        "weights": weights if offline or node == "fresh" else "of the running node",
+        "topics": vars(topics),
+        "pairing": str(pairing) if topics.depth is not None else None,
+        "left_out": [*recording.faults, *left_out],
+    }
+    result = report(played, about)
+    _show(result, console)
+    if out is not None:
+        write(result, out)
+        _say(console, f"wrote {out}/result.json, frames.csv, depths.csv, report.png and overlay.png")
+    if exit_code:
+        raise SPDError(f"the node ended with exit code {exit_code}")
+    if not result.summary["answered"]:
+        raise SPDError("no query was answered")
+    if result.summary["metrics"] is None and choice.expects_depth:
+        why = str(pairing) if topics.depth is not None else "no depth topic was taken, see above"
+        raise SPDError(f"nothing to compare: {why}")
+    return result
+
+
+def _played_live(
+    frames: Iterator[RecordedFrame], settings: dict[str, str] | None, rate: float, total: int
+) -> tuple[list[Replayed], int]:
+    """The frames played to a fresh node with those settings, or to the one that runs, and the fresh node's exit
+    code."""
+    with extra("ros"):
+        from spd_ros.player import replay_live
+        from spd_ros.processes import isolate, running_node
+
+    if settings is None:
+        return replay_live(frames, rate, None, total), 0
+    isolate()
+    with running_node(parameters={**settings, "autostart": False}) as process:
+        played = replay_live(frames, rate, process, total)
+    return played, process.returncode
+
+
+# --- frames
+
+
+def _samples(folder: Path, camera: Camera | None = None) -> Iterator[Sample]:
+    images = RGBDFolder(folder, camera)
+    return (images[i] for i in range(len(images)))
+
+
+def _drawn(rooms: int) -> Iterator[Sample]:
+    from spd_rooms.synthetic import random_frame
+
+    for i in track(range(rooms), "drawing rooms"):
+        drawn = random_frame(5_000_000 + i, (480, 640))
+        yield Sample(f"room {i}", drawn.rgb, drawn.depth_m, drawn.camera)
+
+
+def _frames(samples: Iterable[Sample], rate_hz: float, queries: int = 0) -> Iterator[BagFrame]:
+    """Frames to write, with that many queries each at random pixels with known depth; ids count through the
+    sequence."""
+    for i, sample in enumerate(samples):
+        known = np.ones(sample.rgb.shape[:2]) if sample.depth_m is None else sample.depth_m
+        uv = random_pixels(known, queries * POINTS_PER_QUERY, [i]).astype(np.float64)
+        ids = np.arange(len(uv)) + i * len(uv)
+        asked = list(zip(np.array_split(uv, queries), np.array_split(ids, queries))) if queries else []
+        yield BagFrame(round((1 + i / rate_hz) * 1e9), sample.rgb, sample.depth_m, sample.camera, asked)
+
+
+# --- printing
+
+
+def _say(console: Console, *lines: str) -> None:
+    """Text as it is: it holds names from outside, which may look like markup."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(result: Report, console: Console, rows: int = 25) -> None:
+    """Print the table of frames (at most `rows` of them, evenly spread) and the summary."""
+    summary = result.summary
+    title = f"{summary['mode']}: {summary['frames']} frames of {summary['bag']}"
+    table = Table("frame", "asked", "answered", *SHOWN, "ms", "status", title=escape(title))
+    chosen = np.unique(np.linspace(0, len(result.frames) - 1, min(rows, len(result.frames))).astype(int))
+    for row in (result.frames[i] for i in chosen):
+        counts = (str(row[name]) for name in ("frame", "points", "points_with_depth"))
+        table.add_row(*counts, *(_number(row[name]) for name in SHOWN), f"{row['latency_ms']:.1f}", row["status"])
+    console.print(table)
+    latency, metrics = summary["latency_ms"], summary["metrics"]
+    _say(
+        console,
+        f"{summary['answered']} of {summary['queries']} queries answered, {summary['points_without_depth']} of"
+        f" {summary['points']} points without depth, {summary['dropped_frames']} frames dropped, latency p50"
+        f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms",
+        "no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN),
+        *(
+            f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)"
+            for gap in summary["gaps"]
+        ),
+    )
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,79 @@
+"""Writing bags (MCAP or sqlite3) without ROS."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from ..camera import Camera
+from ..message_fields import camera_info_fields, cloud_fields, image_fields, query_array
+from ..names import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
+from .bag import BagFrame
+from .samples import DataError
+from .storage import TYPES
+from .topics import CLOUD, IMAGE, INFO
+
+_TYPE_NAMES = {IMAGE_TOPIC: IMAGE, INFO_TOPIC: INFO, DEPTH_TOPIC: IMAGE, QUERY_TOPIC: CLOUD}
+
+
+def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap") -> int:
+    """Write a bag folder at `path` with the storage "mcap" or "sqlite3"; one that is already there is replaced. Returns
+    the number of frames."""
+    if storage not in ("mcap", "sqlite3"):
+        raise DataError(f"storage must be mcap or sqlite3, got {storage!r}")
+    path = Path(path)
+    if path.exists():
+        if not (path / "metadata.yaml").exists():
+            raise DataError(f"{path} exists and is not a bag; choose another folder")
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+        connections = {
+            topic: writer.add_connection(topic, type_name, typestore=TYPES) for topic, type_name in _TYPE_NAMES.items()
+        }
+
+        def write(topic: str, stamp_ns: int, message: Any) -> None:
+            writer.write(connections[topic], stamp_ns, TYPES.serialize_cdr(message, _TYPE_NAMES[topic]))
+
+        count = 0
+        for count, frame in enumerate(frames, start=1):  # noqa: B007
+            stamp = frame.stamp_ns
+            if frame.camera is not None:
+                write(INFO_TOPIC, stamp, camera_info_message(stamp, frame.camera, frame.rgb.shape[:2]))
+            write(IMAGE_TOPIC, stamp, image_message(stamp, frame.rgb, "rgb8"))
+            if frame.depth_m is not None:
+                write(DEPTH_TOPIC, stamp, image_message(stamp, frame.depth_m.astype(np.float32), "32FC1"))
+            for i, (uv, ids) in enumerate(frame.queries):
+                write(QUERY_TOPIC, stamp + i + 1, query_message(stamp, uv, ids))
+    return count
+
+
+def header(stamp_ns: int, frame_id: str = FRAME_ID) -> Any:
+    """A Header, as the messages below have it."""
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    return TYPES.types["std_msgs/msg/Header"](
+        TYPES.types["builtin_interfaces/msg/Time"](seconds, nanoseconds), frame_id
+    )
+
+
+def image_message(stamp_ns: int, pixels: np.ndarray, encoding: str) -> Any:
+    """An Image of rosbags' types."""
+    return TYPES.types[IMAGE](header=header(stamp_ns), **image_fields(pixels, encoding))
+
+
+def camera_info_message(stamp_ns: int, camera: Camera, size: tuple[int, int]) -> Any:
+    """A CameraInfo of rosbags' types."""
+    roi = TYPES.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    fields = camera_info_fields(camera, size)
+    return TYPES.types[INFO](header=header(stamp_ns), **fields, binning_x=0, binning_y=0, roi=roi)
+
+
+def query_message(stamp_ns: int, uv: np.ndarray, ids: np.ndarray) -> Any:
+    """A query's PointCloud2 of rosbags' types."""
+    point_field = TYPES.types["sensor_msgs/msg/PointField"]
+    return TYPES.types[CLOUD](header=header(stamp_ns), **cloud_fields(query_array(uv, ids), point_field))

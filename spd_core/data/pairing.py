@@ -1,0 +1,70 @@
+"""Which depth image belongs to which colour image, by their stamps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Series(NamedTuple):
+    """The messages of a topic, in order: header stamps (of the time of recording where the header has none) and times
+    of recording, ns int64 [N]."""
+
+    stamps: np.ndarray
+    logged: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which depth image belongs to which colour image: the nearest in stamp, each once, within `tolerance_s`.
+
+    `partner` by the images' place in their topic. `nearest_s`: the smallest distance, with its sign, of any two;
+    `offset_s`: the median distance of those that were recorded nearest in time.
+    """
+
+    images: int
+    depths: int
+    tolerance_s: float
+    partner: dict[int, int]
+    nearest_s: float
+    offset_s: float
+
+    def __str__(self) -> str:
+        text = f"{len(self.partner)} of {self.images} images have depth within the tolerance of {self.tolerance_s:g} s"
+        if self.partner or not self.images or not self.depths:
+            return text
+        return (
+            f"{text}; of {self.depths} depth images the nearest is {abs(self.nearest_s):.3g} s"
+            f" {'later' if self.nearest_s > 0 else 'earlier'}. Of those recorded at the same time, depth is stamped"
+            f" {self.offset_s:+.3g} s from the image: --tolerance-s takes more, --depth-offset-s {-self.offset_s:.3g}"
+            " corrects the clock"
+        )
+
+
+def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: float = 0.0) -> Pairing:
+    """The depth image of each image; `depth_offset_s` is added to the stamps of depth."""
+    counts = len(images.stamps), len(depths.stamps)
+    if not all(counts):
+        return Pairing(*counts, tolerance_s, {}, float("nan"), float("nan"))
+    stamps = depths.stamps + round(depth_offset_s * 1e9)
+    chosen = _nearest(images.stamps, stamps)
+    distance = stamps[chosen] - images.stamps
+    partner: dict[int, int] = {}
+    taken: set[int] = set()
+    for i in np.argsort(np.abs(distance), kind="stable").tolist():
+        if abs(distance[i]) <= tolerance_s * 1e9 and int(chosen[i]) not in taken:
+            taken.add(int(chosen[i]))
+            partner[i] = int(chosen[i])
+    offsets = stamps[_nearest(images.logged, depths.logged)] - images.stamps
+    nearest_ns = distance[np.abs(distance).argmin()]
+    return Pairing(*counts, tolerance_s, partner, float(nearest_ns) / 1e9, float(np.median(offsets)) / 1e9)
+
+
+def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The place in `others` [M >= 1] of what is nearest to each of `times` [N]."""
+    order = np.argsort(others, kind="stable")
+    after = np.searchsorted(others[order], times)
+    either = np.stack([order[(after - 1).clip(0)], order[after.clip(max=len(order) - 1)]], axis=1)  # [N, 2]
+    return np.take_along_axis(either, np.abs(others[either] - times[:, None]).argmin(axis=1)[:, None], axis=1)[:, 0]

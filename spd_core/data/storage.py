@@ -1,0 +1,345 @@
+"""The files of a recording, each kind behind one interface: MCAP, sqlite3 (rosbag2) and ROS 1.
+
+Files are known by their first bytes and read by themselves: neither metadata.yaml nor the definitions of message types
+are needed, because the types read here are those of ROS. What is damaged costs what is in it, and is counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import struct
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+from rosbags import rosbag1
+from rosbags.typesys import Stores, get_typestore
+from ruamel.yaml import YAML
+
+from ..messages import MessageError
+from . import mcap
+from .samples import DataError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+_ZSTD_MAGIC, _SQLITE_MAGIC, _ROS1_MAGIC = b"\x28\xb5\x2f\xfd", b"SQLite format 3\0", b"#ROSBAG V2.0"
+_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a recording: its type and how many messages it says to have."""
+
+    type_name: str
+    count: int
+
+
+class Recorded(NamedTuple):
+    """A message as it was recorded: when it was received, and its CDR serialisation."""
+
+    log_ns: int
+    topic: str
+    data: bytes
+
+
+def deserialised(message: Recorded, type_name: str) -> Any:
+    try:
+        return TYPES.deserialize_cdr(message.data, type_name)
+    except Exception as error:  # rosbags' generated parsers let their own errors through
+        reason = str(error) or type(error).__name__
+        raise MessageError(f"{len(message.data)} bytes are no {type_name}: {reason}") from error
+
+
+def stamp_ns_of(message: Recorded) -> int:
+    """The header's stamp, from the first bytes of the serialisation: every type used here begins with its header. The
+    time of recording where there is none."""
+    order = "<" if message.data[1:2] == b"\x01" else ">"
+    seconds, nanoseconds = struct.unpack_from(f"{order}iI", message.data, 4) if len(message.data) >= 12 else (0, 0)
+    return seconds * 10**9 + nanoseconds or message.log_ns
+
+
+class Storage(Protocol):
+    """One file. `faults` says what of it cannot be read, `losses` what the last `messages` had to leave out."""
+
+    topics: dict[str, Topic]
+    faults: list[str]
+    losses: Counter[str]
+
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]: ...
+    def close(self) -> None: ...
+
+
+def open_files(path: Path) -> tuple[list[Storage], list[str]]:
+    """Every file of the recording at `path` (a file, or rosbag2's folder), and what could not be opened of it.
+
+    Raises:
+        DataError: there is nothing that can be read; the message says why, and what repairs it.
+    """
+    if not path.exists():
+        raise DataError(f"bag {path} does not exist")
+    files, faults = _files(path) if path.is_dir() else ([path], [])
+    opened: list[Storage] = []
+    for file in files:
+        try:
+            opened.append(_open(file))
+        except (DataError, OSError) as error:
+            faults.append(str(error))
+    if not opened:
+        raise DataError(f"{path} is not a readable ROS 2 bag (sqlite3 or MCAP): {'; '.join(faults)}")
+    return opened, faults
+
+
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files of rosbag2's folder: those that metadata.yaml names, or, where it is of no use, all there are."""
+    found = sorted(f for f in folder.iterdir() if f.name.endswith(_SUFFIXES) and not f.name.startswith("."))
+    if not found:
+        inside = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
+        raise DataError(
+            f"{folder} is not a readable ROS 2 bag: the folder holds {inside}; expected .mcap or .db3 files (sqlite3 or"
+            " MCAP), or give a ROS 1 .bag file itself"
+        )
+    metadata = folder / "metadata.yaml"
+    repair = f"its files are read by themselves: {', '.join(f.name for f in found)} (`ros2 bag reindex` writes it anew)"
+    if not metadata.exists():
+        return found, [f"{metadata} is missing; {repair}"]
+    try:
+        content = YAML(typ="safe", pure=True).load(metadata.read_text())
+        named = [folder / Path(name).name for name in content["rosbag2_bagfile_information"]["relative_file_paths"]]
+    except Exception as error:  # of YAML, or of a content that is none
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return found, [f"{metadata} is damaged ({reason}); {repair}"]
+    missing = [file.name for file in named if not file.exists()]
+    if missing or not named:
+        return found, [f"{metadata} names {', '.join(missing) or 'no file'}, which is not there; {repair}"]
+    return named, []
+
+
+def _open(path: Path) -> Storage:
+    with path.open("rb") as file:
+        first = file.read(16)
+    if first.startswith(mcap.MAGIC):
+        return McapStorage(path)
+    if first == _SQLITE_MAGIC:
+        return Sqlite3Storage(path)
+    if first.startswith(_ROS1_MAGIC):
+        return Ros1Storage(path)
+    if first.startswith(_ZSTD_MAGIC):
+        return CompressedStorage(path)
+    what = f"begins with {first!r}" if first else "is empty (0 bytes)"
+    raise DataError(f"{path} {what}; expected an MCAP, sqlite3 (.db3) or ROS 1 (.bag) file")
+
+
+def _plain(data: bytes) -> bytes:
+    """A message without rosbag2's compression by message; serialised messages begin with 0."""
+    return zstd.decompress(data) if data[:4] == _ZSTD_MAGIC else data
+
+
+class McapStorage:
+    """An MCAP file: messages in CDR, or of a ROS 1 bag that was converted."""
+
+    def __init__(self, path: Path):
+        self._file = mcap.McapFile(path)
+        self.faults, self.losses = self._file.faults, self._file.losses
+        self._channels = {
+            number: channel._replace(type_name=_ros2_name(channel.type_name))
+            for number, channel in self._file.channels.items()
+        }
+        counts: Counter[str] = Counter()
+        for number, channel in self._channels.items():
+            counts[channel.topic] += self._file.counts[number]
+        self.topics = {c.topic: Topic(c.type_name, counts[c.topic]) for c in self._channels.values()}
+
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
+        wanted = {n: channel for n, channel in self._channels.items() if channel.topic in topics}
+        for log_ns, number, data in self._file.messages(wanted):
+            channel = wanted[number]
+            try:
+                data = _from_ros1(data, channel.type_name) if channel.encoding == "ros1" else _plain(data)
+            except (ValueError, zstd.ZstdError):
+                self.losses[f"message(s) of {channel.topic}: damaged"] += 1
+                continue
+            yield Recorded(log_ns, channel.topic, data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Sqlite3Storage:
+    """rosbag2's sqlite3 file. Messages are fetched one by one, so that a damaged page costs those that are on it."""
+
+    def __init__(self, path: Path):
+        self.path, self.faults, self.losses = path, list[str](), Counter[str]()
+        self._steps, self._most_steps = 0, 10_000 + path.stat().st_size // 1000
+        try:
+            self._database = self._connect()
+            self._topics = {
+                number: (name, type_name)
+                for number, name, type_name in self._execute("SELECT id, name, type FROM topics")
+                if isinstance(name, str) and isinstance(type_name, str)
+            }
+            self._rows = self._all_rows()
+        except sqlite3.Error as error:
+            raise DataError(
+                f"{path} cannot be read: {error}; if it is a recording, `sqlite3 {path.name} .recover` into a new file"
+                " and `ros2 bag reindex` may repair it"
+            ) from error
+        counts = Counter(topic for _, _, topic in self._rows)
+        self.topics = {name: Topic(type_name, counts[number]) for number, (name, type_name) in self._topics.items()}
+
+    def _connect(self) -> sqlite3.Connection:
+        """Read only. Where a write-ahead log lies beside the file its newest messages are in that."""
+        if self.path.with_name(f"{self.path.name}-wal").exists():
+            try:
+                return self._connected("mode=ro")
+            except sqlite3.Error as error:
+                self.faults.append(f"{self.path}-wal cannot be read ({error}): the newest messages may be missing")
+        return self._connected("immutable=1")
+
+    def _connected(self, mode: str) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self.path.resolve()))}?{mode}"
+        # Frames may be taken from another thread than the one that opened the bag.
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        database.text_factory = lambda text: text.decode(errors="replace")
+        database.set_progress_handler(self._goes_in_circles, 1000)
+        database.execute("PRAGMA writable_schema = ON")  # else a file that was cut short is refused altogether
+        database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        return database
+
+    def _goes_in_circles(self) -> bool:
+        """A damaged tree may lead in circles; in a whole one a query takes less than an instruction for each byte."""
+        self._steps += 1
+        return self._steps > self._most_steps
+
+    def _execute(self, query: str, *values: int) -> list[tuple]:
+        self._steps = 0
+        return self._database.execute(query, values).fetchall()
+
+    def _all_rows(self) -> list[tuple[int, int, int]]:
+        """Log time (ns), number and topic of every message, in the order of time."""
+        query = "SELECT timestamp, id, topic_id FROM messages"
+        try:
+            rows = self._execute(query)
+        except sqlite3.DatabaseError as error:
+            rows, number, gap = [], 0, 0
+            while gap < 1000:  # from message to message, until there are no more
+                number, gap = number + 1, gap + 1
+                try:
+                    found = self._execute(f"{query} WHERE id = ?", number)
+                except sqlite3.DatabaseError:
+                    continue
+                if found:
+                    gap = 0
+                    rows += found
+            self.faults.append(
+                f"{self.path} is unfinished or damaged ({error}): {len(rows)} messages of it can be read; `sqlite3"
+                f" {self.path.name} .recover` may bring back more"
+            )
+        return sorted(row for row in rows if all(isinstance(value, int) for value in row))
+
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
+        self.losses.clear()
+        wanted = {number: name for number, (name, _) in self._topics.items() if name in topics}
+        for log_ns, number, topic in self._rows:
+            if topic not in wanted:
+                continue
+            try:
+                [(data,)] = self._execute("SELECT data FROM messages WHERE id = ?", number)
+                data = _plain(memoryview(data).tobytes())
+            except (sqlite3.Error, TypeError, ValueError, zstd.ZstdError):
+                self.losses[f"message(s) of {wanted[topic]}: damaged"] += 1
+                continue
+            yield Recorded(log_ns, wanted[topic], data)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class Ros1Storage:
+    """A ROS 1 bag; its messages come as ROS 2 serialises them."""
+
+    def __init__(self, path: Path):
+        self.path, self.faults, self.losses = path, list[str](), Counter[str]()
+        self._reader = rosbag1.Reader(path)
+        try:
+            self._reader.open()
+        except Exception as error:  # rosbags lets its parsers' own errors through
+            raise DataError(f"{path} cannot be read: {error} `rosbag reindex` may repair it") from error
+        self.topics = {name: Topic(info.msgtype or "", info.msgcount) for name, info in self._reader.topics.items()}
+
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
+        self.losses.clear()
+        connections = [c for c in self._reader.connections if c.topic in topics]
+        starts, begin = sorted(info.start_time for info in self._reader.chunk_infos), 0
+        while connections:
+            try:
+                for connection, log_ns, data in self._reader.messages(connections, start=begin):
+                    begin = log_ns
+                    try:
+                        data = _from_ros1(data, connection.msgtype)
+                    except ValueError:
+                        self.losses[f"message(s) of {connection.topic}: damaged"] += 1
+                        continue
+                    yield Recorded(log_ns, connection.topic, data)
+                return
+            except Exception:  # a damaged chunk, in the words of its codec: go on with the next one
+                self.losses[f"chunk(s) of {self.path.name}: damaged"] += begin not in starts
+                begin = next((start for start in starts if start > begin), 0)
+                connections = connections if begin else []
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class CompressedStorage:
+    """A file that rosbag2 compressed as a whole, unpacked beside the temporary files."""
+
+    def __init__(self, path: Path):
+        self._folder = tempfile.TemporaryDirectory()
+        unpacked = Path(self._folder.name) / path.stem
+        fault = ""
+        with path.open("rb") as packed, unpacked.open("wb") as file:
+            try:
+                shutil.copyfileobj(zstd.open(packed), file)
+            except (EOFError, zstd.ZstdError) as error:
+                fault = f"{path} is unfinished or damaged: {error}"
+        try:
+            self._inner = _open(unpacked)
+        except DataError as error:
+            self._folder.cleanup()
+            raise DataError(f"{fault or 'unpacked'}; {error}".replace(str(unpacked), str(path))) from error
+        self.topics, self.losses = self._inner.topics, self._inner.losses
+        self.faults = [text.replace(str(unpacked), str(path)) for text in ([fault] * bool(fault)) + self._inner.faults]
+
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
+        return self._inner.messages(topics)
+
+    def close(self) -> None:
+        self._inner.close()
+        self._folder.cleanup()
+
+
+def _ros2_name(type_name: str) -> str:
+    """sensor_msgs/Image, as ROS 1 writes it, to sensor_msgs/msg/Image."""
+    return type_name if "/msg/" in type_name else type_name.replace("/", "/msg/", 1)
+
+
+def _from_ros1(data: bytes, type_name: str) -> bytes:
+    """A message of ROS 1 as ROS 2 serialises it.
+
+    Raises:
+        ValueError: it is damaged, or of a type that ROS does not have.
+    """
+    try:
+        return bytes(TYPES.ros1_to_cdr(data, type_name))
+    except Exception as error:  # rosbags lets its parsers' own errors through
+        raise ValueError(f"{type_name} cannot be converted: {error}") from error

@@ -1,0 +1,318 @@
+"""Which topics of a recording are colour, its depth, its calibration and its queries.
+
+Drivers name them in many ways, so the names are weighed together with what the messages hold: encoding, size, frame_id,
+and how many stamps of two topics meet. What is not depth in metres (8 bits, confidence, infrared ...) is never taken
+for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..messages import (
+    COLOUR_ENCODINGS,
+    DEPTH_ENCODINGS,
+    MessageError,
+    compressed_depth,
+    compressed_to_rgb,
+    is_rectified_topic,
+)
+from .samples import DataError
+from .storage import Recorded, Topic, deserialised
+
+IMAGE, COMPRESSED, INFO, CLOUD = (
+    f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo", "PointCloud2")
+)
+
+# Words of topic names. The last one that says something decides: /depth_camera/rgb/image_raw is colour.
+_WORDS = {
+    "colour": ("rgb", "rgba", "bgr", "bgra", "color", "colour"),
+    "depth": ("depth", "depths", "depthmap"),
+    "infrared": ("ir", "infra", "infrared", "nir", "nearir", "thermal", "lepton", "amplitude", "intensity"),
+    "no picture": (
+        *("confidence", "conf", "disparity", "disp", "range", "signal", "reflec", "reflectivity", "mask", "masks"),
+        *("segmentation", "semantic", "instance", "label", "labels", "normal", "normals", "flow", "error", "variance"),
+        *("uncertainty", "heatmap", "costmap", "sigma"),
+    ),
+    "drawn": (
+        *("overlay", "debug", "dbg", "annotated", "visualization", "visualisation", "viz", "result", "detections"),
+        *("colored", "colormap", "colorized", "preview", "thumbnail"),
+    ),
+}
+_KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
+_NO_COLOUR = ("16UC1", "32FC1")
+_ALIGNED = {"aligned", "registered", "registration"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a topic holds, by its first message that can be read: `encoding` of an image, `size` (height, width) px of
+    an image or a calibration, `fields` of a cloud. `fault` says why none can be read."""
+
+    topic: str
+    type_name: str
+    count: int
+    encoding: str = ""
+    size: tuple[int, int] = (0, 0)
+    frame_id: str = ""
+    is_calibrated: bool = False
+    fields: tuple[str, ...] = ()
+    fault: str = ""
+
+    def __str__(self) -> str:
+        size = f" {self.size[1]}x{self.size[0]}" if any(self.size) else ""
+        fault = f", unreadable: {self.fault}" if self.fault else ""
+        return f"{self.topic} ({self.encoding or self.type_name}{size}, {self.count}{fault})"
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of a bag's topics; None where it has none of that kind."""
+
+    image: str
+    depth: str | None = None
+    camera_info: str | None = None
+    query: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The topics taken, what each holds, and why others were not: `refused` are depth images that cannot be read as
+    metres, `remarks` what a user should look at."""
+
+    topics: Topics
+    contents: dict[str, Content]
+    others: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def expects_depth(self) -> bool:
+        """Whether someone recorded depth: chosen here, or refused for what it holds."""
+        return self.topics.depth is not None or any(
+            _kind(content.topic) == "depth" and content.encoding and content.topic != self.topics.image
+            for content in self.contents.values()
+        )
+
+    def lines(self) -> list[str]:
+        """What was chosen and what else there was, for a person."""
+        taken = [f"{kind:<12}{self.contents[name] if name else 'none'}" for kind, name in vars(self.topics).items()]
+        lists = (("also there  ", self.others), ("not depth   ", self.refused))
+        return [*taken, *(title + "; ".join(found) for title, found in lists if found), *self.remarks]
+
+
+# Of a colour topic and a depth topic: what share of the images has a depth image of its time.
+Matched = Callable[[str, str], float]
+
+
+def choose(
+    path: object, contents: list[Content], given: dict[str, str | None], matched: Matched = lambda image, depth: 1.0
+) -> Choice:
+    """The topics of a recording; a name that is `given` (by "image", "depth", "camera_info", "query") is taken instead.
+
+    Raises:
+        DataError: a named topic that it lacks or that cannot be what it was named for, or no colour image.
+    """
+    by_name = {content.topic: content for content in contents}
+    listed = ", ".join(str(replace(content, encoding="", size=(0, 0))) for content in contents) or "nothing"
+    for kind, name in given.items():
+        if name is not None and name not in by_name:
+            raise DataError(f"the bag {path} has no topic {name} for {kind}; it has {listed}")
+    named = {kind: by_name[name] for kind, name in given.items() if name is not None}
+    images = [named["image"]] if "image" in named else [c for c in contents if _colour_score(c) is not None]
+    if not images:
+        raise DataError(f"the bag {path} has no colour image; it has {listed}")
+    if images[0].encoding in ("", *_NO_COLOUR):
+        raise DataError(f"{images[0]} cannot be the colour image; the bag {path} has {listed}")
+    if "depth" in named and named["depth"].encoding not in DEPTH_ENCODINGS:
+        raise DataError(
+            f"{named['depth']} cannot be depth; expected an image of encoding {', '.join(DEPTH_ENCODINGS)}, or"
+            " compressedDepth: 8-bit images and JPEG hold no metres"
+        )
+    for kind, type_name in (("camera_info", INFO), ("query", CLOUD)):
+        if kind in named and named[kind].type_name != type_name:
+            raise DataError(f"{named[kind]} cannot be {kind}; expected {type_name}")
+    if given.get("image") and given.get("image") == given.get("depth"):
+        raise DataError(f"{given['image']} cannot be both the image and its depth")
+    depths = [named["depth"]] if "depth" in named else [c for c in contents if not _why_no_depth(c)]
+    infos = [c for c in contents if c.type_name == INFO and not c.fault and c.count]
+    queries = [c for c in contents if {"u", "v"} <= set(c.fields) and "depth" not in c.fields]
+
+    def score(image: Content, depth: Content) -> float:
+        return _pair_score(image, depth) + 3 * matched(image.topic, depth.topic)
+
+    def image_score(image: Content) -> tuple[float, int, str]:
+        own = _colour_score(image) or 0.0
+        own += 2 * any(_folder(info.topic) == _folder(image.topic) for info in infos)
+        fitting = [score(image, depth) for depth in depths if "depth" in named or depth.size == image.size]
+        return -own - max(fitting, default=0.0), -image.count, image.topic
+
+    image = min(images, key=image_score)
+    fitting = [c for c in depths if "depth" in named or c.size == image.size]
+    depth = max(fitting, key=lambda c: (score(image, c), c.count), default=None)
+    info = named.get("camera_info") or max(infos, key=lambda c: _info_score(image, c), default=None)
+    if info is not None and "camera_info" not in named and _info_score(image, info)[0] < 0:
+        info = None
+    query = named.get("query") or next(iter(sorted(queries, key=lambda c: (-c.count, c.topic))), None)
+    taken = [c for c in (image, depth, info, query) if c is not None]
+    refused = [
+        f"{c}: {why}"
+        for c in contents
+        if c not in taken and "depth" not in named and _is_depth_by_name(c) and (why := _why_not(c, image))
+    ]
+    told = {line.partition(":")[0] for line in refused}
+    others = [str(c) for c in contents if c.encoding and c not in taken and str(c) not in told]
+    topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
+    return Choice(topics, by_name, others, refused, _remarks(image, depth))
+
+
+def _remarks(image: Content, depth: Content | None) -> list[str]:
+    if depth is None or not image.frame_id or image.frame_id == depth.frame_id:
+        return []
+    return [
+        f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to the"
+        " image (aligned to it), else it is the truth of other pixels"
+    ]
+
+
+def _parts(topic: str) -> list[str]:
+    """The names between a topic's slashes, without the transport's own at the end."""
+    parts = [part for part in topic.split("/") if part]
+    while len(parts) > 1 and parts[-1] in ("compressed", "compressedDepth", "theora", "ffmpeg"):
+        parts.pop()
+    return parts
+
+
+def _folder(topic: str) -> str:
+    return "/".join(_parts(topic)[:-1])
+
+
+def _words(part: str) -> list[str]:
+    """image_rect -> image, rect; depthImage -> depth, image; infra1 -> infra."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)]
+
+
+def _kind(topic: str) -> str:
+    """What the name says that the topic holds: a key of `_WORDS`, or ""."""
+    for part in reversed(_parts(topic)):
+        # depth_to_rgb is depth, and rgb_to_depth colour, seen from the other camera
+        for word in reversed(_words(re.sub(r"_to_[A-Za-z0-9]+", "", part))):
+            if word in _KINDS:
+                return _KINDS[word]
+    return ""
+
+
+def _is_own(topic: str) -> bool:
+    """An answer of this node that was recorded with the rest."""
+    return _parts(topic)[-2:] in (["spd", "dense"], ["spd", "overlay"])
+
+
+def _is_depth_by_name(content: Content) -> bool:
+    return bool(content.encoding) and (_kind(content.topic) == "depth" or content.encoding in _NO_COLOUR)
+
+
+def _why_no_depth(content: Content) -> str:
+    """Why a topic is not depth in metres; "" where it is."""
+    kind = _kind(content.topic)
+    if not content.encoding:
+        return "no image"
+    if content.encoding not in DEPTH_ENCODINGS:
+        return f"{content.encoding} holds no metres (8 bits: JPEG, or depth in colours)"
+    if _is_own(content.topic):
+        return "an answer of SPD"
+    if kind in ("infrared", "no picture", "drawn"):
+        return "not depth by its name"
+    if content.encoding == "mono16" and kind != "depth":
+        return "16 bits, but not depth by its name"
+    return ""
+
+
+def _why_not(content: Content, image: Content) -> str:
+    """Why a depth topic was not taken beside this image."""
+    why = _why_no_depth(content)
+    if not why and content.size != image.size:
+        return f"not registered to {image.topic} of {image.size[1]}x{image.size[0]} px"
+    return why
+
+
+def _colour_score(content: Content) -> float | None:
+    """How much a topic looks like the colour image; None where it cannot be."""
+    kind, words = _kind(content.topic), [w for part in _parts(content.topic) for w in _words(part)]
+    if content.encoding in ("", *_NO_COLOUR) or _is_own(content.topic):
+        return None
+    is_grey = content.encoding.startswith(("mono", "8UC1"))
+    if kind == "no picture" or (is_grey and kind == "depth"):
+        return None
+    score = {"colour": 2.0, "": 0.0, "depth": -3.0, "infrared": -6.0, "drawn": -4.0}[kind]
+    score += 0.0 if is_grey else 3.0 if content.encoding in COLOUR_ENCODINGS else -9.0
+    score += (
+        0.5 * is_rectified_topic(content.topic)
+        - 0.5 * ("right" in words)
+        - 1.0 * ("stereo" in words and "left" not in words)
+    )
+    return score - 0.25 * (content.type_name == COMPRESSED)
+
+
+def _pair_score(image: Content, depth: Content) -> float:
+    """How much a depth topic looks registered to this image."""
+    words = {word for part in _parts(depth.topic) for word in _words(part)}
+    score = 8.0 if image.size == depth.size else -8.0
+    if image.frame_id and depth.frame_id:
+        score += 4.0 if image.frame_id == depth.frame_id else -2.0
+    score += 2.0 * bool(words & _ALIGNED or "_to_" in depth.topic) + 1.0 * (_kind(depth.topic) == "depth")
+    score += 1.0 * (is_rectified_topic(image.topic) == ("rect" in words or "raw" not in words))
+    return score + min(_shared(image.topic, depth.topic), 3) - 0.25 * (depth.type_name == COMPRESSED)
+
+
+def _shared(a: str, b: str) -> int:
+    """How many names two topics begin with in common."""
+    pairs = zip(_parts(a)[:-1], _parts(b)[:-1])
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(_parts(a)), len(_parts(b))) - 1)
+
+
+def _info_score(image: Content, info: Content) -> tuple[float, int]:
+    """How much a camera_info looks like that of an image; below zero: of another camera."""
+    neutral = {"image", "camera", "info", "raw", "color", "mono", "rect"}
+    words, own = ({w for part in _parts(t) for w in _words(part)} - neutral for t in (info.topic, image.topic))
+    is_beside = _folder(info.topic) == _folder(image.topic)
+    score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
+    if image.frame_id and info.frame_id:
+        score += 2.0 if image.frame_id == info.frame_id else -1.0
+    if all(info.size) and all(image.size):
+        score += 2.0 if info.size == image.size else -1.0
+        if abs(info.size[0] * image.size[1] / (info.size[1] * image.size[0]) - 1) > 0.02 and not is_beside:
+            score -= 4.0
+    return score + 0.5 * info.is_calibrated, info.count
+
+
+def content_of(recorded: Recorded, topic: Topic) -> Content:
+    empty = Content(recorded.topic, topic.type_name, topic.count)
+    try:
+        message = deserialised(recorded, topic.type_name)
+        frame_id = message.header.frame_id
+        if topic.type_name == INFO:
+            size, calibrated = (int(message.height), int(message.width)), bool(message.k[0] > 0)
+            return replace(empty, size=size, frame_id=frame_id, is_calibrated=calibrated)
+        if topic.type_name == CLOUD:
+            return replace(empty, frame_id=frame_id, fields=tuple(f.name for f in message.fields))
+        if topic.type_name == IMAGE:
+            return replace(empty, encoding=message.encoding, size=(message.height, message.width), frame_id=frame_id)
+        pixels_encoding, size = _compressed_content(message)
+        return replace(empty, encoding=pixels_encoding, size=size, frame_id=frame_id)
+    except MessageError as error:
+        return replace(empty, fault=str(error))
+
+
+def _compressed_content(message: Any) -> tuple[str, tuple[int, int]]:
+    """Encoding and size of a CompressedImage as if it were an Image."""
+    try:
+        pixels, encoding = compressed_depth(message)
+        is_depth = "compressedDepth" in message.format or message.format.startswith("16UC1")
+        return (encoding if is_depth else "mono16"), pixels.shape[:2]
+    except MessageError:
+        rgb = compressed_to_rgb(message)
+        is_grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
+        return ("mono8" if is_grey else "rgb8"), rgb.shape[:2]

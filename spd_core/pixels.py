@@ -1,0 +1,34 @@
+"""Which pixels are asked about, and which pixel a point lies on: one rule for evaluation and replay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .camera import cell_centres, inside_image
+
+
+def pixel_under(uv: np.ndarray) -> np.ndarray:
+    """The pixel (column, row) int [K, 2] that each point [K, 2] px lies on: pixel i reaches from i - 0.5 to i + 0.5."""
+    return np.floor(np.asarray(uv) + 0.5).astype(np.int64)
+
+
+def at_pixels(values: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """The values [K] of a map [H, W] under points [K, 2] px; NaN outside and where a point is not finite."""
+    found = np.full(len(uv), np.nan)
+    inside = inside_image(uv, values.shape[:2])
+    column, row = np.minimum(pixel_under(uv[inside]), [values.shape[1] - 1, values.shape[0] - 1]).T
+    found[inside] = values[row, column]
+    return found
+
+
+def random_pixels(candidates: np.ndarray, count: int, seed: list[int]) -> np.ndarray:
+    """At most `count` different pixels (column, row) int [K, 2] where `candidates` [H, W] holds."""
+    row, column = np.nonzero(candidates)
+    chosen = np.random.default_rng(seed).permutation(len(column))[:count]
+    return np.stack([column[chosen], row[chosen]], axis=1)
+
+
+def grid_pixels(candidates: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """The pixels (column, row) int [K, 2] under a grid's cell centres, where `candidates` [H, W] holds."""
+    at = pixel_under(cell_centres(candidates.shape[:2], columns, rows))
+    return at[candidates[at[:, 1], at[:, 0]] > 0]

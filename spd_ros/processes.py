@@ -1,0 +1,71 @@
+"""The node as a process of its own: started, heard by nobody else, and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory
+
+from spd_core.names import REMAPPINGS
+
+# Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
+PROFILE_VARIABLE = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE"
+    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    else "FASTDDS_DEFAULT_PROFILES_FILE"
+)
+
+
+def fastdds_profile() -> Path:
+    """config/fastdds.xml, of the source tree or of the installed package."""
+    source = Path(__file__).parent.parent / "config" / "fastdds.xml"
+    return source if source.exists() else Path(get_package_share_directory("spd_ros")) / "config" / "fastdds.xml"
+
+
+def isolate() -> None:
+    """Settings that child processes inherit: the Fast DDS profile, and a DDS domain of our own on this machine."""
+    os.environ.setdefault(PROFILE_VARIABLE, str(fastdds_profile()))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
+
+
+def start_node(
+    remappings: dict[str, str] = REMAPPINGS, parameters: dict[str, Any] | None = None, **popen: Any
+) -> subprocess.Popen:
+    """`spd_node` as a process; its inputs are the topics of `spd_core.names` unless `remappings` says otherwise."""
+    arguments = [part for source, target in remappings.items() for part in ("-r", f"{source}:={target}")]
+    for name, value in (parameters or {}).items():  # JSON is YAML: a text stays a text, whatever it holds
+        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+    return subprocess.Popen([sys.executable, "-m", "spd_ros.node", "--ros-args", *arguments], **popen)
+
+
+def stop_node(process: subprocess.Popen) -> int:
+    """End it as `ros2 launch` does, and by force where that takes half a minute; its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@contextmanager
+def running_node(
+    remappings: dict[str, str] = REMAPPINGS, parameters: dict[str, Any] | None = None, **popen: Any
+) -> Iterator[subprocess.Popen]:
+    """`start_node` for as long as the block lasts; `returncode` is known after it."""
+    process = start_node(remappings, parameters, **popen)
+    try:
+        yield process
+    finally:
+        stop_node(process)

@@ -1,0 +1,452 @@
+"""Recordings as they come: what other topics hold does not matter, and what is damaged costs itself and is told."""
+
+import shutil
+import sqlite3
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import recorded
+from recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
+from rosbags.rosbag2 import CompressionMode
+
+from spd_core.data.bag import Bag, find_topics, read_frames
+from spd_core.data.bag_writing import query_message
+from spd_core.data.samples import DataError
+from spd_core.data.storage import TYPES
+from spd_core.data.topics import Topics
+
+COLOUR, DEPTH = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw"
+INFO = "/camera/color/camera_info"
+TOPICS = Topics(COLOUR, DEPTH, INFO)
+
+
+def frames_of(path, count=None, **how):
+    """The frames and what was said of them; images, depth and camera must be those of `usual` at their stamps."""
+    with Bag(path) as bag:
+        topics = bag.choose().topics
+        assert topics == TOPICS
+        frames = list(bag.frames(topics, **how))
+        said = [*bag.faults, *bag.left_out()]
+    for frame in frames:
+        i = (frame.stamp_ns - T0_NS) // 10**8
+        np.testing.assert_array_equal(frame.rgb, picture(i))
+        if frame.depth_m is not None:
+            np.testing.assert_allclose(frame.depth_m, depth_mm(i) / 1000, atol=1e-6)
+        assert frame.camera in (CAMERA, None)
+    assert count is None or len(frames) == count
+    return frames, said
+
+
+# --- what else a bag holds
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("definition", ["", " ", "MSG: a/b\nfloat64[9] rotation = what\n"])
+def test_a_type_that_nobody_knows_does_not_matter(tmp_path, storage, definition):
+    other = ("/extrinsics", stamp(0), ("realsense2_camera_msgs/msg/Extrinsics", b"\0\1\0\0" + bytes(96)))
+    path = recorded.write(tmp_path / "bag", [*usual(), other], storage, definitions={other[2][0]: definition})
+    _, said = frames_of(path, 3)
+    assert said == []
+
+
+def test_sqlite3_as_older_distributions_write_it(tmp_path):
+    """Humble: no definitions; Foxy: no table of them, no index, no version of the schema."""
+    path = recorded.write(tmp_path / "bag", usual(), "sqlite3")
+    with sqlite3.connect(path / "bag.db3") as file:
+        file.execute("DELETE FROM message_definitions")
+    frames_of(path, 3)
+    with sqlite3.connect(path / "bag.db3") as file:
+        file.executescript(
+            "DROP TABLE message_definitions; DROP TABLE schema; DROP TABLE metadata; DROP INDEX timestamp_idx;"
+            " ALTER TABLE topics DROP COLUMN type_description_hash; ALTER TABLE topics DROP COLUMN offered_qos_profiles"
+        )
+    frames_of(path, 3)
+
+
+@pytest.mark.parametrize("name", ["a [b] c", "50% #1", "what?", "bag.d"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_folder_of_any_name(tmp_path, name, storage):
+    path = recorded.write(tmp_path / "bag", usual(), storage).rename(tmp_path / name)
+    frames_of(path, 3)
+    frames_of(next(f for f in path.iterdir() if f.suffix != ".yaml"), 3)
+
+
+# --- metadata.yaml
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "is missing"),
+        ("", "is damaged"),
+        ("rosbag2_bagfile_information: [", "is damaged"),
+        ("<html><body>404", "is damaged"),
+        ("rosbag2_bagfile_information:\n  relative_file_paths: [gone.db3]\n", "names gone.db3, which is not there"),
+        ("rosbag2_bagfile_information:\n  relative_file_paths: []\n", "names no file"),
+    ],
+)
+def test_metadata_is_not_needed(tmp_path, storage, content, word):
+    path = recorded.write(tmp_path / "bag", usual(), storage)
+    (path / "metadata.yaml").unlink()
+    if content is not None:
+        (path / "metadata.yaml").write_text(content)
+    (path / f"._bag.{storage}").write_bytes(b"left by another system")
+    _, [said] = frames_of(path, 3)
+    assert f"{path}/metadata.yaml {word}" in said
+    assert "`ros2 bag reindex`" in said
+
+
+def test_the_files_of_a_split_bag_are_one(tmp_path):
+    """In the order of their messages, not of their names, and a file that cannot be read costs its messages."""
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    messages = list(usual(6))
+    for name, part in (("bag_10.db3", messages[:9]), ("bag_9.db3", messages[9:])):
+        written = recorded.write(tmp_path / "part", part, "sqlite3")
+        shutil.move(written / "part.db3", folder / name)
+    frames, _ = frames_of(folder, 6)
+    assert [f.stamp_ns for f in frames] == [stamp(i) for i in range(6)]
+    (folder / "bag_9.db3").write_bytes(b"")
+    frames, said = frames_of(folder, 3)
+    assert any("bag_9.db3 is empty (0 bytes)" in line for line in said)
+
+
+# --- unfinished and damaged files
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("by_chunk", [0, 3])
+@pytest.mark.parametrize("compression", ["", "zstd", "lz4"])
+def test_an_mcap_file_without_its_end_is_read_up_to_there(tmp_path, share, by_chunk, compression):
+    path = tmp_path / "unfinished.mcap"
+    places = recorded.write_mcap(path, usual(12), by_chunk, compression)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    messages = sum(end <= len(whole) * share for _, end in places) * max(by_chunk, 1)
+    with Bag(path) as bag:
+        frames = list(bag.frames(TOPICS))
+        [said] = bag.faults
+    assert messages // 3 <= len([f for f in frames if f.depth_m is not None]) <= messages // 3 + 1
+    for frame in frames:
+        np.testing.assert_array_equal(frame.rgb, picture((frame.stamp_ns - T0_NS) // 10**8))
+    assert f"{path} is unfinished or damaged from byte" in said
+    assert "`mcap recover` repairs it" in said
+
+
+def test_of_a_chunk_that_is_cut_the_beginning_is_read(tmp_path):
+    path = tmp_path / "unfinished.mcap"
+    recorded.write_mcap(path, usual(12), 1000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with Bag(path) as bag:
+        assert len(list(bag.frames(TOPICS))) == 6
+    recorded.write_mcap(path, usual(12), 1000, "zstd")  # one block, of which a half is nothing
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"unfinished\.mcap has no topic that can be read: .*`mcap recover`"):
+        Bag(path)
+    recorded.write_mcap(path, usual(12), 1000, has_index=True)
+    path.write_bytes(path.read_bytes()[:-30])  # only the footer is lost
+    _, said = frames_of(path, 12)
+    assert said == []
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+@pytest.mark.parametrize("compression", ["", "zstd", "lz4"])
+def test_a_damaged_chunk_costs_what_is_in_it(tmp_path, has_index, compression):
+    path = tmp_path / "bag.mcap"
+    places = recorded.write_mcap(path, usual(12), 6, compression, has_index)
+    frames_of(path, 12)
+    data = bytearray(path.read_bytes())
+    begin, end = places[2]
+    data[(begin + end) // 2] ^= 0x55
+    path.write_bytes(data)
+    frames, said = frames_of(path, 10)
+    assert [(f.stamp_ns - T0_NS) // 10**8 for f in frames] == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
+    assert len(said) == 1
+    assert said[0].startswith("left out: 1 chunk(s) of bag.mcap")
+
+
+def test_a_damaged_index_is_done_without(tmp_path):
+    path = tmp_path / "bag.mcap"
+    places = recorded.write_mcap(path, usual(12), 6, "zstd", has_index=True)
+    data = bytearray(path.read_bytes())
+    data[places[-1][1] + 60 :: 7] = bytes(len(data[places[-1][1] + 60 :: 7]))
+    path.write_bytes(data[:-8] + b"\x89MCAP0\r\n")
+    frames_of(path, 12)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.95])
+def test_a_sqlite3_file_that_was_cut_short(tmp_path, share):
+    path = recorded.write(tmp_path / "bag", usual(40), "sqlite3")
+    file = path / "bag.db3"
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share) // 4096 * 4096])
+    frames, said = frames_of(path)
+    assert len(frames) >= 40 * share - 5
+    assert any(".recover" in line and str(file) in line for line in said)
+
+
+def test_a_damaged_page_of_sqlite3_costs_its_messages(tmp_path):
+    path = recorded.write(tmp_path / "bag", usual(40), "sqlite3")
+    file = path / "bag.db3"
+    data = bytearray(file.read_bytes())
+    at = data.index(picture(20).tobytes()[:200]) // 4096 * 4096
+    data[at : at + 4096] = bytes(4096)
+    file.write_bytes(data)
+    with Bag(path) as bag:
+        frames = list(bag.frames(TOPICS))
+        said = [*bag.faults, *bag.left_out()]
+    assert 36 <= len(frames) < 40 or any(f.depth_m is None for f in frames)
+    assert said
+
+
+def test_the_newest_messages_may_be_in_a_write_ahead_log(tmp_path):
+    path = recorded.write(tmp_path / "bag", usual(6), "sqlite3")
+    writer = sqlite3.connect(path / "bag.db3")
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("PRAGMA wal_autocheckpoint = 0")
+    more = recorded.write(tmp_path / "more", usual(8), "sqlite3")
+    writer.execute("ATTACH ? AS more", (str(more / "more.db3"),))
+    writer.execute("INSERT INTO messages SELECT id, topic_id, timestamp, data FROM more.messages WHERE id > 18")
+    writer.commit()
+    killed = tmp_path / "killed"  # the files as they lie on the disk while it is written
+    shutil.copytree(path, killed)
+    writer.close()
+    _, said = frames_of(killed, 8)
+    assert said == []
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.MESSAGE, CompressionMode.FILE, CompressionMode.STORAGE])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_compressed_bags(tmp_path, mode, storage):
+    if storage == "sqlite3" and mode == CompressionMode.STORAGE:
+        pytest.skip("sqlite3 has no compression of its own")
+    path = recorded.write(tmp_path / "bag", usual(60), storage, mode)
+    frames_of(path, 60)
+    if mode == CompressionMode.FILE:
+        packed = next(path.glob("*.zstd"))
+        packed.write_bytes(packed.read_bytes()[:-100])
+        with Bag(path) as bag:
+            assert any(f"{packed} is unfinished or damaged" in fault for fault in bag.faults)
+
+
+def test_what_is_no_bag_is_named_with_its_first_bytes(tmp_path):
+    for name, content, word in (
+        ("empty.mcap", b"", "is empty (0 bytes)"),
+        ("page.db3", b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>'"),
+        ("other.db3", None, "no such table: topics"),
+    ):
+        if content is None:
+            with sqlite3.connect(tmp_path / name) as database:
+                database.execute("CREATE TABLE t (x)")
+        else:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="not a readable ROS 2 bag") as error:
+            find_topics(tmp_path / name)
+        assert word in str(error.value)
+        assert name in str(error.value)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old.bag").write_bytes(b"")
+    with pytest.raises(DataError, match=r"folder holds old\.bag; expected \.mcap or \.db3 .* ROS 1 \.bag file itself"):
+        find_topics(tmp_path / "folder")
+
+
+# --- damaged messages
+
+
+def test_a_damaged_message_costs_itself(tmp_path):
+    messages = list(usual(6))
+    spoiled = {(COLOUR, 1): "rgb8", (DEPTH, 3): "16UC1"}
+    for i, (topic, log_ns, message) in enumerate(messages):
+        number = (log_ns - T0_NS) // 10**8
+        if (topic, number) in spoiled:
+            message.data = message.data[:-5]
+        if (topic, number) == (INFO, 4):
+            messages[i] = (topic, log_ns, (recorded.INFO, bytes(TYPES.serialize_cdr(message, recorded.INFO))[:40]))
+    frames, said = frames_of(recorded.write(tmp_path / "bag", messages), 5)
+    assert [(f.stamp_ns - T0_NS) // 10**8 for f in frames] == [0, 2, 3, 4, 5]
+    assert [f.depth_m is None for f in frames] == [False, False, True, False, False]
+    assert all(f.camera == CAMERA for f in frames)
+    assert len(said) == 3
+    text = "\n".join(said)
+    assert f"left out: 1 Image messages on {COLOUR}; the first at 1700000000.100 s: image data has" in text
+    assert f"left out: 1 Image messages on {DEPTH}; the first at 1700000000.300 s: image data has" in text
+    assert f"left out: 1 CameraInfo messages on {INFO}; the first at 1700000000.400 s: 40 bytes are no" in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"k": [0.0] * 9, "p": [0.0] * 12, "d": [], "distortion_model": ""},
+        {"distortion_model": "double_sphere", "d": [0.1, 0.2]},
+        {"k": [float("nan")] * 9},
+        {"height": 0, "width": 0, "k": [0.0] * 9},
+    ],
+)
+def test_a_calibration_that_cannot_be_used_leaves_frames_without_a_camera(tmp_path, fields):
+    frames, said = frames_of(recorded.write(tmp_path / "bag", usual(4, **fields)), 4)
+    assert all(f.camera is None and f.depth_m is not None for f in frames)
+    assert len(said) == 1
+    assert f"left out: 4 CameraInfo messages on {INFO}; the first at 1700000000.000 s: camera_info has" in said[0]
+
+
+def test_a_rectified_image_takes_p(tmp_path):
+    rectified = [55.0, 0, 30, 0, 0, 56, 22, 0, 0, 0, 1, 0]
+    messages = [("/cam/image_rect", stamp(0), image(stamp(0), picture(), "rgb8"))]
+    messages.append(("/cam/camera_info", stamp(0), info(stamp(0), p=rectified, d=[0.1, 0, 0, 0, 0])))
+    path = recorded.write(tmp_path / "bag", messages)
+    [frame] = read_frames(path, find_topics(path))
+    assert (frame.camera.fx, frame.camera.fy, frame.camera.cx, frame.camera.cy) == (55, 56, 30, 22)
+    assert frame.camera.distortion == ()
+
+
+def test_read_frames_warns_of_what_is_left_out(tmp_path):
+    messages = list(usual(3))
+    messages[1][2].data = messages[1][2].data[:-1]
+    path = recorded.write(tmp_path / "bag", messages)
+    with pytest.warns(UserWarning, match=rf"{path}: left out: 1 Image messages on {COLOUR}"):
+        assert len(list(read_frames(path, TOPICS))) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(read_frames(recorded.write(tmp_path / "good", usual(3)), TOPICS))) == 3
+
+
+# --- stamps
+
+
+@pytest.mark.parametrize("offset_s", [0.04, 2.5, -2.5])
+def test_depth_of_another_clock(tmp_path, offset_s):
+    path = recorded.write(tmp_path / "bag", usual(8, depth_offset_ns=round(offset_s * 1e9)))
+    with Bag(path) as bag:
+        pairing = bag.pairing(bag.choose().topics)
+        assert pairing.partner == {}
+        assert pairing.offset_s == pytest.approx(offset_s)
+        nearest = min(abs(0.1 * i + offset_s - 0.1 * k) for i in range(8) for k in range(8))
+        assert abs(pairing.nearest_s) == pytest.approx(nearest, abs=1e-6)
+        assert "0 of 8 images have depth within the tolerance of 0.02 s; of 8 depth images the nearest is" in str(
+            pairing
+        )
+        assert f"--depth-offset-s {-offset_s:.3g}" in str(pairing)
+        assert bag.pairing(TOPICS, tolerance_s=abs(offset_s) + 0.001).partner
+    frames, _ = frames_of(path, 8, depth_offset_s=-offset_s)
+    assert all(f.depth_m is not None for f in frames)
+
+
+def test_each_depth_image_belongs_to_one_image_and_the_nearer_wins(tmp_path):
+    messages = [(COLOUR, stamp(0) + k * 10**7, image(stamp(0) + k * 10**7, picture(), "rgb8")) for k in range(5)]
+    messages += [(DEPTH, stamp(0), image(stamp(0) + ns, depth_mm(), "16UC1")) for ns in (11_000_000, 39_000_000)]
+    with Bag(recorded.write(tmp_path / "bag", sorted(messages, key=lambda m: m[1]))) as bag:
+        assert bag.pairing(TOPICS).partner == {1: 0, 4: 1}
+
+
+def test_messages_without_a_stamp_have_the_time_of_recording(tmp_path):
+    messages = list(usual(3))
+    for _, _, message in messages:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    frames, _ = frames_of(recorded.write(tmp_path / "bag", messages), 3)
+    assert all(f.depth_m is not None for f in frames)
+    for frame in frames:  # and a node that is shown the image gets it too
+        shown = TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp
+        assert shown.sec * 10**9 + shown.nanosec == frame.stamp_ns
+
+
+def test_serialisations_of_the_other_byte_order(tmp_path):
+    messages = [
+        (topic, log_ns, (m.__msgtype__, bytes(TYPES.serialize_cdr(m, m.__msgtype__, little_endian=False))))
+        for topic, log_ns, m in usual(3)
+    ]
+    frames, _ = frames_of(recorded.write(tmp_path / "bag", messages), 3)
+    assert all(f.depth_m is not None for f in frames)
+
+
+def test_queries_belong_to_the_image_of_their_stamp_or_the_newest(tmp_path):
+    uv = np.array([[3.0, 4.0]])
+    asked = [(stamp(1) + 5, stamp(0)), (stamp(1) + 6, 0), (stamp(1) + 7, 77)]
+    messages = [("/q", log_ns, query_message(ns, uv + i, np.array([i]))) for i, (log_ns, ns) in enumerate(asked)]
+    path = recorded.write(tmp_path / "bag", sorted([*usual(3), *messages], key=lambda m: m[1]))
+    with Bag(path) as bag:
+        topics = bag.choose().topics
+        assert topics.query == "/q"
+        frames = list(bag.frames(topics))
+        assert bag.left_out() == ["left out: 1 queries on /q; the first at 0.000 s: names no image of the bag"]
+    assert [[int(ids[0]) for _, ids in f.queries] for f in frames] == [[0], [1], []]
+    assert frames[0].queries[0][0].tolist() == [[3, 4]]
+
+
+# --- ROS 1
+
+
+def test_a_ros1_bag_gives_the_same_frames_and_ros2_messages(tmp_path):
+    old = recorded.write_ros1(tmp_path / "old.bag", usual(4))
+    new = recorded.write(tmp_path / "new", usual(4))
+    (frames, said), (same, _) = frames_of(old, 4), frames_of(new, 4)
+    assert said == []
+    for a, b in zip(frames, same):
+        assert a.stamp_ns == b.stamp_ns
+        assert a.image_data == b.image_data
+        assert a.info_data == b.info_data
+        np.testing.assert_array_equal(a.depth_m, b.depth_m)
+
+
+def test_damaged_ros1_bags(tmp_path):
+    path = recorded.write_ros1(tmp_path / "old.bag", usual(300))
+    data = bytearray(path.read_bytes())
+    at = data.index(picture(150).tobytes()[:300]) - 100
+    data[at : at + 60] = bytes(60)
+    path.write_bytes(data)
+    frames, said = frames_of(path)
+    assert 100 < len(frames) < 300
+    assert (frames[0].stamp_ns, frames[-1].stamp_ns) == (stamp(0), stamp(299))
+    assert any("old.bag" in line for line in said)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"old\.bag cannot be read: .*`rosbag reindex`"):
+        find_topics(path)
+
+
+# --- compressed depth
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("16UC1; compressedDepth png", lambda d: bytes(12) + recorded.png(d)),
+        ("16UC1; compressedDepth", lambda d: bytes(12) + recorded.png(d)),
+        ("16UC1; compressedDepth rvl", recorded.rvl_message),
+        ("16UC1; png compressed ", recorded.png),
+    ],
+)
+def test_compressed_depth_is_read(tmp_path, form, data):
+    topic = DEPTH + ("/compressedDepth" if "Depth" in form else "/compressed")
+    messages = [m for m in usual(3) if m[0] != DEPTH]
+    messages += [(topic, stamp(i), recorded.compressed(stamp(i), form, data(depth_mm(i)))) for i in range(3)]
+    path = recorded.write(tmp_path / "bag", sorted(messages, key=lambda m: m[1]))
+    topics = find_topics(path)
+    assert topics.depth == topic
+    for i, frame in enumerate(read_frames(path, topics)):
+        np.testing.assert_allclose(frame.depth_m, depth_mm(i) / 1000, atol=1e-6)
+
+
+def test_depth_that_went_through_jpeg_is_refused_in_a_line(tmp_path):
+    jpeg = cv2.imencode(".jpg", (depth_mm() / 256).astype(np.uint8))[1].tobytes()
+    topic = f"{DEPTH}/compressed"
+    messages = [m for m in usual(1) if m[0] != DEPTH]
+    messages.append((topic, stamp(0), recorded.compressed(stamp(0), "16UC1; jpeg compressed mono8", jpeg)))
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        choice = bag.choose()
+        assert choice.topics.depth is None
+        assert choice.expects_depth
+        [line] = [line for line in choice.lines() if line.startswith("not depth")]
+        assert f"{topic} (mono8 64x48, 1): mono8 holds no metres" in line
+        with pytest.raises(DataError, match="8-bit images and JPEG hold no metres"):
+            bag.choose(depth=topic)
+        frame = next(bag.frames(Topics(COLOUR, topic)))
+        assert frame.depth_m is None
+        assert "JPEG and 8-bit PNG lose it" in bag.left_out()[0]
+
+
+def test_a_message_may_be_shorter_than_its_header(tmp_path):
+    short = (recorded.IMAGE, b"\0\1\0\0" + bytes(3))
+    _, said = frames_of(recorded.write(tmp_path / "bag", [*usual(3), (COLOUR, stamp(9), short)]), 3)
+    assert f"left out: 1 Image messages on {COLOUR}; the first at 1700000000.900 s: 7 bytes are no" in said[0]

@@ -1,0 +1,255 @@
+"""The command line: text from outside stays text, errors are one line, bugs show themselves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from spd_cli import commands, main
+from spd_cli.console import INTERRUPTED, printable, reported, say
+from spd_core import checkpoint
+from spd_core.errors import SPDError
+from spd_core.training import TrainConfig
+
+# Names that a console with markup, emoji codes or control sequences would change, or die of.
+NAMES = ["NYU [raw]", "bags[/old]", "[red]x", "[link=x]a", ":warning: a", "a\x1b[31mred\x07", "größe", "日本"]
+
+
+def spd(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["spd", *map(str, arguments)])
+    main()
+
+
+def failing(monkeypatch, capsys, *arguments, code=1):
+    """What a command says that does not succeed: one line, on the error stream."""
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, *arguments)
+    said = capsys.readouterr().err
+    assert stop.value.code == code, said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    return said
+
+
+def spd_process(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "spd_cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+# --- text from outside
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "check", "{}"],
+        ["data", "preview", "{}"],
+        ["eval", "{}"],
+        ["eval", ".", "--weights", "{}.safetensors"],
+        ["info", "--weights", "{}.safetensors"],
+        ["info", "--folder", "{}"],
+        ["export", "out", "--weights", "{}"],
+        ["convert", "{}.pth", "out.safetensors", "--max-depth-m", "20"],
+        ["train", "--steps", "3", "--data", "{}"],
+        ["train", "--config", "{}"],
+        ["replay", "{}", "--offline"],
+    ],
+    ids=" ".join,
+)
+def test_an_error_names_what_was_given_as_it_was_given(monkeypatch, capsys, tmp_path, name, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spd_core.training.TrainConfig.out", tmp_path / "run", raising=False)
+    words = [word.format(name) for word in arguments]
+    said = failing(monkeypatch, capsys, *words)
+    assert printable(name) in said
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A folder of checkpoints, some of them damaged, under a name that looks like markup."""
+    folder = tmp_path_factory.mktemp("weights") / "f [bold]"
+    (folder / "deep").mkdir(parents=True)
+    with safe_open(checkpoint.EMBEDDED, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(checkpoint.EMBEDDED)
+    save_file(tensors, folder / "a.safetensors", {**metadata, "config": "{broken"})
+    save_file(tensors, folder / "b.safetensors", metadata)
+    save_file(tensors, folder / "deep" / "c[raw].safetensors", {**metadata, "provenance": '{"source": "[red]me"}'})
+    save_file(tensors, folder / "others.safetensors")
+    save_file(tensors, folder / "p.safetensors", {**metadata, "provenance": "7"})
+    whole = (folder / "b.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.safetensors").touch()
+    (folder / "page.safetensors").write_text("<!DOCTYPE html><html>")
+    (folder / "._b.safetensors").write_bytes(b"\x00\x05\x16\x07" + bytes(99))
+    (folder / "folder.safetensors").mkdir()
+    (folder / "gone.safetensors").symlink_to(folder / "nowhere")
+    return folder
+
+
+def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, capsys, damaged):
+    spd(monkeypatch, "info", "--folder", damaged)
+    said = capsys.readouterr().out
+    for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me"):
+        assert whole in said
+    faults = [line for line in said.splitlines() if line.startswith("damaged: ")]
+    for name in ("a", "p", "half", "empty", "page"):
+        assert sum(f"{damaged}/{name}.safetensors" in line for line in faults) == 1, name
+    assert len(faults) == 5
+    for other in ("._b", "others", "folder.safetensors", "gone"):
+        assert other not in said
+
+
+@pytest.mark.parametrize("name", ["a", "half", "empty", "page", "folder", "gone"])
+def test_a_damaged_checkpoint_asked_for_is_one_line(monkeypatch, capsys, damaged, name):
+    for arguments in (["info"], ["export", "out"], ["eval", damaged]):
+        said = failing(monkeypatch, capsys, *arguments, "--weights", damaged / f"{name}.safetensors")
+        assert f"{damaged}/{name}.safetensors" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(1000), "is damaged, or was not written or copied to its end"),
+        (b"\x80\x02}q\x00", "is a Python pickle"),
+        (bytes(4096), "holds zeros"),
+        (bytes(range(256)), "is damaged or of another format"),
+    ],
+)
+def test_weights_to_convert_that_are_something_else(monkeypatch, capsys, tmp_path, content, fault):
+    file = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"
+    file.write_bytes(content)
+    said = failing(monkeypatch, capsys, "convert", file, tmp_path / "out.safetensors")
+    assert f"{file} " in said
+    assert fault in said
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
+    folder = tmp_path / os.fsdecode(b"gr\xf6\xdfe")  # latin-1, where names are UTF-8
+    folder.mkdir()
+    shutil.copy(damaged / "b.safetensors", folder / "größe.safetensors")
+    (folder / "leer.safetensors").touch()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "300"}
+    with spd_process("info", "--folder", tmp_path, env=environment) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert rb"gr\udcf6\udcdfe/gr\xf6\xdfe.safetensors" in out
+    assert rb"gr\udcf6\udcdfe/leer.safetensors is empty" in out
+
+
+# --- settings in files
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>\n<html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
+        (b"steps: 3\nout: [runs", "line 2: expected ',' or ']'"),
+        (b"\x00\x01\x02\xff\xfe", "is not text"),
+        ("steps: 3\nout: Läufe".encode("latin-1"), "line 2 is not UTF-8"),
+        (b"just words", "is text that begins with 'just words'; expected YAML"),
+        (b"- 1\n- 2\n", "expected YAML, lines of 'name: value'"),
+        (b"steps: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    ],
+)
+def test_settings_that_are_something_else(monkeypatch, capsys, tmp_path, content, fault):
+    file = tmp_path / "settings [1].yaml"
+    if content is not None:
+        file.write_bytes(content)
+    said = failing(monkeypatch, capsys, "train", "--config", file)
+    assert "settings [1].yaml" in said
+    assert fault in said
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch, tmp_path, encoding):
+    started = []
+    monkeypatch.setattr("spd_core.training.train", started.append)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "steps: 3\r\nout: ~/run\r\ndata: ~/rooms [1]\r\n"
+    (tmp_path / "settings.yaml").write_bytes(text.encode(encoding))
+    spd(monkeypatch, "train", "--config=~/settings.yaml", "--val=~/others")
+    assert started == [TrainConfig(out=tmp_path / "run", data=tmp_path / "rooms [1]", val=tmp_path / "others", steps=3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["train", "--steps", "many"], "steps"),
+        (["info", "--wieghts", "a"], "Did you mean weights?"),
+        (["replay"], "replay.bag"),
+        (["export", "out", "--size", "[1,x]"], "size"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, fault):
+    assert fault in failing(monkeypatch, capsys, *arguments, code=2)
+
+
+# --- ends
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def faulty(*arguments, **options):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(commands, "_list_checkpoints", faulty)
+    with pytest.raises(ValueError, match="broadcast"):
+        spd(monkeypatch, "info")
+
+
+def test_an_error_of_several_lines_keeps_them(capsys):
+    with pytest.raises(SystemExit), reported():
+        raise SPDError("none found. Known:\n  one\n  two")
+    assert capsys.readouterr().err == "error: none found. Known:\n  one\n  two\n"
+
+
+def test_a_warning_is_one_line(capsys):
+    with reported():
+        warnings.warn("a frame [b]\n  is left out", stacklevel=1)
+    assert capsys.readouterr().err == "warning: a frame [b] is left out\n"
+
+
+def test_long_lines_are_not_broken(capsys):
+    say("word " * 100)
+    assert capsys.readouterr().out == "word " * 100 + "\n"
+
+
+def test_an_interruption_is_quiet(capsys):
+    with pytest.raises(SystemExit) as stop, reported():
+        raise KeyboardInterrupt
+    assert stop.value.code == INTERRUPTED == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_interrupted_workers_end_quietly(tmp_path):
+    with spd_process("data", "rooms", tmp_path, "--count", 5000, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 200
+        while len(children.read_text().split()) < 2:  # the workers
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers too
+        _, err = process.communicate()
+    assert process.returncode == INTERRUPTED, err
+    assert b"Traceback" not in err
+    assert not list(tmp_path.glob("*.partial"))

@@ -1,0 +1,173 @@
+"""Files of other systems, files that are not what their name says, and files that are replaced."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from spd_core import files
+from spd_core.files import FileError
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"a b\r\nc\r\n", "a b\r\nc\r\n"),
+        ("fünf €".encode(), "fünf €"),
+        ("fünf €".encode("utf-8-sig"), "fünf €"),
+        ("fünf €".encode("utf-16"), "fünf €"),
+        (b"\xfe\xff" + "fünf €".encode("utf-16-be"), "fünf €"),
+        ("rgb.png".encode("utf-16-le"), "rgb.png"),
+        ("rgb.png".encode("utf-16-be"), "rgb.png"),
+        ("fünf €".encode("utf-32"), "fünf €"),
+        (b"", ""),
+    ],
+)
+def test_text_is_read_in_every_unicode(tmp_path, content, text):
+    (tmp_path / "list.txt").write_bytes(content)
+    assert files.read_text(tmp_path / "list.txt") == text
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("a\nb\nfünf".encode("latin-1"), "is not text: line 3 is not UTF-8 .*save it as UTF-8"),
+        (b"abc\x00def", "is not text: it has zero bytes"),
+        (b"\xff\xfea", "is not text: line 1 is not UTF-16"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>", "is a web page"),
+        ("<html>".encode("utf-16"), "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "is a PNG picture"),
+        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, content, fault):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(FileError, match=rf"list\.txt {fault}"):
+        files.read_text(tmp_path / "list.txt")
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(FileError, match=r"nowhere\.txt does not exist"):
+        files.read_text(tmp_path / "nowhere.txt")
+    with pytest.raises(FileError, match="is a folder, not a file"):
+        files.read_text(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileError, match=r"loop cannot be opened \(Too many levels of symbolic links\)"):
+        files.read_text(tmp_path / "loop")
+
+
+def test_lists_pass_over_what_other_systems_leave(tmp_path):
+    for name in (
+        "b.h5",
+        "a.h5",
+        "._a.h5",
+        ".hidden.h5",
+        "__MACOSX/a.h5",
+        "x/@eaDir/a.h5",
+        "x/c.h5",
+        "x/._c.h5",
+        "._x/c.h5",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.h5").mkdir()
+    (tmp_path / "nowhere.h5").symlink_to(tmp_path / "gone")
+    found = [str(file.relative_to(tmp_path)) for file in files.listed(tmp_path, "**/*.h5")]
+    assert found == [".hidden.h5", "a.h5", "b.h5", "x/c.h5"]
+    assert files.listed(tmp_path / "gone", "*") == []
+
+
+def test_names_that_another_system_wrote_are_found(tmp_path):
+    stored = tmp_path / unicodedata.normalize("NFD", "küche/größe.png")  # as macOS stores it
+    stored.parent.mkdir()
+    stored.touch()
+    for name in ("küche/größe.png", "/küche/größe.png", "küche\\größe.png", "\\küche\\größe.png"):
+        for form in ("NFC", "NFD"):
+            assert files.beside(tmp_path, unicodedata.normalize(form, name)) == stored
+    assert files.beside(tmp_path, "/a/b.png") == tmp_path / "a/b.png"
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expanded("~/nyu") == tmp_path / "nyu"
+    assert files.expanded("a/~/nyu") == Path("a/~/nyu")
+    assert files.expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+# --- writing
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_last(tmp_path, monkeypatch):
+    """The order that survives a power cut: content, then the name, then the folder."""
+    file, done = tmp_path / "deep" / "state.txt", []
+    files.write_text(file, "old")
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle):
+        done.append(("on disk", os.readlink(f"/proc/self/fd/{handle}"), file.read_text()))
+        fsync(handle)
+
+    def renamed(path, target):
+        done.append(("renamed", str(path), str(target)))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    files.write_text(file, "new")
+    partial = f"{file}.partial"
+    assert done == [("on disk", partial, "old"), ("renamed", partial, str(file)), ("on disk", str(file.parent), "new")]
+    assert [path.name for path in file.parent.iterdir()] == ["state.txt"]
+
+
+def test_a_writer_that_fails_leaves_the_last_file(tmp_path):
+    file = tmp_path / "state.txt"
+    files.write_text(file, "old")
+
+    def full(partial):
+        partial.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for raised, expected, match in (
+        (full, FileError, r"state\.txt could not be written \(.*No space left.*before is intact. Is the disk full\?"),
+        (lambda partial: 1 / 0, ZeroDivisionError, "division"),
+    ):
+        with pytest.raises(expected, match=match), files.replaced(file) as partial:
+            raised(partial)
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("state.txt", "old")]
+
+
+def test_a_killed_writer_leaves_the_last_file(tmp_path):
+    files.write_text(tmp_path / "state.txt", "old")
+    code = (
+        "import sys, os, signal; from spd_core import files\n"
+        "with files.replaced(sys.argv[1]) as partial:\n"
+        "    partial.write_text('ne'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code, tmp_path / "state.txt"], check=False).returncode == -signal.SIGKILL
+    )
+    assert (tmp_path / "state.txt").read_text() == "old"
+    files.write_text(tmp_path / "state.txt", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("state.txt", "new")]
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file/a\.txt could not be written .*Choose a place that you may write to"):
+        files.write_text(tmp_path / "file" / "a.txt", "")
+    with pytest.raises(FileError, match=r"could not be written .*directory"):
+        files.write_text(tmp_path, "")
+    with pytest.raises(FileError, match=r"the folder .*file/deep cannot be made \(Not a directory\); choose another"):
+        files.make_folder(tmp_path / "file" / "deep")
+
+
+def test_a_device_is_written_to_and_not_replaced():
+    before = os.stat(os.devnull)
+    files.write_text(os.devnull, "nothing")
+    assert os.path.samestat(before, os.stat(os.devnull))
