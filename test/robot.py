@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core import Camera
@@ -112,6 +114,52 @@ class Client(Node):
         assert len(points) == len(uv)
         assert (np.isnan(points["depth"]) == (points["status"] > Status.NO_CAMERA_INFO)).all()
         return points["status"].tolist()
+
+
+def set_parameter(running, name, value) -> tuple[bool, str]:
+    service = running.create_client(SetParameters, "/spd/set_parameters")
+    assert service.wait_for_service(10)
+    future = service.call_async(SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()]))
+    running.spin(future.done)
+    running.destroy_client(service)
+    result = future.result().results[0]
+    return result.successful, result.reason
+
+
+def mutated(rng, msg):
+    """A message of the same type with something wrong, or odd, in it."""
+    data = bytearray(bytes(msg.data))
+    kind = rng.integers(7)
+    if kind == 0:
+        data = data[: rng.integers(len(data) + 1)]
+    elif kind == 1:
+        data += bytes(int(rng.integers(1, 100)))
+    elif kind == 2:
+        msg.width = int(rng.choice([0, 1, 3, 63, 65, 2**31, 2**32 - 1]))
+    elif kind == 3:
+        msg.height = int(rng.choice([0, 1, 2, 47, 2**16, 2**32 - 1]))
+    elif kind == 4 and isinstance(msg, Image):
+        msg.step = int(rng.integers(0, 2**32))
+    elif kind == 4:
+        msg.point_step, msg.row_step = int(rng.integers(0, 100)), int(rng.integers(0, 2**32))
+    elif kind == 5 and isinstance(msg, Image):
+        msg.encoding = str(
+            rng.choice(["", "bgr8", "mono16", "yuyv", "nv12", "bayer_rggb16", "32FC1", "\u00fc8", "rgba16", "8UC3"])
+        )
+        msg.is_bigendian = int(rng.integers(2))
+    elif kind == 5:
+        names, numbers = rng.choice(["u", "v", "x", "id", ""], 3), rng.integers(0, [20, 10, 4], (3, 3)).tolist()
+        msg.fields = [
+            PointField(name=str(name), offset=offset, datatype=datatype, count=count)
+            for name, (offset, datatype, count) in zip(names, numbers)
+        ]
+        msg.is_bigendian = bool(rng.integers(2))
+    else:
+        for i in rng.integers(0, max(len(data), 1), 8):
+            if data:
+                data[i] = rng.integers(256)
+    msg.data = bytes(data)
+    return msg
 
 
 def process_status(pid: int, name: str) -> str:

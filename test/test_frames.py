@@ -9,6 +9,7 @@ import pytest
 from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_ros.frames import FrameScheduler, Query
+from spd_ros.notes import Note
 
 MS = 1_000_000
 
@@ -383,3 +384,31 @@ def test_every_query_is_answered_once_under_load(bench):
     done.set()
     assert sorted(name for name, _, _ in b.answers) == list(range(1, 400))
     assert b.skipped > 0
+
+
+def test_notes_wait_for_their_image_without_asking_for_it(bench):
+    b = bench()
+    b.occupy(100 * MS)
+    b.image(200 * MS)  # waits, and is skipped for the next
+    b.scheduler.add_note(Note(200 * MS, "of a skipped image", None, 20 * MS))
+    b.scheduler.add_note(Note(310 * MS, "of the last", None, 20 * MS))
+    b.image(300 * MS)
+    b.query("q", 300 * MS)
+    b.gate.release(3)
+    deadline = time.monotonic() + 5
+    while not b.notes and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert b.notes == [("of the last", 300 * MS)]
+    assert b.encoded == [100 * MS, 300 * MS]
+    assert b.skipped == 1
+    assert b.answers == [("q", 300 * MS, None)]
+
+
+def test_notes_without_an_image_are_given_up_and_counted(bench):
+    b = bench(timeout_s=0.1)
+    b.scheduler.add_note(Note(5 * MS, "nothing comes", None, MS))
+    deadline = time.monotonic() + 5
+    while not b.lost_notes and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert b.lost_notes == 1
+    assert b.notes == []

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
-from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from robot import CAMERA, TOPICS, client, mutated, rgb, set_parameter  # noqa: F401
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.messages import cloud_to_array, depth_to_metres
@@ -165,16 +163,6 @@ def test_a_distorted_camera_bends_the_rays(running, rgb):
     assert bent["x"] / bent["z"] > 1.05 * straight["x"] / straight["z"]  # barrel distortion draws the edges in
 
 
-def set_parameter(running, name, value) -> tuple[bool, str]:
-    service = running.create_client(SetParameters, "/spd/set_parameters")
-    assert service.wait_for_service(10)
-    future = service.call_async(SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()]))
-    running.spin(future.done)
-    running.destroy_client(service)
-    result = future.result().results[0]
-    return result.successful, result.reason
-
-
 def test_parameters_at_run_time(running, rgb):
     assert set_parameter(running, "grid", [4, 3])[0]
     header = running.show(rgb)
@@ -223,42 +211,6 @@ def test_a_bag_that_loops(running, rgb):
     running.spin(lambda: any(v.key == "time jumps" and int(v.value) >= 1 for v in running.diagnostics.values))
     running.next_stamp = before
     assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
-
-
-def mutated(rng, msg):
-    """A message of the same type with something wrong, or odd, in it."""
-    data = bytearray(bytes(msg.data))
-    kind = rng.integers(7)
-    if kind == 0:
-        data = data[: rng.integers(len(data) + 1)]
-    elif kind == 1:
-        data += bytes(int(rng.integers(1, 100)))
-    elif kind == 2:
-        msg.width = int(rng.choice([0, 1, 3, 63, 65, 2**31, 2**32 - 1]))
-    elif kind == 3:
-        msg.height = int(rng.choice([0, 1, 2, 47, 2**16, 2**32 - 1]))
-    elif kind == 4 and isinstance(msg, Image):
-        msg.step = int(rng.integers(0, 2**32))
-    elif kind == 4:
-        msg.point_step, msg.row_step = int(rng.integers(0, 100)), int(rng.integers(0, 2**32))
-    elif kind == 5 and isinstance(msg, Image):
-        msg.encoding = str(
-            rng.choice(["", "bgr8", "mono16", "yuyv", "nv12", "bayer_rggb16", "32FC1", "\u00fc8", "rgba16", "8UC3"])
-        )
-        msg.is_bigendian = int(rng.integers(2))
-    elif kind == 5:
-        names, numbers = rng.choice(["u", "v", "x", "id", ""], 3), rng.integers(0, [20, 10, 4], (3, 3)).tolist()
-        msg.fields = [
-            PointField(name=str(name), offset=offset, datatype=datatype, count=count)
-            for name, (offset, datatype, count) in zip(names, numbers)
-        ]
-        msg.is_bigendian = bool(rng.integers(2))
-    else:
-        for i in rng.integers(0, max(len(data), 1), 8):
-            if data:
-                data[i] = rng.integers(256)
-    msg.data = bytes(data)
-    return msg
 
 
 def test_malformed_messages_are_counted_and_survived(running, rgb):

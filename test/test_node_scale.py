@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from numpy.lib import recfunctions
 from rclpy.qos import qos_profile_sensor_data
-from robot import CAMERA, TOPICS, client  # noqa: F401
+from robot import CAMERA, TOPICS, client, mutated, set_parameter  # noqa: F401
 from sensor_msgs.msg import CameraInfo, LaserScan, PointCloud2, Range
 from std_msgs.msg import Header
-from test_node_operation import mutated, set_parameter
 
 from spd_core import Predictor
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import array_to_cloud, query_cloud, rgb_to_image
-from spd_ros.player import start_node, stop_node
+from spd_ros.processes import start_node, stop_node
 
 UV = np.array([[60.0, 200.0], [300.5, 240.25], [600.0, 400.0]])
 # The optical frame is at a sensor whose frame is "sensor" (x forward, y left, z up): its x y z in it, as a quaternion.
@@ -37,7 +36,7 @@ def running(client):
         "query_timeout_s": 0.5,
         "diagnostics_period_s": 0.2,
         "waypoint_frame": "sensor",
-        "waypoint_transform": str(SENSOR),
+        "waypoint_transform": SENSOR,
     }
     process = start_node(TOPICS, parameters)
     client.sources = {
