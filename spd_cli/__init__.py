@@ -19,6 +19,8 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "eval": "spd_cli.commands:evaluate_checkpoint",
     "replay": "spd_cli.recordings:replay",
     "bag": {"make": "spd_cli.recordings:make_bag"},
+    "calibrate": "spd_cli.scales:calibrate",
+    "calibrate-scale": "spd_cli.scales:calibrate_scale",
     "info": "spd_cli.commands:info",
     "convert": "spd_cli.commands:convert",
     "export": "spd_cli.commands:export",

@@ -26,8 +26,10 @@ from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.reports import write_evaluation
+from spd_core.scale_evaluation import evaluate_scale, write_scale_report
 
 from .console import make_console, printable, say
+from .scales import show_scale
 
 SHOWN_FAULTS = 50
 
@@ -41,6 +43,7 @@ def evaluate_checkpoint(
     device: str = "auto",
     runtime: str = "auto",
     workers: int = 0,
+    references: list[int] | None = None,
     **protocol,
 ) -> None:
     """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png.
@@ -55,6 +58,8 @@ def evaluate_checkpoint(
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime or compile.
         workers: processes that read samples.
+        references: also score, at other pixels, with a scale from so many noisy references per image, say [1,5,20];
+            adds scale.json and scale.png.
     """
     how = Protocol(**protocol)
     predictor = Predictor.load(weights, device, runtime=runtime)
@@ -86,6 +91,12 @@ def evaluate_checkpoint(
         about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
         write_evaluation(result, predictor, dataset, out, **about, model=predictor.model.config_dict())
         say(f"wrote {out}/result.json, per_image.csv, report.png")
+    if references:
+        scaled = evaluate_scale(predictor, dataset, how, references, workers=workers, progress=True)
+        show_scale(scaled)
+        if out is not None:
+            write_scale_report(scaled, out)
+            say(f"wrote {out}/scale.json, scale.png")
 
 
 def check(path: Path, workers: int = 2) -> None:

@@ -106,6 +106,16 @@ class Predictor:
         return self._forced_size or self.model.config.input_size
 
     @property
+    def sigma_temperature(self) -> float:
+        """What the network's sigma must be multiplied with to be right on held-out images (`spd calibrate`)."""
+        value = self.provenance.get("sigma_temperature", 1.0)
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's sigma_temperature is {value!r}; expected a positive number"
+            )
+        return float(value)
+
+    @property
     def runtime(self) -> str:
         """Name of what runs the encoder: what "auto" stands for here."""
         return self.encoder.name
@@ -258,7 +268,7 @@ class EncodedFrame:
             values = self.predictor.model.decode_point_values(self.features, plan=plan)[0].cpu().numpy()
             depth_m[part] = values[:, 0] * self.focal_factor
             if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth
-                sigma_log[part] = math.sqrt(2) * values[:, 1]
+                sigma_log[part] = math.sqrt(2) * self.predictor.sigma_temperature * values[:, 1]
         return depth_m, sigma_log
 
     def depth_at(self, uv: np.ndarray) -> np.ndarray:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
+from .data.bag import BagFrame
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, limited
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
@@ -22,7 +24,7 @@ from .predictor import EncodedFrame, Predictor
 from .scale import NU, ScaleFilter
 from .scale_prior import ScalePrior
 
-SCORED = 4000  # pixels of an image
+SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, NONSENSE = 0.05, 0.2  # of references: sigma of the log, and the share that is any depth
 NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
@@ -135,6 +137,39 @@ def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray
     }
 
 
+@dataclass(frozen=True)
+class MeasuredScale:
+    """Of a recording with depth: the factor that makes the network's metres true, the standard deviation of the log of
+    single frames' factors about it, and how many frames there were."""
+
+    factor: float
+    sigma_log: float
+    frames: int
+
+
+def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 0) -> MeasuredScale:
+    """The scale of a camera, from frames of which some have depth: the median of the frames' median ratios of true to
+    network depth.
+
+    Raises:
+        DataError: no frame has depth.
+    """
+    ratios = []
+    for index, frame in enumerate(frames):
+        if frame.depth_m is None or not (frame.depth_m > 0).any():
+            continue
+        v, u = np.nonzero(frame.depth_m > 0)
+        chosen = np.random.default_rng([seed, index]).permutation(len(u))[:MEASURED]
+        uv = np.stack([u[chosen], v[chosen]], axis=1).astype(np.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the caller says so
+            network_m = predictor.encode(frame.rgb, frame.camera).depth_at(uv)
+        ratios.append(float(np.median(np.log(frame.depth_m[v[chosen], u[chosen]] / network_m))))
+    if not ratios:
+        raise DataError("no frame of the recording has depth: a scale needs true distances to be measured by")
+    return MeasuredScale(math.exp(np.median(ratios)), float(np.std(ratios)), len(ratios))
+
+
 def fit_prior(
     predictor: Predictor, dataset: Dataset, protocol: Protocol | None = None, *, progress: bool = False
 ) -> ScalePrior:
@@ -155,13 +190,12 @@ def fit_prior(
             weighted = rows * weights[:, None]
             fit = np.linalg.solve(weighted.T @ rows + 1e-3 * len(ratio) * np.diag([0, 1]), weighted.T @ ratio)
             errors = ratio - rows @ fit
-            width = _width(errors)
-            weights = (NU + 1) / (NU + (errors / width) ** 2)
+            weights = (NU + 1) / (NU + (errors / _width(errors)) ** 2)
         scales.append(np.median(ratio))
         slopes.append(fit[1])
-        left.append(width)
-    spread = float(np.median(left))
-    return ScalePrior(float(np.std(scales)), 1.48 * float(np.median(np.abs(slopes))), spread, pivot_m)
+        left.append(ratio - scales[-1])
+    slope = 1.48 * float(np.median(np.abs(slopes)))  # the standard deviation, not that of a few odd images
+    return ScalePrior(float(np.std(scales)), slope, _width(np.concatenate(left)), pivot_m)
 
 
 def _width(errors: np.ndarray) -> float:

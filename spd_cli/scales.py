@@ -1,0 +1,115 @@
+"""The sub-commands that measure a scale, and what a checkpoint must know to learn one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from rich.table import Table
+
+from spd_core import checkpoint
+from spd_core.data.bag import TOLERANCE_S, Bag
+from spd_core.data.layouts import open_dataset
+from spd_core.data.samples import DataError
+from spd_core.errors import SPDError
+from spd_core.evaluation import Protocol
+from spd_core.predictor import Predictor
+from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale
+
+from .console import make_console, say
+
+
+def calibrate_scale(
+    bag: Path,
+    weights: str = "embedded",
+    device: str = "auto",
+    runtime: str = "auto",
+    image: str | None = None,
+    depth: str | None = None,
+    camera_info: str | None = None,
+    tolerance_s: float = TOLERANCE_S,
+    every: int = 1,
+) -> None:
+    """Measure a camera's scale from a recording with depth: prints the node's parameter scale_factor, and its sigma.
+
+    Args:
+        bag: as for `spd replay`.
+        weights: "embedded" or a checkpoint file.
+        device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        image: colour topic, instead of the one found by type.
+        depth: depth topic, likewise.
+        camera_info: calibration topic, likewise.
+        tolerance_s: image and depth whose stamps differ by at most this belong together.
+        every: take only each so-manieth frame.
+    """
+    if every < 1:
+        raise SPDError(f"every must be at least 1, got {every}")
+    with Bag(bag) as recording:
+        topics = recording.choose(image, depth, camera_info).topics
+        if topics.depth is None:
+            raise DataError(f"{bag} has no depth topic; a scale needs true distances to be measured by")
+        if topics.camera_info is None:
+            say("no camera_info: the factor makes up for the focal length too", "yellow", title="note: ")
+        frames = recording.frames(topics, tolerance_s)
+        count = math.ceil(recording.count(topics.image) / every)
+        predictor = Predictor.load(weights, device, runtime=runtime)
+        measured = measure_scale(track(islice(frames, 0, None, every), "measuring", total=count), predictor)
+    say(f"scale_factor: {measured.factor:.3f}")
+    say(
+        f"of {measured.frames} frames; that of a single frame differs by {measured.sigma_log:.1%} (one sigma of its"
+        " logarithm)"
+    )
+
+
+def calibrate(weights: Path, data: Path, out: Path, split: str = "train", limit: int | None = None) -> None:
+    """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
+
+    Args:
+        weights: checkpoint file.
+        data: images that its training has not seen.
+        out: the checkpoint to write, with `scale_prior` and `sigma_temperature` in its provenance.
+        split: "train" or "test" where the data come in both.
+        limit: number of images, evenly spread; without it all.
+    """
+    predictor = Predictor.load(str(weights))
+    predictor.provenance = {}  # measured without what was measured before
+    dataset, how = open_dataset(data, split), Protocol(limit=limit)
+    measured = {"scale_prior": asdict(fit_prior(predictor, dataset, how, progress=True))}
+    sigma = evaluate_scale(predictor, dataset, how, counts=(), progress=True)["sigma"]
+    known = checkpoint.provenance(weights)
+    known.pop("sigma_temperature", None)
+    if sigma:
+        measured["sigma_temperature"] = sigma["temperature"]
+    checkpoint.save(checkpoint.load(weights), out, _stored_type(weights), **{**known, **measured})
+    say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
+
+
+def _stored_type(weights: Path) -> torch.dtype:
+    """In which most numbers of a checkpoint are stored."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+    return max(tensors, key=torch.Tensor.numel).dtype
+
+
+def show_scale(result: dict) -> None:
+    """Print `evaluate_scale`'s result."""
+    table = Table("references", "AbsRel", "delta 1", "RMSE", "s*", "scale within 1 / 1.96 sigma")
+    for count, mean in result["references"].items():
+        covered = f"{mean['scale_68']:.0%} / {mean['scale_95']:.0%}"
+        table.add_row(count, *(f"{mean[name]:.3f}" for name in ("abs_rel", "d1", "rmse", "s_star")), covered)
+    exact = result["exact"]
+    table.add_row("exact median", *(f"{exact[name]:.3f}" for name in ("abs_rel", "d1", "rmse", "s_star")), "")
+    table.title = f"with references: noise {result['noise']:.0%}, {result['nonsense']:.0%} of them anything"
+    make_console().print(table)
+    if sigma := result["sigma"]:
+        say(
+            f"sigma covers {sigma['covered_68']:.0%} within one and {sigma['covered_95']:.0%} within 1.96 sigma; the"
+            f" more certain half has {sigma['certain_half']:.2f} of the AbsRel of all"
+        )

@@ -1,0 +1,215 @@
+"""What a scale and a sigma are worth, measured: on rooms whose truth and whose network's errors are known."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import lively
+
+from spd_cli import main
+from spd_core import SPD, Camera, Predictor, checkpoint
+from spd_core.data.bag import BagFrame
+from spd_core.data.bag_writing import write_bag
+from spd_core.data.samples import DataError, Sample
+from spd_core.evaluation import Protocol
+from spd_core.scale_evaluation import draw_references, evaluate_scale, fit_prior, measure_scale, sigma_report
+from spd_core.scale_prior import ScalePrior
+from spd_rooms.synthetic import random_frame
+
+SIZE = (96, 128)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set from a list."""
+
+    samples: list[Sample]
+    layout: str = "list"
+    splits: tuple[str, ...] = ("all",)
+    evaluation_crop: str = "none"
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+    def name(self, index):
+        return self.samples[index].name
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.load("embedded", device="cpu", runtime="torch")
+
+
+@pytest.fixture(scope="module")
+def truths(predictor):
+    """Images whose true depth is the network's, times a factor of the image and noise of the pixel."""
+    rng, samples, factors = np.random.default_rng(0), [], []
+    for i in range(12):
+        room = random_frame(4_200_000 + i, SIZE)
+        network_m = predictor.encode(room.rgb, room.camera).dense_depth()
+        factors.append(0.2 * rng.standard_normal())
+        depth_m = network_m * np.exp(factors[-1] + 0.1 * rng.standard_t(4, SIZE)).astype(np.float32)
+        samples.append(Sample(f"room {i}", room.rgb, np.clip(depth_m, 0.2, 9).astype(np.float32), room.camera))
+    return Samples(samples), np.array(factors)
+
+
+def test_references_are_noisy_pixels_and_some_are_anything():
+    truth_m = np.linspace(1, 4, 100_000)
+    chosen, said_m = draw_references(truth_m, 50_000, np.random.default_rng(0), noise=0.05, nonsense=0.2)
+    assert len(np.unique(chosen)) == 50_000
+    off = np.log(said_m / truth_m[chosen])
+    assert np.mean(np.abs(off) < 0.05) == pytest.approx(0.8 * 0.683 + 0.02, abs=0.03)
+    assert np.mean(np.abs(off) > 0.3) == pytest.approx(0.2 * 0.8, abs=0.03)
+    _, exact_m = draw_references(truth_m, 10, np.random.default_rng(0), noise=0, nonsense=0)
+    assert set(exact_m) <= set(truth_m)
+
+
+def test_more_references_are_better_and_scored_elsewhere(predictor, truths):
+    dataset, _ = truths
+    result = evaluate_scale(predictor, dataset, counts=(2, 20), prior=ScalePrior(0.2, 0.1, 0.1))
+    errors = [result["references"][count]["abs_rel"] for count in ("0", "2", "20")]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 1.1 * result["exact"]["abs_rel"]
+    assert result["references"]["20"]["n_valid"] == sum(4000 - 20 for _ in dataset.samples)
+    networks_m = [predictor.encode(s.rgb, s.camera).dense_depth() for s in dataset.samples]
+    own = [np.mean(np.abs(n / s.depth_m - 1)) for n, s in zip(networks_m, dataset.samples)]
+    assert errors[0] == pytest.approx(np.mean(own), rel=0.03)
+    assert result["sigma"] == {}  # the embedded weights say none here
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_the_prior_that_is_fitted_is_that_of_the_errors(predictor, truths):
+    dataset, factors = truths
+    prior = fit_prior(predictor, dataset)
+    assert prior.sigma_log == pytest.approx(np.std(factors), rel=0.05)
+    assert prior.sigma_slope < 0.05
+    errors = 0.1 * np.random.default_rng(2).standard_t(4, 100_000)
+    assert prior.spread_log == pytest.approx(np.median(np.abs(errors)) / 0.816, rel=0.05)
+    assert prior.pivot_m == pytest.approx(
+        math.exp(
+            np.mean([np.log(np.median(predictor.encode(s.rgb, s.camera).dense_depth())) for s in dataset.samples])
+        ),
+        rel=0.02,
+    )
+
+
+def test_sigma_that_is_right_covers_what_it_says():
+    rng = np.random.default_rng(3)
+    sigma = rng.uniform(0.02, 0.4, 40_000)
+    truth_m = rng.uniform(1, 5, 40_000)
+    depth_m = truth_m * np.exp(sigma * rng.standard_normal(40_000))
+    report = sigma_report(depth_m, sigma, truth_m)
+    assert report["covered_68"] == pytest.approx(0.683, abs=0.01)
+    assert report["covered_95"] == pytest.approx(0.95, abs=0.01)
+    assert report["temperature"] == pytest.approx(1.0, abs=0.02)
+    assert sigma_report(depth_m, sigma / 2, truth_m)["temperature"] == pytest.approx(2.0, abs=0.04)
+    assert report["certain_half"] < 0.65
+    assert report["abs_rel_by_share"] == sorted(report["abs_rel_by_share"])
+    assert all(oracle <= ours for oracle, ours in zip(report["oracle_by_share"], report["abs_rel_by_share"]))
+    blind = sigma_report(depth_m, np.full(40_000, 0.2), truth_m)
+    assert blind["certain_half"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_sample_without_depth_is_named(predictor, truths):
+    sample = truths[0].samples[0]
+    for depth_m in (None, np.zeros(SIZE, np.float32)):
+        with pytest.raises(DataError, match="room 0 has no"):
+            evaluate_scale(predictor, Samples([Sample("room 0", sample.rgb, depth_m, sample.camera)]))
+
+
+def recording(truths):
+    dataset, factors = truths
+    frames = [
+        BagFrame(
+            (i + 1) * 10**8, s.rgb, (s.depth_m * 1000).round().astype(np.uint16).astype(np.float32) / 1000, s.camera, []
+        )
+        for i, s in enumerate(dataset.samples)
+    ]
+    return frames, factors
+
+
+def test_a_recordings_scale_is_the_median_of_its_frames(predictor, truths):
+    frames, factors = recording(truths)
+    measured = measure_scale(frames, predictor)
+    assert math.log(measured.factor) == pytest.approx(np.median(factors), abs=0.02)
+    assert measured.sigma_log == pytest.approx(np.std(factors), abs=0.02)
+    assert measured.frames == len(frames)
+    with pytest.raises(DataError, match="no frame of the recording has depth"):
+        measure_scale([BagFrame(1, frames[0].rgb, None, frames[0].camera, [])], predictor)
+
+
+def test_commands(truths, tmp_path, monkeypatch, capsys):
+    frames, factors = recording(truths)
+    write_bag(tmp_path / "bag", frames)
+    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag")])
+    main()
+    said = capsys.readouterr().out
+    assert float(said.split("scale_factor: ")[1].split()[0]) == pytest.approx(math.exp(np.median(factors)), rel=0.03)
+    assert f"of {len(frames)} frames" in said
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    camera: Camera = frames[0].camera
+    (folder / "camera.txt").write_text(f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}")
+    for i, frame in enumerate(frames[:4]):
+        cv2.imwrite(str(folder / f"{i}.rgb.png"), frame.rgb[..., ::-1])
+        cv2.imwrite(str(folder / f"{i}.depth.png"), (frame.depth_m * 1000).astype(np.uint16))
+    torch.manual_seed(0)
+    checkpoint.save(lively(SPD.from_preset("lite")), tmp_path / "raw.safetensors", torch.float16, data="rooms")
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["spd", "calibrate", *(str(p) for p in (tmp_path / "raw.safetensors", folder, tmp_path / "c.safetensors"))],
+    )
+    main()
+    known = checkpoint.provenance(tmp_path / "c.safetensors")
+    assert known["data"] == "rooms"
+    raw, calibrated = (Predictor.load(tmp_path / f"{name}.safetensors", device="cpu") for name in ("raw", "c"))
+    assert ScalePrior.of(calibrated) == ScalePrior(**known["scale_prior"]) != ScalePrior.of(raw)
+    uv = np.array([[20.0, 30.0], [100.5, 60.25]])
+    one, other = (p.encode(frames[0].rgb, camera).answer(uv) for p in (raw, calibrated))
+    np.testing.assert_allclose(other.sigma_m, known["sigma_temperature"] * one.sigma_m, rtol=1e-5)
+    np.testing.assert_array_equal(other.depth_m, one.depth_m)
+
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "spd",
+            "eval",
+            str(folder),
+            "--weights",
+            str(tmp_path / "c.safetensors"),
+            "--references",
+            "[1,5]",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+    )
+    main()
+    assert "sigma covers" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "scale.json").read_text())
+    assert list(written["references"]) == ["0", "1", "5"]
+    assert cv2.imread(str(tmp_path / "out" / "scale.png")) is not None
+
+
+def test_sigma_of_a_model_that_is_calibrated_covers_its_errors(truths, tmp_path):
+    """`Protocol` goes through: a limit takes fewer images."""
+    dataset, _ = truths
+    torch.manual_seed(0)
+    predictor = Predictor(lively(SPD.from_preset("lite")), "cpu", runtime="torch")
+    sigma = evaluate_scale(predictor, dataset, Protocol(limit=5), counts=())["sigma"]
+    predictor.provenance = {"sigma_temperature": sigma["temperature"]}
+    again = evaluate_scale(predictor, dataset, Protocol(limit=5), counts=())["sigma"]
+    assert again["covered_68"] == pytest.approx(0.683, abs=0.005)
+    predictor.provenance = {"sigma_temperature": -1}
+    with pytest.raises(checkpoint.CheckpointError, match="sigma_temperature is -1; expected a positive number"):
+        evaluate_scale(predictor, dataset, Protocol(limit=1), counts=())
