@@ -35,7 +35,7 @@ from .scale_prior import ScaleError, ScalePrior
 
 NU, T_PEAK = 2.0, 8**-0.5  # of Student's t, and its density at 0
 ALIKE_PX, ALIKE_LOG = 0.03, 0.2  # in image widths, and of log depth: one standard deviation of being alike
-FADE_S, CENTRE_S, PAUSE_S = 1.0, 20.0, 0.5
+FADE_S, CENTRE_S, PAUSE_S = 0.7, 20.0, 0.5
 JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128

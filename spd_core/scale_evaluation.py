@@ -27,6 +27,7 @@ from .scale_prior import ScalePrior
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, NONSENSE = 0.05, 0.2  # of references: sigma of the log, and the share that is any depth
 NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
+MARGIN = 1.2  # other cameras and rooms are harder than those held out
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
 COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
 
@@ -195,7 +196,7 @@ def fit_prior(
         slopes.append(fit[1])
         left.append(ratio - scales[-1])
     slope = 1.48 * float(np.median(np.abs(slopes)))  # the standard deviation, not that of a few odd images
-    return ScalePrior(float(np.std(scales)), slope, _width(np.concatenate(left)), pivot_m)
+    return ScalePrior(float(np.std(scales)), slope, MARGIN * _width(np.concatenate(left)), pivot_m)
 
 
 def _width(errors: np.ndarray) -> float:
