@@ -43,7 +43,9 @@ REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
 FLOOR_ALIKE_PX = 0.15  # as ALIKE_PX, for floor: one surface, and one error of its pose
-LEAST_FLOOR = 0.2  # share of the pixels looked at that must fit the floor, or nothing is said of it
+# Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
+# table is a floor of another scale.
+LEAST_FLOOR, MOST_FLOOR_SIGMAS = 0.2, 2.0
 # The table: log scale and slope, about the centre.
 LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
 _CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
@@ -180,7 +182,7 @@ class ScaleFilter:
         """Take the floor of one frame as references, where enough of it is seen.
 
         Returns:
-            Whether LEAST_FLOOR of the pixels that may show floor fit to it; otherwise nothing is taken.
+            Whether LEAST_FLOOR of the pixels that may show floor fit it, at a likely scale; otherwise nothing is taken.
 
         Raises:
             ScaleError: the frame has no camera, or the stamp is not a time.
@@ -207,9 +209,10 @@ class ScaleFilter:
         if len(new) != len(may_show):
             return False  # a network that fails
         new["is_limit"], new["alike"] = 1 - chance, FLOOR_ALIKE_PX
-        alone = ScaleFilter(frame.predictor, self.prior)
+        alone = ScaleFilter(frame.predictor, self.prior, math.exp(self._centre[0]))
         alone._take(new)
-        if alone._share_seen() < LEAST_FLOOR:
+        moved = abs(alone._mean[0] - self._centre[0])
+        if alone._share_seen() < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
             return False
         self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False))
         return True

@@ -1,0 +1,151 @@
+"""The node's scale without topics: which references count when, where the floor is, and what is said of it."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.lib import recfunctions
+from sensor_msgs.msg import LaserScan, Range
+from std_msgs.msg import Header
+
+from spd_core import Predictor
+from spd_core.scale import FixedScale
+from spd_rooms.synthetic import random_frame
+from spd_ros.conversions import array_to_cloud
+from spd_ros.diagnostics import Problems, Statistics
+from spd_ros.parameters import Settings
+from spd_ros.scaling import Scaling
+from spd_ros.waypoints import NoTransformError
+
+IMAGE = Header(frame_id="camera")
+
+
+class Transforms:
+    """Knows how the floor's frame lies: the room's, x right, y up, z ahead, at its corner."""
+
+    def __init__(self, pose):
+        self.rotation, self.position = pose.rotation(), pose.position
+
+    def to_optical(self, points_m, frame_id, image):
+        if frame_id == image.frame_id:
+            return points_m
+        if frame_id != "floor":
+            raise NoTransformError(f"nobody knows {frame_id}")
+        up_is_y = np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])  # a floor's frame has z up
+        return (points_m @ up_is_y.T - self.position) @ self.rotation
+
+
+@pytest.fixture(scope="module")
+def room():
+    return random_frame(4_100_002, (240, 320))
+
+
+@pytest.fixture(scope="module")
+def frame(room):
+    return Predictor.load("embedded", device="cpu").encode(room.rgb, room.camera)
+
+
+@pytest.fixture
+def make(room, frame):
+    def scaling(**settings):
+        statistics = Statistics()
+        problems = Problems(statistics, lambda text: None)
+        made = Scaling(frame.predictor, Transforms(room.pose), replace(Settings(), **settings), statistics, problems)
+        return SimpleNamespace(scaling=made, statistics=statistics, problems=problems)
+
+    return scaling
+
+
+def pixels(frame, factor, count=20, frame_id="camera"):
+    uv = np.random.default_rng(0).integers(0, [320, 240], (count, 2))
+    values = recfunctions.merge_arrays([np.asarray(v, "<f4") for v in (*uv.T, factor * frame.depth_at(uv))])
+    values.dtype.names = ("u", "v", "depth")
+    return array_to_cloud(values, Header(frame_id=frame_id))
+
+
+def count(made, name):
+    return int(made.statistics.snapshot().get(name, 0))
+
+
+def test_off_takes_nothing_and_scales_nothing(make, frame):
+    made = make()
+    assert made.scaling.read("reference_depths", pixels(frame, 1.3)) is None
+    made.scaling.on_frame(frame, IMAGE)
+    assert made.scaling.scale() is None
+    assert count(made, "reference_depths received") == 1
+
+
+def test_a_fixed_factor_is_where_learning_starts(make, frame):
+    made = make(scale_factor=1.2)
+    assert made.scaling.scale() == FixedScale(1.2)
+    learning = make(scale_factor=1.2, scale="references").scaling
+    assert learning.scale().factor == pytest.approx(1.2)
+    learning.take(learning.read("reference_depths", pixels(frame, 1.2)), frame, IMAGE)
+    assert learning.scale().factor == pytest.approx(1.2, rel=0.01)
+
+
+def test_references_of_a_frame_change_the_scale_and_are_counted(make, frame):
+    made = make(scale="both", camera_height_m=1.0)
+    note = made.scaling.read("reference_depths", pixels(frame, 1.3))
+    made.scaling.take(note, frame, IMAGE)
+    assert made.scaling.scale().factor == pytest.approx(1.3, rel=0.05)
+    assert count(made, "references used") == 20
+    facts = made.statistics.snapshot()
+    assert float(facts["scale"]) == pytest.approx(made.scaling.scale().factor, abs=0.001)
+    assert 0 < float(facts["scale sigma"]) < 0.2
+
+
+def test_another_mode_or_factor_starts_afresh_and_other_parameters_do_not(make, frame):
+    made = make(scale="references").scaling
+    made.take(made.read("reference_depths", pixels(frame, 1.3)), frame, IMAGE)
+    made.change(replace(made.settings, camera_height_m=1.0))
+    assert made.scale().factor == pytest.approx(1.3, rel=0.05)
+    made.change(replace(made.settings, scale="off"))
+    made.change(replace(made.settings, scale="references"))
+    assert made.scale().factor == 1.0
+
+
+def test_what_cannot_be_used_is_said(make, frame):
+    made = make(scale="references")
+    broken = pixels(frame, 1.0)
+    broken.point_step = 1
+    assert made.scaling.read("reference_depths", broken) is None
+    assert count(made, "reference_depths bad") == 1
+    assert "cloud" in made.problems.texts()[0]
+    elsewhere = LaserScan(header=Header(frame_id="nowhere"), angle_increment=0.1, range_max=9.0, ranges=[1.0, 2.0])
+    made.scaling.take(made.scaling.read("reference_scan", elsewhere), frame, IMAGE)
+    assert count(made, "references without transform") == 1
+    assert "nobody knows nowhere" in made.problems.texts()
+    blind = SimpleNamespace(camera=None)
+    made.scaling.take(made.scaling.read("reference_range", Range(max_range=9.0, range=1.0)), blind, IMAGE)
+    assert count(made, "references without camera_info") == 1
+    assert made.scaling.scale().factor == 1.0
+
+
+def test_the_floors_frame_gives_height_and_tilt(make, room, frame):
+    """As the parameters do, for a camera that is not rolled."""
+    made = make(scale="floor", floor_frame="floor")
+    plane = made.scaling._plane(IMAGE)
+    assert plane.height_m == pytest.approx(room.pose.position[1])
+    np.testing.assert_allclose(plane.down, room.pose.rotation().T @ [0, -1, 0], atol=1e-9)
+    given = make(scale="floor", camera_height_m=1.1, camera_tilt_deg=-math.degrees(room.pose.pitch)).scaling._plane(
+        IMAGE
+    )
+    assert given.down[2] == pytest.approx(plane.down[2], abs=1e-6)
+    made.scaling.on_frame(frame, IMAGE)
+    assert count(made, "floor seen") + count(made, "floor not seen") == 1
+    made.scaling.on_frame(frame, IMAGE)  # not so soon again
+    assert count(made, "floor seen") + count(made, "floor not seen") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({}, "needs camera_height_m, or floor_frame and TF"), ({"floor_frame": "cellar"}, "nobody knows cellar")],
+)
+def test_a_floor_that_is_nowhere_is_said(make, frame, settings, text):
+    made = make(scale="floor", **settings)
+    made.scaling.on_frame(frame, IMAGE)
+    assert text in made.problems.texts()[0]
+    assert count(made, "floor not seen") == 0
