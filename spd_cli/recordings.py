@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -23,6 +21,8 @@ from spd_core.messages import is_rectified_topic
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
+
+from .console import make_console, printable, say
 
 SHOWN = ("abs_rel", "d1", "rmse", "s_star")
 DEMO_FRAMES, DEMO_RATE_HZ, QUERIES_PER_FRAME, POINTS_PER_QUERY = 20, 5.0, 4, 32
@@ -65,7 +65,7 @@ def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float
     if rate <= 0 or rooms < 1:
         raise SPDError(f"rate and rooms must be positive, got {rate} and {rooms}")
     count = write_bag(out, _frames(_samples(folder) if folder is not None else _drawn(rooms), rate), storage)
-    _say(Console(), f"wrote {out}: {count} frames")
+    say(f"wrote {out}: {count} frames")
 
 
 def replay(
@@ -116,17 +116,19 @@ def replay(
         raise SPDError(f"node must be fresh or running, got {node!r}")
     if rate <= 0 or tolerance_s < 0:
         raise SPDError(f"rate must be positive and tolerance_s not negative, got {rate} and {tolerance_s}")
-    console, sampling, exit_code = Console(), Sampling(points, grid, recorded, seed), 0
+    sampling, exit_code = Sampling(points, grid, recorded, seed), 0
     with Bag(bag) as recording:
-        _say(console, *recording.faults)
+        for line in recording.faults:
+            say(line, "yellow")
         choice = recording.choose(image, depth, camera_info, query)
         topics = choice.topics
-        _say(console, *choice.lines())
+        for line in choice.lines():
+            say(line)
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
         pairing = recording.pairing(topics, tolerance_s, depth_offset_s)
         if topics.depth is not None:
-            _say(console, str(pairing))
+            say(str(pairing))
         frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
         total = recording.count(topics.image)
         if offline:
@@ -141,7 +143,8 @@ def replay(
             settings["rectified"] = "true" if is_rectified_topic(topics.image) else "false"
             played, exit_code = _played_live(frames, settings if node == "fresh" else None, rate, total)
         left_out = recording.left_out()
-    _say(console, *left_out)
+    for line in left_out:
+        say(line, "yellow")
     if not played:
         raise DataError(f"{bag} has no frame that can be read on {topics.image}")
     about = {
@@ -153,16 +156,22 @@ def replay(
         "left_out": [*recording.faults, *left_out],
     }
     result = report(played, about)
-    _show(result, console)
+    _show(result)
     if out is not None:
         write(result, out)
-        _say(console, f"wrote {out}/result.json, frames.csv, depths.csv, report.png and overlay.png")
+        say(f"wrote {out}/result.json, frames.csv, depths.csv, report.png and overlay.png")
     if exit_code:
         raise SPDError(f"the node ended with exit code {exit_code}")
+    if not result.summary["queries"]:
+        what = f"no query on {topics.query} names an image" if recorded else "no depth image has a reading"
+        raise SPDError(f"nothing to ask: {what}")
     if not result.summary["answered"]:
         raise SPDError("no query was answered")
     if result.summary["metrics"] is None and choice.expects_depth:
-        why = str(pairing) if topics.depth is not None else "no depth topic was taken, see above"
+        if topics.depth is None:
+            why = "no depth topic was taken, see above"
+        else:
+            why = f"{pairing}, and no point has both an answer and a depth" if pairing.partner else str(pairing)
         raise SPDError(f"nothing to compare: {why}")
     return result
 
@@ -204,7 +213,7 @@ def _frames(samples: Iterable[Sample], rate_hz: float, queries: int = 0) -> Iter
     """Frames to write, with that many queries each at random pixels with known depth; ids count through the
     sequence."""
     for i, sample in enumerate(samples):
-        known = np.ones(sample.rgb.shape[:2]) if sample.depth_m is None else sample.depth_m
+        known = np.ones(sample.rgb.shape[:2], bool) if sample.depth_m is None else sample.depth_m > 0
         uv = random_pixels(known, queries * POINTS_PER_QUERY, [i]).astype(np.float64)
         ids = np.arange(len(uv)) + i * len(uv)
         asked = list(zip(np.array_split(uv, queries), np.array_split(ids, queries))) if queries else []
@@ -214,34 +223,25 @@ def _frames(samples: Iterable[Sample], rate_hz: float, queries: int = 0) -> Iter
 # --- printing
 
 
-def _say(console: Console, *lines: str) -> None:
-    """Text as it is: it holds names from outside, which may look like markup."""
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _show(result: Report, console: Console, rows: int = 25) -> None:
+def _show(result: Report, rows: int = 25) -> None:
     """Print the table of frames (at most `rows` of them, evenly spread) and the summary."""
     summary = result.summary
     title = f"{summary['mode']}: {summary['frames']} frames of {summary['bag']}"
-    table = Table("frame", "asked", "answered", *SHOWN, "ms", "status", title=escape(title))
+    table = Table("frame", "asked", "answered", *SHOWN, "ms", "status", title=printable(title))
     chosen = np.unique(np.linspace(0, len(result.frames) - 1, min(rows, len(result.frames))).astype(int))
     for row in (result.frames[i] for i in chosen):
         counts = (str(row[name]) for name in ("frame", "points", "points_with_depth"))
         table.add_row(*counts, *(_number(row[name]) for name in SHOWN), f"{row['latency_ms']:.1f}", row["status"])
-    console.print(table)
+    make_console().print(table)
     latency, metrics = summary["latency_ms"], summary["metrics"]
-    _say(
-        console,
+    say(
         f"{summary['answered']} of {summary['queries']} queries answered, {summary['points_without_depth']} of"
         f" {summary['points']} points without depth, {summary['dropped_frames']} frames dropped, latency p50"
-        f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms",
-        "no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN),
-        *(
-            f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)"
-            for gap in summary["gaps"]
-        ),
+        f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms"
     )
+    say("no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN))
+    for gap in summary["gaps"]:
+        say(f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)", "red")
 
 
 def _number(value: float) -> str:

@@ -9,12 +9,13 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from rich.progress import track
 
-from .camera import Camera, cell_centres
+from .camera import Camera
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
 from .model import MIN_SIZE
+from .pixels import grid_pixels, random_pixels
 from .predictor import EncodedFrame, Predictor
 
 
@@ -171,8 +172,5 @@ def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: i
         inside[top:bottom, left:right] = True
         gt_m = np.where(inside, gt_m, 0)
     if protocol.grid is not None:
-        at = (cell_centres(gt_m.shape, *protocol.grid) + 0.5).astype(int)
-        return at[gt_m[at[:, 1], at[:, 0]] > 0]
-    y, x = np.nonzero(gt_m)
-    chosen = np.random.default_rng([protocol.seed, index]).permutation(len(x))[: protocol.points]
-    return np.stack([x[chosen], y[chosen]], axis=1)
+        return grid_pixels(gt_m > 0, *protocol.grid)
+    return random_pixels(gt_m > 0, protocol.points or 0, [protocol.seed, index])

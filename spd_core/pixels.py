@@ -22,13 +22,13 @@ def at_pixels(values: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
 
 def random_pixels(candidates: np.ndarray, count: int, seed: list[int]) -> np.ndarray:
-    """At most `count` different pixels (column, row) int [K, 2] where `candidates` [H, W] holds."""
+    """At most `count` different pixels (column, row) int [K, 2] of `candidates`, bool [H, W]."""
     row, column = np.nonzero(candidates)
     chosen = np.random.default_rng(seed).permutation(len(column))[:count]
     return np.stack([column[chosen], row[chosen]], axis=1)
 
 
 def grid_pixels(candidates: np.ndarray, columns: int, rows: int) -> np.ndarray:
-    """The pixels (column, row) int [K, 2] under a grid's cell centres, where `candidates` [H, W] holds."""
+    """The pixels (column, row) int [K, 2] under a grid's cell centres that are `candidates`, bool [H, W]."""
     at = pixel_under(cell_centres(candidates.shape[:2], columns, rows))
-    return at[candidates[at[:, 1], at[:, 0]] > 0]
+    return at[candidates[at[:, 1], at[:, 0]]]

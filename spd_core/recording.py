@@ -3,7 +3,6 @@ the report; the answers come from a `Predictor` here, or from the node over ROS 
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 import warnings
@@ -12,17 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from . import files
 from .camera import cell_centres
 from .data.bag import BagFrame, RecordedFrame
+from .data.images import write_picture
 from .errors import SPDError
-from .extras import extra
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .pixels import at_pixels, random_pixels
 from .predictor import Predictor
+from .reports import new_figure
 from .status import Status
 
 
@@ -205,37 +205,27 @@ def gaps(played: list[Replayed]) -> list[dict]:
 
 def write(result: Report, folder: str | Path) -> None:
     """result.json, frames.csv, depths.csv (every point) and report.png, and overlay.png where a picture was kept."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result.summary, indent=1))
-    with (folder / "frames.csv").open("w", newline="") as file:
-        frames = csv.DictWriter(file, list(result.frames[0]))
-        frames.writeheader()
-        frames.writerows(result.frames)
-    with (folder / "depths.csv").open("w", newline="") as file:
-        depths = csv.writer(file)
-        depths.writerow(["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status"])
-        for number, frame in enumerate(result.played):
-            for asked in frame.asked:
-                reply = asked.reply or Reply(np.full(len(asked.uv), np.nan), np.full(len(asked.uv), ""), np.nan)
-                points = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status)
-                depths.writerows([number, *point] for point in points)
+    folder = files.make_folder(folder)
+    files.write_text(folder / "result.json", json.dumps(result.summary, indent=1))
+    files.write_csv(folder / "frames.csv", result.frames[0], (row.values() for row in result.frames))
+    points: list[list] = []
+    for number, frame in enumerate(result.played):
+        for asked in frame.asked:
+            reply = asked.reply or Reply(np.full(len(asked.uv), np.nan), np.full(len(asked.uv), ""), np.nan)
+            rows = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status)
+            points += ([number, *row] for row in rows)
+    files.write_csv(folder / "depths.csv", ["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status"], points)
     pictured = next((f for f in result.played if f.rgb is not None and f.answered()), None)
     if pictured is not None and pictured.rgb is not None:
         uv = np.concatenate([asked.uv for asked, _ in pictured.answered()])
         depth_m = np.concatenate([reply.depth_m for _, reply in pictured.answered()])
         overlay = draw_overlay(pictured.rgb, uv, depth_m)
-        cv2.imwrite(str(folder / "overlay.png"), overlay[..., ::-1])
+        write_picture(folder / "overlay.png", overlay)
     _draw(result, folder / "report.png")
 
 
 def _draw(result: Report, path: Path) -> None:
-    with extra("train"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, 7)
     error_axis, latency_axis, scatter_axis, status_axis = figure.subplots(2, 2).ravel()
     number = [row["frame"] for row in result.frames]
     error_axis.plot(number, [row["abs_rel"] for row in result.frames], marker=".")
@@ -254,4 +244,5 @@ def _draw(result: Report, path: Path) -> None:
     counts = result.summary["points_by_status"]
     status_axis.barh(list(counts), list(counts.values()))
     status_axis.set(xlabel="points", title="status")
-    figure.savefig(path, dpi=80)
+    with files.replaced(path) as partial:
+        figure.savefig(partial, dpi=80, format="png")

@@ -1,5 +1,7 @@
 """Which topics are taken of the sets that camera drivers publish, and what is never taken for metres."""
 
+import sqlite3
+
 import cv2
 import numpy as np
 import pytest
@@ -267,6 +269,17 @@ def test_what_is_not_metres_is_never_depth(tmp_path, messages, why):
     assert choice.topics.depth is None
     refused = [line for line in choice.lines() if line.startswith("not depth ")]
     assert (why in refused[0]) if why else not refused
+
+
+def test_a_depth_topic_that_stayed_empty_was_expected(tmp_path):
+    path = recorded.write(tmp_path / "bag", [*colour("/cam/image_raw"), *depth("/cam/depth/image_raw")], "sqlite3")
+    with sqlite3.connect(path / "bag.db3") as file:
+        file.execute("DELETE FROM messages WHERE topic_id = (SELECT id FROM topics WHERE name LIKE '%depth%')")
+    with Bag(path) as bag:
+        choice = bag.choose()
+    assert choice.topics.depth is None
+    assert choice.expects_depth
+    assert choice.lines()[-1] == "not depth   /cam/depth/image_raw (sensor_msgs/msg/Image, 0): it has no message"
 
 
 def test_depth_in_16_bit_grey_is_known_by_its_name(tmp_path):

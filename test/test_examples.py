@@ -11,7 +11,7 @@ import pytest
 from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
 
 from spd_core import Predictor
-from spd_ros.player import start_node, stop_node
+from spd_ros.processes import running_node, stop_node
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PIXELS = ["320,240", "100.5,50", "900,50"]
@@ -44,27 +44,23 @@ def test_a_script_says_that_a_file_is_no_image(tmp_path):
 
 
 def test_a_node_asks_about_each_image_and_reads_the_answers(tmp_path, client, rgb, xyz_m):
-    node = start_node(TOPICS, {"runtime": "torch"})
     log = tmp_path / "printed"
-    with log.open("w") as printed:
-        command = [sys.executable, EXAMPLES / "ask_node.py", *PIXELS, "--ros-args", "-r", f"image:={TOPICS['image']}"]
+    command = [sys.executable, EXAMPLES / "ask_node.py", *PIXELS, "--ros-args", "-r", f"image:={TOPICS['image']}"]
+    with running_node(TOPICS, {"runtime": "torch"}) as node, log.open("w") as printed:
         asking = subprocess.Popen(command, stdout=printed)
-    try:
-        client.connect(node)
-        client.spin(
-            lambda: client.images.get_subscription_count() == 2 and client.count_publishers("/spd/query_points") == 2
-        )
-        client.idle(1.0)
-        stamps = []
-        while len(log.read_text().splitlines()) < 6 and len(stamps) < 20:
-            stamps.append(client.show(rgb).stamp.sec)
-            client.idle(0.5)
-        lines = log.read_text().splitlines()
-        assert stop_node(node) == 0
-        assert stop_node(asking) == 0
-    finally:
-        node.kill()
-        asking.kill()
+        try:
+            client.connect(node)
+            client.spin(lambda: client.images.get_subscription_count() == 2)
+            client.spin(lambda: client.count_publishers("/spd/query_points") == 2)
+            client.idle(1.0)
+            stamps = []
+            while len(log.read_text().splitlines()) < 6 and len(stamps) < 20:
+                stamps.append(client.show(rgb).stamp.sec)
+                client.idle(0.5)
+        finally:
+            assert stop_node(asking) == 0
+    assert node.returncode == 0
+    lines = log.read_text().splitlines()
     answered = [re.match(r"(\d+)\.0{9} \((\S+), (\S+)\) px: (.*)", line).groups() for line in lines]
     assert len(answered) >= 6
     for i, (stamp, u, v, said) in enumerate(answered):

@@ -11,17 +11,17 @@ from std_msgs.msg import Header
 from spd_core import Predictor
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.processes import start_node, stop_node
+from spd_ros.processes import running_node
 
 
 @pytest.fixture(scope="module")
 def running(client):
     """A node with embedded weights, and the client connected to it."""
-    process = start_node(TOPICS, {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2})
-    client.connect(process)
-    yield client
-    assert process.poll() is None, "the node died of a message"
-    assert stop_node(process) == 0
+    with running_node(TOPICS, {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2}) as process:
+        client.connect(process)
+        yield client
+        assert process.poll() is None, "the node died of a message"
+    assert process.returncode == 0
 
 
 def test_no_image_yet(running):

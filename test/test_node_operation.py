@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from spd_core.messages import cloud_to_array, depth_to_metres
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.processes import start_node, stop_node
+from spd_ros.processes import running_node
 from spd_ros.waypoints import rigid_transform
 
 # base_link looks along the camera: x forward is z, y left is -x, z up is -y; the camera is 0.5 m above it
@@ -27,14 +27,11 @@ def running(client):
         "waypoint_frame": "base_link",
         "waypoint_transform": TRANSFORM,
     }
-    process = start_node(TOPICS, {"runtime": "torch", **settings})
-    try:
+    with running_node(TOPICS, {"runtime": "torch", **settings}) as process:
         client.connect(process)
         yield client
         assert process.poll() is None, "the node died of a message"
-        assert stop_node(process) == 0
-    finally:
-        process.kill()
+    assert process.returncode == 0
 
 
 def path(points, frame_id, stamp) -> Path:

@@ -229,6 +229,15 @@ def test_a_comparison_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"] is None
     run(monkeypatch, "replay", late, "--offline", "--tolerance-s", "0.05")
     assert "3 of 3 images have depth within the tolerance of 0.05 s" in capsys.readouterr().out
+    blind = list(recorded.usual(3))
+    for topic, _, message in blind:
+        if "depth" in topic:
+            message.data = message.data * 0
+    code, _, error = said_by(monkeypatch, capsys, "replay", recorded.write(tmp_path / "blind", blind), "--offline")
+    assert (code, error) == (1, "error: nothing to ask: no depth image has a reading\n")
+    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "blind", "--offline", "--grid", "[4,3]")
+    assert code == 1
+    assert "3 of 3 images have depth within the tolerance of 0.02 s, and no point has both an answer and" in error
     without = recorded.write(tmp_path / "none", [m for m in recorded.usual(3) if "depth" not in m[0]])
     run(monkeypatch, "replay", without, "--offline")
     assert "no depth to compare with" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..camera import Camera
+from ..files import expanded
 from ..messages import (
     MessageError,
     camera_from_info,
@@ -69,7 +70,7 @@ class Bag:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = expanded(path)
         self._files, self.faults = open_files(self.path)
         self.topics: dict[str, Topic] = {}
         for file in self._files:

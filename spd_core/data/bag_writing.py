@@ -11,6 +11,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from ..camera import Camera
+from ..files import expanded, make_folder
 from ..message_fields import camera_info_fields, cloud_fields, image_fields, query_array
 from ..names import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from .bag import BagFrame
@@ -26,12 +27,12 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
     the number of frames."""
     if storage not in ("mcap", "sqlite3"):
         raise DataError(f"storage must be mcap or sqlite3, got {storage!r}")
-    path = Path(path)
+    path = expanded(path)
     if path.exists():
         if not (path / "metadata.yaml").exists():
             raise DataError(f"{path} exists and is not a bag; choose another folder")
         shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
         connections = {
             topic: writer.add_connection(topic, type_name, typestore=TYPES) for topic, type_name in _TYPE_NAMES.items()

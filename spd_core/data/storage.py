@@ -22,6 +22,7 @@ from rosbags import rosbag1
 from rosbags.typesys import Stores, get_typestore
 from ruamel.yaml import YAML
 
+from ..files import problem
 from ..messages import MessageError
 from . import mcap
 from .samples import DataError
@@ -135,8 +136,7 @@ def _open(path: Path) -> Storage:
         return Ros1Storage(path)
     if first.startswith(_ZSTD_MAGIC):
         return CompressedStorage(path)
-    what = f"begins with {first!r}" if first else "is empty (0 bytes)"
-    raise DataError(f"{path} {what}; expected an MCAP, sqlite3 (.db3) or ROS 1 (.bag) file")
+    raise DataError(f"{path} {problem(path)}; expected an MCAP, sqlite3 (.db3) or ROS 1 (.bag) file")
 
 
 def _plain(data: bytes) -> bytes:

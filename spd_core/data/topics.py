@@ -93,7 +93,7 @@ class Choice:
     def expects_depth(self) -> bool:
         """Whether someone recorded depth: chosen here, or refused for what it holds."""
         return self.topics.depth is not None or any(
-            _kind(content.topic) == "depth" and content.encoding and content.topic != self.topics.image
+            _is_depth_by_name(content) and _kind(content.topic) == "depth" and content.topic != self.topics.image
             for content in self.contents.values()
         )
 
@@ -211,14 +211,15 @@ def _is_own(topic: str) -> bool:
 
 
 def _is_depth_by_name(content: Content) -> bool:
-    return bool(content.encoding) and (_kind(content.topic) == "depth" or content.encoding in _NO_COLOUR)
+    is_image = content.type_name in (IMAGE, COMPRESSED)
+    return is_image and (_kind(content.topic) == "depth" or content.encoding in _NO_COLOUR)
 
 
 def _why_no_depth(content: Content) -> str:
     """Why a topic is not depth in metres; "" where it is."""
     kind = _kind(content.topic)
     if not content.encoding:
-        return "no image"
+        return "none of its messages can be read" if content.count else "it has no message"
     if content.encoding not in DEPTH_ENCODINGS:
         return f"{content.encoding} holds no metres (8 bits: JPEG, or depth in colours)"
     if _is_own(content.topic):
