@@ -86,6 +86,7 @@ def replay(
     rate: float = 1.0,
     tolerance_s: float = TOLERANCE_S,
     depth_offset_s: float = 0.0,
+    references: int = 0,
     out: Path | None = None,
 ) -> Report:
     """Ask about the frames of a bag and compare with its depth: accuracy, latency, and what was not answered.
@@ -110,12 +111,15 @@ def replay(
         rate: speed of playing, times the recorded one.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
+        references: learn the scale from so many depths of each frame, noisy and some of them nonsense; with --offline.
         out: folder for result.json, frames.csv, depths.csv, report.png and overlay.png.
     """
     if node not in ("fresh", "running"):
         raise SPDError(f"node must be fresh or running, got {node!r}")
     if rate <= 0 or tolerance_s < 0:
         raise SPDError(f"rate must be positive and tolerance_s not negative, got {rate} and {tolerance_s}")
+    if references < 0 or (references and not offline):
+        raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
     with Bag(bag) as recording:
         for line in recording.faults:
@@ -132,7 +136,8 @@ def replay(
         frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
         total = recording.count(topics.image)
         if offline:
-            answered = answer_offline(frames, Predictor.load(weights, device, runtime=runtime))
+            predictor = Predictor.load(weights, device, runtime=runtime)
+            answered = answer_offline(frames, predictor, references)
             played = list(track(answered, "answering", total=total))
         else:
             settings = {"weights": weights, "device": device, "runtime": runtime}
@@ -151,6 +156,7 @@ def replay(
         "bag": str(bag),
         "mode": "offline" if offline else "live",
         "weights": weights if offline or node == "fresh" else "of the running node",
+        "references": references,
         "topics": vars(topics),
         "pairing": str(pairing) if topics.depth is not None else None,
         "left_out": [*recording.faults, *left_out],

@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from . import files
-from .camera import cell_centres
+from .camera import cell_centres, inside_image
 from .data.bag import BagFrame, RecordedFrame
 from .data.images import write_picture
 from .errors import SPDError
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
-from .pixels import at_pixels, random_pixels
+from .pixels import at_pixels, pixel_under, random_pixels
 from .predictor import Predictor
 from .reports import new_figure
+from .scale import ScaleFilter
+from .scale_evaluation import draw_references
 from .status import Status
 
 
@@ -109,9 +111,11 @@ class Replayed:
         return [(asked, asked.reply) for asked in self.asked if asked.reply is not None]
 
 
-def answer_offline(frames: Iterable[BagFrame], predictor: Predictor) -> Iterator[Replayed]:
+def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references: int = 0) -> Iterator[Replayed]:
     """Ask the predictor; latency is that of encoding the image and decoding the points. The first frame is encoded
-    twice, to warm up."""
+    twice, to warm up. With `references`, a scale is learned from so many of each frame's depths, noisy and some of them
+    nonsense (`scale_evaluation.draw_references`), at other pixels than those asked about."""
+    scale = ScaleFilter(predictor) if references else None
     for index, frame in enumerate(frames):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the status of every point says so
@@ -121,8 +125,17 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor) -> Iterator
             started = time.monotonic()
             encoded = predictor.encode(frame.rgb, frame.camera)
         played = Replayed.of(frame, keep_picture=index == 0)
+        if scale is not None and frame.depth_m is not None:
+            known = frame.depth_m > 0
+            for asked in played.asked:
+                column, row = pixel_under(asked.uv[inside_image(asked.uv, known.shape)]).T
+                known[np.minimum(row, len(known) - 1), np.minimum(column, len(known[0]) - 1)] = False
+            uv = random_pixels(known, references, [references, index])
+            rng = np.random.default_rng([references, index])
+            chosen, said_m = draw_references(at_pixels(frame.depth_m, uv), references, rng)
+            scale.update(encoded, uv[chosen], said_m, stamp_s=frame.stamp_ns * 1e-9)
         for asked in played.asked:
-            answer = encoded.answer(asked.uv)
+            answer = encoded.answer(asked.uv, scale)
             asked.reply = Reply(answer.depth_m, answer.status, time.monotonic() - started)
             started = time.monotonic()
         yield played

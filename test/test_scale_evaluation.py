@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -144,6 +144,26 @@ def test_a_recordings_scale_is_the_median_of_its_frames(predictor, truths):
     assert measured.frames == len(frames)
     with pytest.raises(DataError, match="no frame of the recording has depth"):
         measure_scale([BagFrame(1, frames[0].rgb, None, frames[0].camera, [])], predictor)
+
+
+def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths, tmp_path, monkeypatch):
+    """All frames of one scale: the camera's."""
+    frames, factors = recording(truths)
+    one_camera = [replace(f, depth_m=f.depth_m * np.float32(1.25 / math.exp(own))) for f, own in zip(frames, factors)]
+    write_bag(tmp_path / "bag", one_camera)
+    errors = {}
+    for references in (0, 8):
+        out = tmp_path / str(references)
+        arguments = ["replay", str(tmp_path / "bag"), "--offline", "--references", str(references), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["spd", *arguments])
+        main()
+        result = json.loads((out / "result.json").read_text())
+        assert result["references"] == references
+        errors[references] = result["metrics"]["abs_rel"]
+    assert errors[8] < 0.7 * errors[0]
+    monkeypatch.setattr(sys, "argv", ["spd", "replay", str(tmp_path / "bag"), "--references", "5"])
+    with pytest.raises(SystemExit):
+        main()
 
 
 def test_commands(truths, tmp_path, monkeypatch, capsys):
