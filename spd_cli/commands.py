@@ -22,6 +22,7 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, listed
+from spd_core.floor_evaluation import evaluate_floor
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
@@ -29,7 +30,7 @@ from spd_core.reports import write_evaluation
 from spd_core.scale_evaluation import evaluate_scale, write_scale_report
 
 from .console import make_console, printable, say
-from .scales import show_scale
+from .scales import show_floor, show_scale
 
 SHOWN_FAULTS = 50
 
@@ -44,6 +45,7 @@ def evaluate_checkpoint(
     runtime: str = "auto",
     workers: int = 0,
     references: list[int] | None = None,
+    floor: bool = False,
     **protocol,
 ) -> None:
     """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png.
@@ -60,6 +62,7 @@ def evaluate_checkpoint(
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say [1,5,20];
             adds scale.json and scale.png.
+        floor: also score with the floor of the truth told to the scale, height and tilt a little off.
     """
     how = Protocol(**protocol)
     predictor = Predictor.load(weights, device, runtime=runtime)
@@ -97,6 +100,8 @@ def evaluate_checkpoint(
         if out is not None:
             write_scale_report(scaled, out)
             say(f"wrote {out}/scale.json, scale.png")
+    if floor:
+        show_floor(evaluate_floor(predictor, dataset, how, progress=True))
 
 
 def check(path: Path, workers: int = 2) -> None:

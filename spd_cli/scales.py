@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -17,6 +18,7 @@ from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
+from spd_core.floor_evaluation import evaluate_floor
 from spd_core.predictor import Predictor
 from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale
 
@@ -79,7 +81,11 @@ def calibrate(weights: Path, data: Path, out: Path, split: str = "train", limit:
     predictor = Predictor.load(str(weights))
     predictor.provenance = {}  # measured without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit)
-    measured = {"scale_prior": asdict(fit_prior(predictor, dataset, how, progress=True))}
+    prior = asdict(fit_prior(predictor, dataset, how, progress=True))
+    floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
+    if floor_log is not None:
+        prior["floor_log"] = floor_log
+    measured: dict[str, Any] = {"scale_prior": prior}
     sigma = evaluate_scale(predictor, dataset, how, counts=(), progress=True)["sigma"]
     known = checkpoint.provenance(weights)
     known.pop("sigma_temperature", None)
@@ -96,6 +102,18 @@ def _stored_type(weights: Path) -> torch.dtype:
     with safe_open(weights, framework="pt") as file:
         tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
     return max(tensors, key=torch.Tensor.numel).dtype
+
+
+def show_floor(result: dict) -> None:
+    """Print `evaluate_floor`'s result."""
+    for name in ("visible", "hidden"):
+        if group := result.get(name):
+            say(
+                f"floor {name} in {group['images']} images: AbsRel {group['without']:.3f} without it,"
+                f" {group['with']:.3f} with it; told to the scale in {group['claimed']:.0%} of them"
+            )
+    if "visible" not in result and "hidden" not in result:
+        say("no image has a floor and a camera")
 
 
 def show_scale(result: dict) -> None:

@@ -42,10 +42,10 @@ MOST_KEPT = 128
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
-FLOOR_ALIKE_PX = 0.15  # as ALIKE_PX, for floor: one surface, and one error of its pose
+FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
 # table is a floor of another scale.
-LEAST_FLOOR, MOST_FLOOR_SIGMAS = 0.2, 2.0
+LEAST_FLOOR, MOST_FLOOR_SIGMAS = 0.1, 2.0
 # The table: log scale and slope, about the centre.
 LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
 _CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]

@@ -175,7 +175,7 @@ def fit_prior(
     predictor: Predictor, dataset: Dataset, protocol: Protocol | None = None, *, progress: bool = False
 ) -> ScalePrior:
     """The prior that held-out images give: write it as `scale_prior` of the checkpoint's provenance. Its `floor_log` is
-    not measured here."""
+    that of `floor_evaluation`."""
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
     points = []

@@ -124,7 +124,7 @@ def test_the_floor_tells_the_scale_of_rooms(rooms, factor):
         else:
             assert scale.factor == 1.0
     assert claimed > len(rooms) / 2
-    assert abs(np.median(errors)) < 0.04 + 0.2 * abs(math.log(factor))  # the prior holds it back
+    assert abs(np.median(errors)) < 0.04 + 0.3 * abs(math.log(factor))  # the prior holds it back
     assert np.mean(np.abs(errors)) < 0.6 * max(abs(math.log(factor)), 0.15)
 
 
