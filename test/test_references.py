@@ -188,7 +188,8 @@ def test_no_message_of_random_numbers_does_more_than_be_refused():
                 known = read(msg)
             except MessageError:
                 continue
-            optical = KnownPoints(known.points_m @ TO_OPTICAL.T, known.sigma_log, known.is_cone)
+            with np.errstate(invalid="ignore"):
+                optical = KnownPoints(known.points_m @ TO_OPTICAL.T, known.sigma_log, known.is_cone)
             references = references_in(optical, frame_of(np.full(SIZE, 2.0)))
             assert references.uv.shape == (len(references.depth_m), 2)
             assert np.isfinite(references.uv).all()
