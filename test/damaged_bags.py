@@ -22,7 +22,7 @@ from rosbags.rosbag2 import Reader as PlainReader
 from spd_core.camera import Camera
 from spd_core.data.bag import Bag, BagFrame
 from spd_core.data.bag_writing import write_bag
-from spd_core.data.storage import TYPES
+from spd_core.data.serialised import TYPES
 from spd_core.errors import SPDError
 from spd_core.recording import Sampling, frames_to_ask
 
