@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.duration import Duration, Infinite
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
@@ -211,6 +212,10 @@ def _type_name(subscription: Subscription) -> str:
 
 def _mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:
     """Why a subscription does not hear a publisher; "" where it does."""
+    for profile in (publisher, subscription):  # one's own says 0 where there is no limit, a peer's says Infinite
+        for limit in ("deadline", "liveliness_lease_duration"):
+            if getattr(profile, limit) == Infinite:
+                setattr(profile, limit, Duration())
     compatibility, reason = qos_check_compatible(publisher, subscription)
     if compatibility != QoSCompatibility.ERROR:
         return ""

@@ -16,18 +16,19 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import recorded
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2 import Reader as PlainReader
 
 from spd_core.camera import Camera
 from spd_core.data.bag import Bag, BagFrame
 from spd_core.data.bag_writing import write_bag
-from spd_core.data.storage import TYPES
+from spd_core.data.serialised import TYPES
 from spd_core.errors import SPDError
 from spd_core.recording import Sampling, frames_to_ask
 
 SIZE, FRAMES, PATIENCE_S = (48, 64), 6, 20
-KINDS = ("mcap", "mcap by chunk", "sqlite3", "sqlite3 by message", "sqlite3 by file")
+KINDS = ("mcap", "mcap by chunk", "sqlite3", "sqlite3 by message", "sqlite3 by file", "compressed images", "ros1")
 
 
 def make(folder: Path) -> dict[str, Path]:
@@ -43,15 +44,28 @@ def make(folder: Path) -> dict[str, Path]:
         )
         for i in range(FRAMES)
     ]
-    bags = {}
-    for kind in KINDS:
+    bags = {kind: folder / kind.replace(" ", "_") for kind in KINDS}
+    for kind in KINDS[:5]:
         storage, _, by = kind.partition(" by ")
-        bags[kind] = folder / kind.replace(" ", "_")
         write_bag(bags[kind], frames, storage)
         if by:
             mode = {"chunk": CompressionMode.STORAGE, "message": CompressionMode.MESSAGE, "file": CompressionMode.FILE}
             _copy_compressed(bags[kind], storage, mode[by])
+    recorded.write(bags["compressed images"], _compressed_images())
+    bags["ros1"].mkdir()
+    recorded.write_ros1(bags["ros1"] / "old.bag", recorded.usual(FRAMES))
     return bags
+
+
+def _compressed_images():
+    for i in range(FRAMES):
+        ns, depth = recorded.stamp(i), recorded.depth_mm(i)
+        yield "/cam/color/camera_info", ns, recorded.info(ns, d=[0.1, -0.05, 0.001, 0.0, 0.01])
+        png = recorded.png(recorded.picture(i))
+        yield "/cam/color/image_raw/compressed", ns, recorded.compressed(ns, "rgb8; png compressed bgr8", png)
+        code = recorded.rvl_message(depth) if i % 2 else bytes(12) + recorded.png(depth)
+        form = f"16UC1; compressedDepth {'rvl' if i % 2 else 'png'}"
+        yield "/cam/depth/image_raw/compressedDepth", ns, recorded.compressed(ns, form, code)
 
 
 def _copy_compressed(path: Path, storage: str, mode: CompressionMode) -> None:
@@ -88,16 +102,18 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def damage(bag: Path, target: Path, rng: np.random.Generator) -> None:
-    """A copy of the bag with one file damaged: mostly the storage, sometimes metadata.yaml, which may be gone too."""
+def damage(bag: Path, target: Path, rng: np.random.Generator) -> Path:
+    """A copy of the bag with one file damaged: mostly the storage, sometimes metadata.yaml, which may be gone too. What
+    to open of it."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(bag, target)
     metadata = target / "metadata.yaml"
     storage = next(f for f in target.iterdir() if f != metadata)
-    victim = metadata if rng.random() < 0.1 else storage
+    victim = metadata if rng.random() < 0.1 and metadata.exists() else storage
     victim.write_bytes(damaged(victim.read_bytes(), rng))
     if rng.random() < 0.3:
-        metadata.unlink()
+        metadata.unlink(missing_ok=True)
+    return storage if storage.suffix == ".bag" else target
 
 
 def read(path: Path) -> str:
@@ -134,8 +150,7 @@ def many(count: int, folder: Path, use=read, seed: int = 0) -> Counter:
     bags, outcomes = make(folder), Counter()
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
-        target = folder / "damaged"
-        damage(bags[kind], target, np.random.default_rng([seed, number]))
+        target = damage(bags[kind], folder / "damaged", np.random.default_rng([seed, number]))
         try:
             outcomes[kind, use(target)] += 1
         except BaseException as error:

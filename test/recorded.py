@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from spd_core.camera import Camera
 from spd_core.data.bag_writing import camera_info_message, header, image_message
-from spd_core.data.storage import TYPES
+from spd_core.data.serialised import TYPES
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 SIZE = (48, 64)

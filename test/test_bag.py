@@ -14,7 +14,7 @@ from rosbags.rosbag2 import CompressionMode
 from spd_core.data.bag import Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
 from spd_core.data.samples import DataError
-from spd_core.data.storage import TYPES
+from spd_core.data.serialised import TYPES
 from spd_core.data.topics import Topics
 
 COLOUR, DEPTH = "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw"

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -175,6 +175,16 @@ def test_incompatible_qos_is_named(client):
         )
     assert process.returncode == 0
     client.destroy_publisher(best_effort)
+
+
+def test_a_client_of_default_qos_is_no_problem(client, rgb):
+    with running_node(TOPICS, {"runtime": "torch", "diagnostics_period_s": 0.2}) as process:
+        client.connect(process)
+        header = client.show(rgb)
+        assert client.statuses([[1, 1]], header) == [Status.OK]
+        client.diagnostics = None
+        client.spin(lambda: client.diagnostics is not None)
+        assert (client.diagnostics.level, client.diagnostics.message) == (DiagnosticStatus.OK, "answering")
 
 
 def test_fifty_rounds_of_the_lifecycle(client, rgb):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from ..messages import (
 )
 from .pairing import Pairing, Series, pair
 from .samples import DataError
-from .storage import Recorded, Topic, deserialised, open_files, stamp_ns_of
-from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of
+from .serialised import Recorded, deserialised, stamp_ns_of
+from .storage import Topic, open_files
+from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
 
@@ -167,7 +169,11 @@ class Bag:
     @cached_property
     def _index(self) -> dict[str, tuple[Series, Content, Recorded | None]]:
         """Of every topic that may be of use: its stamps, what it holds and its first message. One pass."""
-        used = {name for name, topic in self.topics.items() if topic.type_name in (IMAGE, COMPRESSED, INFO, CLOUD)}
+        used = {name for name, topic in self.topics.items() if topic.type_name in (IMAGE, COMPRESSED, INFO)}
+        for name, topic in self.topics.items():  # clouds are large, and few are queries
+            firsts_of = islice(self._messages({name}), 5) if topic.type_name == CLOUD else ()
+            if any(may_be_query(content_of(message, topic)) for message, _ in firsts_of):
+                used.add(name)
         stamps: dict[str, list[tuple[int, int]]] = {name: [] for name in used}
         contents: dict[str, Content] = {}
         firsts: dict[str, Recorded] = {}

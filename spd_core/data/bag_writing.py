@@ -16,7 +16,7 @@ from ..message_fields import camera_info_fields, cloud_fields, image_fields, que
 from ..names import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from .bag import BagFrame
 from .samples import DataError
-from .storage import TYPES
+from .serialised import TYPES
 from .topics import CLOUD, IMAGE, INFO
 
 _TYPE_NAMES = {IMAGE_TOPIC: IMAGE, INFO_TOPIC: INFO, DEPTH_TOPIC: IMAGE, QUERY_TOPIC: CLOUD}

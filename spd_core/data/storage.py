@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import struct
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 from rosbags import rosbag1
-from rosbags.typesys import Stores, get_typestore
 from ruamel.yaml import YAML
 
 from ..files import problem
-from ..messages import MessageError
 from . import mcap
 from .samples import DataError
+from .serialised import Recorded, from_ros1, ros2_name
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-TYPES = get_typestore(Stores.ROS2_JAZZY)
 _ZSTD_MAGIC, _SQLITE_MAGIC, _ROS1_MAGIC = b"\x28\xb5\x2f\xfd", b"SQLite format 3\0", b"#ROSBAG V2.0"
+_ROWS = "SELECT timestamp, id, topic_id FROM messages"
 _SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 
@@ -43,30 +41,6 @@ class Topic:
 
     type_name: str
     count: int
-
-
-class Recorded(NamedTuple):
-    """A message as it was recorded: when it was received, and its CDR serialisation."""
-
-    log_ns: int
-    topic: str
-    data: bytes
-
-
-def deserialised(message: Recorded, type_name: str) -> Any:
-    try:
-        return TYPES.deserialize_cdr(message.data, type_name)
-    except Exception as error:  # rosbags' generated parsers let their own errors through
-        reason = str(error) or type(error).__name__
-        raise MessageError(f"{len(message.data)} bytes are no {type_name}: {reason}") from error
-
-
-def stamp_ns_of(message: Recorded) -> int:
-    """The header's stamp, from the first bytes of the serialisation: every type used here begins with its header. The
-    time of recording where there is none."""
-    order = "<" if message.data[1:2] == b"\x01" else ">"
-    seconds, nanoseconds = struct.unpack_from(f"{order}iI", message.data, 4) if len(message.data) >= 12 else (0, 0)
-    return seconds * 10**9 + nanoseconds or message.log_ns
 
 
 class Storage(Protocol):
@@ -151,7 +125,7 @@ class McapStorage:
         self._file = mcap.McapFile(path)
         self.faults, self.losses = self._file.faults, self._file.losses
         self._channels = {
-            number: channel._replace(type_name=_ros2_name(channel.type_name))
+            number: channel._replace(type_name=ros2_name(channel.type_name))
             for number, channel in self._file.channels.items()
         }
         counts: Counter[str] = Counter()
@@ -164,7 +138,7 @@ class McapStorage:
         for log_ns, number, data in self._file.messages(wanted):
             channel = wanted[number]
             try:
-                data = _from_ros1(data, channel.type_name) if channel.encoding == "ros1" else _plain(data)
+                data = from_ros1(data, channel.type_name) if channel.encoding == "ros1" else _plain(data)
             except (ValueError, zstd.ZstdError):
                 self.losses[f"message(s) of {channel.topic}: damaged"] += 1
                 continue
@@ -187,13 +161,12 @@ class Sqlite3Storage:
                 for number, name, type_name in self._execute("SELECT id, name, type FROM topics")
                 if isinstance(name, str) and isinstance(type_name, str)
             }
-            self._rows = self._all_rows()
+            counts = self._counts()
         except sqlite3.Error as error:
             raise DataError(
                 f"{path} cannot be read: {error}; if it is a recording, `sqlite3 {path.name} .recover` into a new file"
                 " and `ros2 bag reindex` may repair it"
             ) from error
-        counts = Counter(topic for _, _, topic in self._rows)
         self.topics = {name: Topic(type_name, counts[number]) for number, (name, type_name) in self._topics.items()}
 
     def _connect(self) -> sqlite3.Connection:
@@ -224,34 +197,43 @@ class Sqlite3Storage:
         self._steps = 0
         return self._database.execute(query, values).fetchall()
 
-    def _all_rows(self) -> list[tuple[int, int, int]]:
-        """Log time (ns), number and topic of every message, in the order of time."""
-        query = "SELECT timestamp, id, topic_id FROM messages"
+    def _counts(self) -> Counter[int]:
+        """How many messages each topic has, by its number."""
         try:
-            rows = self._execute(query)
+            return Counter(dict(self._execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id")))
         except sqlite3.DatabaseError as error:
-            rows, number, gap = [], 0, 0
-            while gap < 1000:  # from message to message, until there are no more
-                number, gap = number + 1, gap + 1
-                try:
-                    found = self._execute(f"{query} WHERE id = ?", number)
-                except sqlite3.DatabaseError:
-                    continue
-                if found:
-                    gap = 0
-                    rows += found
+            found = self._rows_one_by_one()
             self.faults.append(
-                f"{self.path} is unfinished or damaged ({error}): {len(rows)} messages of it can be read; `sqlite3"
+                f"{self.path} is unfinished or damaged ({error}): {len(found)} messages of it can be read; `sqlite3"
                 f" {self.path.name} .recover` may bring back more"
             )
+            return Counter(topic for _, _, topic in found)
+
+    def _rows(self, topics: Collection[int]) -> list[tuple[int, int, int]]:
+        """Log time (ns), number and topic of the messages of some topics, in the order of time."""
+        try:
+            rows = self._execute(f"{_ROWS} WHERE topic_id IN ({', '.join(map(str, topics))})")
+        except sqlite3.DatabaseError:
+            rows = [row for row in self._rows_one_by_one() if row[2] in topics]
         return sorted(row for row in rows if all(isinstance(value, int) for value in row))
+
+    def _rows_one_by_one(self) -> list[tuple[int, int, int]]:
+        """What can be read of a damaged table, from message to message until there are no more."""
+        rows, number, gap = [], 0, 0
+        while gap < 1000:
+            number, gap = number + 1, gap + 1
+            try:
+                found = self._execute(f"{_ROWS} WHERE id = ?", number)
+            except sqlite3.DatabaseError:
+                continue
+            rows += found
+            gap = 0 if found else gap
+        return rows
 
     def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
         self.losses.clear()
         wanted = {number: name for number, (name, _) in self._topics.items() if name in topics}
-        for log_ns, number, topic in self._rows:
-            if topic not in wanted:
-                continue
+        for log_ns, number, topic in self._rows(wanted):
             try:
                 [(data,)] = self._execute("SELECT data FROM messages WHERE id = ?", number)
                 data = _plain(memoryview(data).tobytes())
@@ -285,7 +267,7 @@ class Ros1Storage:
                 for connection, log_ns, data in self._reader.messages(connections, start=begin):
                     begin = log_ns
                     try:
-                        data = _from_ros1(data, connection.msgtype)
+                        data = from_ros1(data, connection.msgtype)
                     except ValueError:
                         self.losses[f"message(s) of {connection.topic}: damaged"] += 1
                         continue
@@ -326,20 +308,3 @@ class CompressedStorage:
     def close(self) -> None:
         self._inner.close()
         self._folder.cleanup()
-
-
-def _ros2_name(type_name: str) -> str:
-    """sensor_msgs/Image, as ROS 1 writes it, to sensor_msgs/msg/Image."""
-    return type_name if "/msg/" in type_name else type_name.replace("/", "/msg/", 1)
-
-
-def _from_ros1(data: bytes, type_name: str) -> bytes:
-    """A message of ROS 1 as ROS 2 serialises it.
-
-    Raises:
-        ValueError: it is damaged, or of a type that ROS does not have.
-    """
-    try:
-        return bytes(TYPES.ros1_to_cdr(data, type_name))
-    except Exception as error:  # rosbags lets its parsers' own errors through
-        raise ValueError(f"{type_name} cannot be converted: {error}") from error

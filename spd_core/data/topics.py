@@ -21,7 +21,8 @@ from ..messages import (
     is_rectified_topic,
 )
 from .samples import DataError
-from .storage import Recorded, Topic, deserialised
+from .serialised import Recorded, deserialised
+from .storage import Topic
 
 IMAGE, COMPRESSED, INFO, CLOUD = (
     f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo", "PointCloud2")
@@ -135,11 +136,13 @@ def choose(
     for kind, type_name in (("camera_info", INFO), ("query", CLOUD)):
         if kind in named and named[kind].type_name != type_name:
             raise DataError(f"{named[kind]} cannot be {kind}; expected {type_name}")
+    if "query" in named and not may_be_query(named["query"]):
+        raise DataError(f"{named['query']} cannot be query; expected fields u and v, or x and y, and no depth")
     if given.get("image") and given.get("image") == given.get("depth"):
         raise DataError(f"{given['image']} cannot be both the image and its depth")
     depths = [named["depth"]] if "depth" in named else [c for c in contents if not _why_no_depth(c)]
     infos = [c for c in contents if c.type_name == INFO and not c.fault and c.count]
-    queries = [c for c in contents if {"u", "v"} <= set(c.fields) and "depth" not in c.fields]
+    queries = [c for c in contents if may_be_query(c) and "u" in c.fields]
 
     def score(image: Content, depth: Content) -> float:
         return _pair_score(image, depth) + 3 * matched(image.topic, depth.topic)
@@ -176,6 +179,12 @@ def _remarks(image: Content, depth: Content | None) -> list[str]:
         f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to the"
         " image (aligned to it), else it is the truth of other pixels"
     ]
+
+
+def may_be_query(content: Content) -> bool:
+    """Whether a cloud may ask for depth: one that has it is an answer, or a scan."""
+    fields = set(content.fields)
+    return ({"u", "v"} <= fields or {"x", "y"} <= fields) and not {"z", "depth"} & fields
 
 
 def _parts(topic: str) -> list[str]:
