@@ -16,7 +16,7 @@ from .errors import SPDError
 from .model import SPD, SPDConfig
 
 FORMAT = "spd-1"
-EMBEDDED = Path(__file__).parent / "weights" / "atto_synthetic.safetensors"
+EMBEDDED = Path(__file__).parent / "weights" / "lite.safetensors"
 WITHOUT_STATE = (
     "delete it to start the run afresh, or start from what was learned: another `out`, with `init` set to the"
     " last.safetensors beside it"

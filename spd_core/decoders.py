@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .fusion import AttentiveGlobalPath, GlobalPath, ReassembledGlobalPath
+from .fusion import GlobalPath, ReassembledGlobalPath
 from .layers import GELU, Conv3x3, FeatureFusion, Head, Projection, ResidualUnit, Resize
 
 Channels = tuple[int, int, int, int]  # of the four encoder levels
@@ -145,31 +145,9 @@ class LiteDecoder(Decoder):
         return self.upsample4(self.head(self.act(self.unit(x))))
 
 
-class LiteFineDecoder(LiteDecoder):
-    FINE = 16
-
-    def __init__(self, channels: Channels, features: int, make_head: MakeHead):
-        super().__init__(channels, features, make_head)
-        self.narrow = Conv3x3(self.FEATURES, self.FINE)
-        self.fine = Conv3x3(self.FINE, self.FINE)
-        self.head = make_head(self.FINE)
-        self.upsample = Resize(2)
-
-    def forward(self, stride8: Tensor, level1: Tensor, level2: Tensor) -> Tensor:
-        x = self.upsample2(self.project8(stride8) + self.project2(level2)) + self.project1(level1)
-        x = self.upsample2(self.narrow(self.act(self.unit(x))))
-        return self.upsample(self.head(self.act(self.fine(self.act(x)))))
-
-
-class LiteAttn(LiteDecoder):
-    GLOBAL_PATH: ClassVar[type[nn.Module] | None] = AttentiveGlobalPath
-
-
 DECODERS: dict[str, type[Decoder]] = {
-    "lite_attn": LiteAttn,
     "v15": V15Decoder,
     "lite": LiteDecoder,
-    "lite_fine": LiteFineDecoder,
     "refinenet": RefineNetDecoder,
     "reassembled": ReassembledDecoder,
     "dpt": DPTDecoder,

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import GELU, Conv3x3, FeatureFusion, Projection
@@ -51,25 +50,3 @@ class ReassembledGlobalPath(GlobalPath):
 
     def __init__(self, channels: tuple[int, int, int, int], features: int):
         super().__init__(channels, features, partial(Conv3x3, bias=False), nn.ReLU)
-
-
-class AttentiveGlobalPath(GlobalPath):
-    """The same with one self-attention layer over the coarsest level (80 sites of a 240x320 image): how far things are
-    is read from the whole picture, and a small encoder's own view of it is narrow. Without position embedding, so that
-    any size of image will do."""
-
-    HEADS = 4
-
-    def __init__(self, channels: tuple[int, int, int, int], features: int):
-        super().__init__(channels, features)
-        self.norm = nn.LayerNorm(features)
-        self.qkv = nn.Linear(features, 3 * features)
-        self.attended = nn.Linear(features, features)
-
-    def project_coarsest(self, level4: Tensor) -> Tensor:
-        x = self.project4(level4)
-        height, width = x.shape[1:3]
-        qkv = self.qkv(self.norm(x)).flatten(1, 2).unflatten(-1, (3, self.HEADS, -1))  # [B, N, 3, heads, D / heads]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return x + self.attended(attended).unflatten(1, (height, width))

@@ -64,8 +64,7 @@ class SPDConfig:
             raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
 
 
-# NYU presets train on 416x544 crops, which keep NYU's focal length. `atto` trains on 192x256 images (NYU's field of
-# view) and has half the decoder channels: at 64 its decoder would cost four times its encoder.
+# NYU presets train on 416x544 crops, which keep NYU's focal length. `lite` sees images at half of it.
 # Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was
 # scaled with the image (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px
 # height (`spd convert` sets that).
@@ -83,20 +82,11 @@ PRESETS = {
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
-    "atto": SPDConfig(
-        "convnextv2_atto",
-        "v15",
-        "softplus",
-        features=32,
-        input_size=(192, 256),
-        training_focal_px=0.4 * NYU_FOCAL_PX,
-        fit="focal",
-    ),
     "lite": SPDConfig(
         "tf_efficientnet_lite0",
         "lite",
         "exp",
-        features=64,
+        features=96,
         input_size=(240, 320),
         training_focal_px=0.5 * NYU_FOCAL_PX,
         fit="focal",

@@ -22,7 +22,7 @@ from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .pixels import at_pixels, pixel_under, random_pixels
 from .predictor import Predictor
-from .reports import new_figure
+from .reports import new_figure, save_figure
 from .scale import ScaleFilter
 from .scale_evaluation import draw_references
 from .status import Status
@@ -257,5 +257,4 @@ def _draw(result: Report, path: Path) -> None:
     counts = result.summary["points_by_status"]
     status_axis.barh(list(counts), list(counts.values()))
     status_axis.set(xlabel="points", title="status")
-    with files.replaced(path) as partial:
-        figure.savefig(partial, dpi=80, format="png")
+    save_figure(figure, path)

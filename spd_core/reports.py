@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure that needs no display; `savefig` writes it."""
+    """An empty figure that needs no display."""
     with extra("train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -31,6 +31,12 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with files.replaced(path) as partial:
+        figure.savefig(partial, dpi=80, format="png")
 
 
 def write_evaluation(
@@ -64,8 +70,7 @@ def _draw_evaluation(result: Evaluation, predictor: Predictor, dataset: Dataset,
     for row, (title, i) in zip(rows, shown):
         pred_m = predict(predictor, dataset[i], replace(protocol, points=None, grid=None))
         _draw_sample(row, dataset[i], pred_m, title, f"prediction, AbsRel {errors[i]:.3f}")
-    with files.replaced(path) as partial:
-        figure.savefig(partial, dpi=80, format="png")
+    save_figure(figure, path)
 
 
 def _draw_sample(row: SubFigure, sample: Sample, pred_m: np.ndarray, title: str, pred_title: str) -> None:

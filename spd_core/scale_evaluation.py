@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from . import files
 from .data.bag import BagFrame
 from .data.loader import read_all
 from .data.samples import DataError, Dataset, Sample, limited
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import depth_metrics, mean_metrics
 from .predictor import EncodedFrame, Predictor
+from .reports import new_figure, save_figure
 from .scale import NU, ScaleFilter
 from .scale_prior import ScalePrior
 
@@ -206,14 +208,9 @@ def _width(errors: np.ndarray) -> float:
 
 def write_scale_report(result: dict, folder: str | Path) -> None:
     """`result` of `evaluate_scale` as scale.json and scale.png: error by number of references, and by certainty."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scale.json").write_text(json.dumps(result, indent=1))
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    folder = files.make_folder(folder)
+    files.write_text(folder / "scale.json", json.dumps(result, indent=1))
+    figure = new_figure(11, 4)
     by_count, by_share = figure.subplots(1, 2)
     counts = list(result["references"])
     by_count.bar(counts, [result["references"][count]["abs_rel"] for count in counts])
@@ -225,4 +222,4 @@ def write_scale_report(result: dict, folder: str | Path) -> None:
         by_share.plot(sigma["shares"], sigma["oracle_by_share"], marker=".", label="best indeed")
         by_share.legend()
     by_share.set(xlabel="share of the points", ylabel="AbsRel", ylim=(0, None))
-    figure.savefig(folder / "scale.png", dpi=90)
+    save_figure(figure, folder / "scale.png")

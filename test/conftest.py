@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from spd_core import SPD
+from spd_core.model import PRESETS
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 # `depth_anything_v2_vitb` and `vitl` are `vits` with other numbers, and large.
-TESTED_PRESETS = ["v15", "v15_refinenet", "v15_dinov2", "dpt", "atto", "depth_anything_v2_vits"]
+TESTED_PRESETS = [preset for preset in PRESETS if not preset.endswith(("_vitb", "_vitl"))]
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
 

@@ -27,7 +27,7 @@ class HalfLens(Camera):
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return Predictor(lively(SPD.from_preset("atto")), "cpu")
+    return Predictor(lively(SPD.from_preset("lite")), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def assert_consistent(answer, count, has_camera=True):
     np.testing.assert_array_equal(np.isnan(answer.depth_m), ~with_depth)
     np.testing.assert_array_equal(np.isfinite(answer.xyz_m).all(axis=1), answer.status == Status.OK)
     np.testing.assert_array_equal(np.isnan(answer.xyz_m).all(axis=1), answer.status != Status.OK)
-    assert np.isnan(answer.sigma_m).all()  # `atto` says none
+    np.testing.assert_array_equal(np.isfinite(answer.sigma_m), with_depth)
     assert has_camera or Status.OK not in answer.status
 
 
@@ -99,6 +99,12 @@ def test_a_scale_multiplies_all_metres(predictor, rgb):
     np.testing.assert_allclose(scaled.depth_m, 1.25 * plain.depth_m, rtol=1e-6)
     np.testing.assert_allclose(scaled.xyz_m, 1.25 * plain.xyz_m, rtol=1e-5)
     assert_consistent(scaled, len(UV))
+
+
+def test_a_network_without_sigma_says_none(rgb):
+    answer = Predictor(SPD.from_preset("lite", sigma=False), "cpu").encode(rgb, CAMERA).answer(UV)
+    assert answer.status.tolist() == STATUS
+    assert np.isnan(answer.sigma_m).all()
 
 
 @pytest.mark.parametrize("scale", [None, FixedScale(2.0, 0.3)])

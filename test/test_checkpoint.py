@@ -13,7 +13,7 @@ from spd_core.checkpoint import EMBEDDED, CheckpointError
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     torch.manual_seed(0)
-    model = SPD.from_preset("atto", input_size=(64, 96)).eval()
+    model = SPD.from_preset("lite", input_size=(64, 96)).eval()
     path = tmp_path_factory.mktemp("checkpoint") / "atto.safetensors"
     checkpoint.save(model, path, data="nothing", steps=3)
     return model, path
@@ -99,12 +99,12 @@ def test_other_tensors_are_named(saved, tmp_path):
     file = rewrite(
         saved[1],
         tmp_path / "other.safetensors",
-        **{"decoder.head.bias": None, "decoder.extra": torch.zeros(2), "decoder.up1.bias": torch.zeros(7)},
+        **{"decoder.head.bias": None, "decoder.extra": torch.zeros(2), "decoder.project1.bias": torch.zeros(7)},
     )
     with pytest.raises(
         CheckpointError,
         match=(
-            r"3 tensors differ: decoder.up1.bias is \(7,\), expected \(32,\); missing decoder.head.bias \(1,\);"
+            r"3 tensors differ: decoder.project1.bias is \(7,\), expected \(32,\); missing decoder.head.bias \(2,\);"
             r" unexpected decoder.extra \(2,\)"
         ),
     ):

@@ -43,7 +43,7 @@ def make_cuda(model: SPD, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "dtype"),
-    [*((preset, torch.float16) for preset in TESTED_PRESETS), ("atto", torch.float32), ("atto", torch.bfloat16)],
+    [*((preset, torch.float16) for preset in TESTED_PRESETS), ("lite", torch.float32), ("lite", torch.bfloat16)],
     ids=str,
 )
 @torch.no_grad()

@@ -109,7 +109,7 @@ def test_evaluation_leaves_its_predictor_as_it_was(predictor, rooms, tmp_path):
 
 
 def test_images_smaller_than_the_network_can_see_are_evaluated(rooms):
-    predictor = Predictor(SPD.from_preset("atto", fit="inside"), "cpu", runtime="torch")
+    predictor = Predictor(SPD.from_preset("lite", fit="inside"), "cpu", runtime="torch")
     small = Rooms(1, (48, 64))[0]
     assert predict(predictor, small, Protocol()).shape == (48, 64)
 

@@ -11,7 +11,7 @@ pytest.importorskip("onnx", reason="ONNX export is an extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX export is an extra")
 
 
-@pytest.mark.parametrize("preset", ["atto", "dpt", "depth_anything_v2_vits"])
+@pytest.mark.parametrize("preset", ["lite", "dpt", "depth_anything_v2_vits"])
 def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
     model, size = models[preset], (112, 140)
     assert max(export.export(model, tmp_path, size).values()) < 1e-4
@@ -26,4 +26,4 @@ def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
 def test_without_the_packages_the_error_says_what_to_install(models, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "is_available", lambda: False)
     with pytest.raises(ExportError, match="pip install onnx onnxruntime"):
-        export.export(models["atto"], tmp_path, (64, 64))
+        export.export(models["lite"], tmp_path, (64, 64))

@@ -93,7 +93,7 @@ def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_abov
 
 @torch.inference_mode()
 def test_points_beyond_the_image_answer_its_border_and_nan_answers_nan(models):
-    model, size = models["atto"], (97, 131)  # padded to 128x160: the padding must not be seen
+    model, size = models["lite"], (97, 131)  # padded to 128x160: the padding must not be seen
     features = model.encode(torch.randn(1, 3, *size))
     points = torch.tensor([[[-7.0, 3.0], [400.0, 400.0], [float("nan"), 5.0], [float("inf"), 5.0], [130.4, 96.4]]])
     out = model.decode_points(features, points)
@@ -104,8 +104,8 @@ def test_points_beyond_the_image_answer_its_border_and_nan_answers_nan(models):
 
 @torch.inference_mode()
 def test_no_points_is_no_answer(models):
-    features = models["atto"].encode(torch.randn(2, 3, 64, 64))
-    assert models["atto"].decode_points(features, np.zeros((2, 0, 2))).shape == (2, 0)
+    features = models["lite"].encode(torch.randn(2, 3, 64, 64))
+    assert models["lite"].decode_points(features, np.zeros((2, 0, 2))).shape == (2, 0)
 
 
 @torch.inference_mode()
@@ -225,6 +225,6 @@ def test_a_layer_without_a_sparse_rule_is_refused():
 
 
 def test_points_of_the_wrong_shape_are_refused(models):
-    features = models["atto"].encode(torch.zeros(2, 3, 64, 64))
+    features = models["lite"].encode(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match=r"\[B, K, 2\] with B = 2, got \[1, 5, 2\]"):
-        models["atto"].decode_points(features, np.zeros((1, 5, 2)))
+        models["lite"].decode_points(features, np.zeros((1, 5, 2)))

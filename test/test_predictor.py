@@ -20,7 +20,7 @@ CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return Predictor(lively(SPD.from_preset("atto")), device="cpu", runtime="torch")
+    return Predictor(lively(SPD.from_preset("lite")), device="cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,14 @@ def test_order_is_kept_among_points_inside_and_outside(predictor, rgb):
 
 
 def test_depth_grows_with_the_focal_length(rgb):
-    predictor = Predictor(SPD.from_preset("atto", fit="inside"), "cpu")
+    predictor = Predictor(SPD.from_preset("lite", fit="inside"), "cpu")
     uv = np.array([[100.5, 200.25]])
     near, far = (predictor.encode(rgb, Camera(f, f, 319.5, 239.5)).depth_at(uv) for f in (400, 800))
     assert far == pytest.approx(2 * near, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("focal_px", "size"), [(350, (285, 380)), (525, (190, 253)), (900, (111, 148)), (100, (333, 443)), (5000, (64, 85))]
+    ("focal_px", "size"), [(350, (356, 474)), (525, (237, 316)), (900, (138, 184)), (100, (416, 554)), (5000, (64, 85))]
 )
 def test_images_are_scaled_to_the_training_focal_length(predictor, rgb, focal_px, size):
     """Up to three times the input size, and down to 64 px; the correction of depth makes up what is left."""
@@ -81,7 +81,7 @@ def test_images_are_scaled_to_the_training_focal_length(predictor, rgb, focal_px
 
 
 def test_training_focal_length_needs_no_correction(predictor, rgb):
-    focal = predictor.model.config.training_focal_px / 0.4  # 640 px are scaled to 256
+    focal = predictor.model.config.training_focal_px / 0.5  # 640 px are scaled to 320
     with pytest.warns(UserWarning, match="no camera intrinsics: depth assumes a focal length of 519 px at 640x480"):
         blind = Predictor(predictor.model, "cpu").encode(rgb)
     uv = np.array([[100.5, 200.25]])
@@ -149,11 +149,11 @@ def test_an_input_size_is_an_argument_of_one_image(predictor, rgb):
 @pytest.mark.parametrize(
     ("preset", "training", "precision", "is_shared"),
     [
-        ("atto", False, "fp32", True),
-        ("atto", True, "fp32", False),
-        ("atto", False, "bf16", False),
-        ("lite", False, "fp32", False),
-    ],  # has BatchNorm
+        ("v15", False, "fp32", True),
+        ("v15", True, "fp32", False),
+        ("v15", False, "bf16", False),
+        ("lite", False, "fp32", False),  # has BatchNorm
+    ],
 )
 def test_the_model_given_is_never_changed(preset, training, precision, is_shared):
     model = SPD.from_preset(preset).train(training)
@@ -177,7 +177,7 @@ def test_there_is_one_default_runtime():
     assert defaults == {PARAMETERS["runtime"].default} == {"auto"}
 
 
-@pytest.mark.parametrize(("preset", "runtime", "graphs"), [("atto", "auto", 1), ("v15_dinov2", "onnxruntime", 2)])
+@pytest.mark.parametrize(("preset", "runtime", "graphs"), [("lite", "auto", 1), ("v15_dinov2", "onnxruntime", 2)])
 def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
     pytest.importorskip("onnx", reason="the optional encoder runtime")
@@ -195,7 +195,7 @@ def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb,
     np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("preset", ["atto", "v15_dinov2"])
+@pytest.mark.parametrize("preset", ["lite", "v15_dinov2"])
 def test_nothing_is_made_at_the_first_image_after_warming_up(models, preset, rgb, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
     pytest.importorskip("onnx", reason="the optional encoder runtime")
@@ -216,11 +216,11 @@ def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatc
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    compiled = Predictor(models["atto"], "cpu", runtime="compile")
+    compiled = Predictor(models["lite"], "cpu", runtime="compile")
     with pytest.warns(UserWarning, match=r"torch.compile failed.*no C\+\+ compiler found"):
         frame = compiled.encode(rgb, CAMERA)
     uv = np.array([[5.0, 6.0]])
-    np.testing.assert_array_equal(frame.depth_at(uv), Predictor(models["atto"], "cpu").encode(rgb, CAMERA).depth_at(uv))
+    np.testing.assert_array_equal(frame.depth_at(uv), Predictor(models["lite"], "cpu").encode(rgb, CAMERA).depth_at(uv))
 
 
 @pytest.mark.parametrize(
@@ -275,12 +275,12 @@ def test_cuda_is_refused_with_the_reason_where_there_is_none():
 
 def test_preset_name_warns_that_weights_are_random():
     with pytest.warns(UserWarning, match="random weights"):
-        assert Predictor.load("atto", device="cpu").model.config == SPD.from_preset("atto").config
+        assert Predictor.load("lite", device="cpu").model.config == SPD.from_preset("lite").config
 
 
 def test_bf16_is_close_to_fp32(predictor, rgb):
     torch.manual_seed(0)
-    rounded = Predictor(lively(SPD.from_preset("atto")), device="cpu", precision="bf16").encode(rgb, CAMERA)
+    rounded = Predictor(lively(SPD.from_preset("lite")), device="cpu", precision="bf16").encode(rgb, CAMERA)
     uv = np.random.default_rng(2).uniform(0, 470, (64, 2))
     exact = predictor.encode(rgb, CAMERA).depth_at(uv)
     assert np.abs(rounded.depth_at(uv) / exact - 1).mean() < 0.03

@@ -371,7 +371,7 @@ def test_a_prior_has_positive_widths(bad):
 
 def test_the_prior_is_that_of_the_checkpoint(tmp_path):
     torch.manual_seed(0)
-    model = SPD.from_preset("atto")
+    model = SPD.from_preset("lite")
     checkpoint.save(model, tmp_path / "a.safetensors", scale_prior={"sigma_log": 0.3, "pivot_m": 4.0})
     checkpoint.save(model, tmp_path / "b.safetensors")
     checkpoint.save(model, tmp_path / "c.safetensors", scale_prior={"sigma": 0.3})

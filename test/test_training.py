@@ -25,7 +25,14 @@ from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, 
 from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
-MODEL = {"fit": "inside"}
+# A network that learns from nothing within seconds, on small images.
+MODEL = {
+    "encoder": "convnextv2_atto",
+    "features": 32,
+    "activation": "softplus",
+    "input_size": [192, 256],
+    "training_focal_px": 207.54,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def config(rooms, out, **changes) -> TrainConfig:
     settings = {
         "data": rooms,
         "val": rooms,
-        "preset": "atto",
+        "preset": "v15",
         "model": MODEL,
         "batch_size": 4,
         "steps": 8,
@@ -123,7 +130,7 @@ def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
 def test_training_learns_and_writes_its_record(rooms, tmp_path):
     report = train(config(rooms, tmp_path, steps=50, validate_every=25, encoder_lr=2e-3, decoder_lr=2e-3))
     first, *_, last = report["history"]
-    assert last["abs_rel"] < 0.5 * first["abs_rel"]
+    assert last["abs_rel"] < 0.6 * first["abs_rel"]
     on_disk = json.loads((tmp_path / "run.json").read_text())
     assert on_disk == report
     assert (report["ended"], report["step"], report["environment"]["torch"]) == ("complete", 50, torch.__version__)
@@ -209,15 +216,17 @@ def test_collapsed_output_is_said(rooms, tmp_path, capsys):
         for parameter in dead.decoder.parameters():
             parameter.zero_()
     checkpoint.save(dead, tmp_path / "dead.safetensors")
-    train(config(rooms, tmp_path / "run", steps=1, init=tmp_path / "dead.safetensors", encoder_lr=0.0, decoder_lr=0.0))
+    still = {"steps": 1, "encoder_lr": 0.0, "decoder_lr": 0.0}
+    train(config(rooms, tmp_path / "run", preset="lite", model=None, init=tmp_path / "dead.safetensors", **still))
     assert "the output has collapsed" in capsys.readouterr().out
 
 
 def test_checkpoint_of_another_preset(rooms, tmp_path):
     with pytest.raises(
-        TrainingError, match=r"is not a checkpoint of preset 'v15'.*encoder 'convnextv2_atto', not 'convnextv2_tiny'"
+        TrainingError,
+        match=r"is not a checkpoint of preset 'v15'.*encoder 'tf_efficientnet_lite0', not 'convnextv2_atto'",
     ):
-        train(config(rooms, tmp_path, preset="v15", init=checkpoint.EMBEDDED))
+        train(config(rooms, tmp_path, init=checkpoint.EMBEDDED))
 
 
 def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
@@ -226,6 +235,7 @@ def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
             rooms,
             tmp_path,
             steps=1,
+            preset="lite",
             init="embedded",
             model={"input_size": [64, 96], "training_focal_px": 80.0},
             encoder_lr=0.0,
