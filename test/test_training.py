@@ -25,14 +25,7 @@ from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, 
 from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
-# A network that learns from nothing within seconds, on small images.
-MODEL = {
-    "encoder": "convnextv2_atto",
-    "features": 32,
-    "activation": "softplus",
-    "input_size": [192, 256],
-    "training_focal_px": 207.54,
-}
+MODEL = {"fit": "inside"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def config(rooms, out, **changes) -> TrainConfig:
     settings = {
         "data": rooms,
         "val": rooms,
-        "preset": "v15",
+        "preset": "atto",
         "model": MODEL,
         "batch_size": 4,
         "steps": 8,
@@ -224,7 +217,7 @@ def test_collapsed_output_is_said(rooms, tmp_path, capsys):
 def test_checkpoint_of_another_preset(rooms, tmp_path):
     with pytest.raises(
         TrainingError,
-        match=r"is not a checkpoint of preset 'v15'.*encoder 'tf_efficientnet_lite0', not 'convnextv2_atto'",
+        match=r"is not a checkpoint of preset 'atto'.*encoder 'tf_efficientnet_lite0', not 'convnextv2_atto'",
     ):
         train(config(rooms, tmp_path, init=checkpoint.EMBEDDED))
 
