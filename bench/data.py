@@ -61,8 +61,8 @@ def main() -> None:
         results["rooms"] = {
             f"workers_{w}": images_per_second(rooms, Augmentation(crop=(192, 256)), w, 10 * batches) for w in (1, 2)
         }
-        for preset, folder in (("atto", rooms), ("v15", Path(root) / "h5")):
-            steps = 20 if preset == "atto" else 3
+        for preset, folder in (("lite", rooms), ("v15", Path(root) / "h5")):
+            steps = 20 if preset == "lite" else 3
             settings = {
                 "ema": 0.0,
                 "validation": Protocol(limit=1),

@@ -68,7 +68,9 @@ def calibrate_scale(
     )
 
 
-def calibrate(weights: Path, data: Path, out: Path, split: str = "train", limit: int | None = None) -> None:
+def calibrate(
+    weights: Path, data: Path, out: Path, split: str = "train", limit: int | None = None, half: bool = False
+) -> None:
     """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
 
     Args:
@@ -77,6 +79,7 @@ def calibrate(weights: Path, data: Path, out: Path, split: str = "train", limit:
         out: the checkpoint to write, with `scale_prior` and `sigma_temperature` in its provenance.
         split: "train" or "test" where the data come in both.
         limit: number of images, evenly spread; without it all.
+        half: store float16, half of the size.
     """
     predictor = Predictor.load(str(weights))
     predictor.provenance = {}  # measured without what was measured before
@@ -91,7 +94,9 @@ def calibrate(weights: Path, data: Path, out: Path, split: str = "train", limit:
     known.pop("sigma_temperature", None)
     if sigma:
         measured["sigma_temperature"] = sigma["temperature"]
-    checkpoint.save(checkpoint.load(weights), out, _stored_type(weights), **{**known, **measured})
+    checkpoint.save(
+        checkpoint.load(weights), out, torch.float16 if half else _stored_type(weights), **{**known, **measured}
+    )
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
 
 

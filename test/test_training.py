@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from spd_core import checkpoint
+from spd_core import SPD, checkpoint
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
+from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
 from spd_rooms.shards import draw_rooms
 
@@ -389,3 +390,19 @@ def test_typo_in_the_configuration_suggests_the_near_name(tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         main()
     assert suggestion in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[1] / "training").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_recipe_is_understood(monkeypatch, recipe):
+    from spd_cli import main
+
+    runs = []
+    monkeypatch.setattr("spd_core.training.train", runs.append)
+    monkeypatch.setattr(sys, "argv", ["spd", "train", "--config", str(recipe)])
+    main()
+    assert len(runs) == 1
+    assert isinstance(runs[0], TrainConfig)
+    assert runs[0].preset in PRESETS
+    SPD.from_preset(runs[0].preset, **(runs[0].model or {}))
