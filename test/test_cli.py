@@ -242,7 +242,9 @@ def test_an_interruption_is_quiet(capsys):
 
 
 def test_interrupted_workers_end_quietly(tmp_path):
-    with spd_process("data", "rooms", tmp_path, "--count", 5000, start_new_session=True) as process:
+    with spd_process(
+        "data", "rooms", tmp_path, "--count", 5000, "--size", "[48,64]", start_new_session=True
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 200
         while len(children.read_text().split()) < 2:  # the workers
