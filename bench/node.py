@@ -24,8 +24,7 @@ from std_msgs.msg import Header
 from timing import machine, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
-from robot import CAMERA, TOPICS, Client, resident_mb
-from test_node_operation import mutated, path
+from support.robot import CAMERA, TOPICS, Client, mutated, path, resident_mb
 
 from spd_core.messages import cloud_to_array
 from spd_rooms.synthetic import random_frame

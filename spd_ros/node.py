@@ -289,7 +289,7 @@ def autostart(node: SPDNode) -> None:
 
 
 def main() -> int:
-    """`spd_node`: spin until SIGINT or SIGTERM, then answer what waits and leave with 0."""
+    """Spin until SIGINT or SIGTERM, then answer what waits and leave with 0."""
     stop = False
 
     def request_stop(signum: int, frame: Any) -> None:
@@ -328,7 +328,3 @@ def main() -> int:
         executor.shutdown()
         rclpy.try_shutdown()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

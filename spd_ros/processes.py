@@ -45,7 +45,7 @@ def start_node(
     arguments = [part for source, target in remappings.items() for part in ("-r", f"{source}:={target}")]
     for name, value in (parameters or {}).items():  # JSON is YAML: a text stays a text, whatever it holds
         arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
-    return subprocess.Popen([sys.executable, "-m", "spd_ros.node", "--ros-args", *arguments], **popen)
+    return subprocess.Popen([sys.executable, "-m", "spd_ros", "--ros-args", *arguments], **popen)
 
 
 def stop_node(process: subprocess.Popen) -> int:

@@ -12,26 +12,9 @@ os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
 
 import pytest
 import torch
+from support.models import TESTED_PRESETS, lively
 
 from spd_core import SPD
-from spd_core.model import PRESETS
-
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-# `depth_anything_v2_vitb` and `vitl` are `vits` with other numbers, and large.
-TESTED_PRESETS = [preset for preset in PRESETS if not preset.endswith(("_vitb", "_vitl"))]
-DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
-
-
-def lively(model: SPD, seed: int = 0) -> SPD:
-    """Random weights large enough that every layer matters for the output."""
-    generator = torch.Generator().manual_seed(seed)
-    for part in (model.decoder, model.global_path):
-        for parameter in part.parameters() if part is not None else ():
-            if parameter.dim() > 1:
-                parameter.data *= 1.5
-            else:
-                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

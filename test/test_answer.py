@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import lively
+from support.models import lively
 
 from spd_core import SPD, Camera, Predictor
 from spd_core.scale import FixedScale

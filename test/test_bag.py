@@ -7,9 +7,9 @@ import warnings
 import cv2
 import numpy as np
 import pytest
-import recorded
-from recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
 from rosbags.rosbag2 import CompressionMode
+from support import recorded
+from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
 
 from spd_core.data.bag import Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message

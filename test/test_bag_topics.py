@@ -5,8 +5,8 @@ import sqlite3
 import cv2
 import numpy as np
 import pytest
-import recorded
-from recorded import SIZE, compressed, depth_mm, image, info, picture, png, stamp
+from support import recorded
+from support.recorded import SIZE, compressed, depth_mm, image, info, picture, png, stamp
 
 from spd_core.data.bag import Bag, find_topics
 from spd_core.data.samples import DataError

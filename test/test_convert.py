@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden import depth_anything as golden
-from test_law import assert_lawful, random_points, sample
+from support.law import assert_lawful, random_points, sample
 
 from spd_cli import commands
 from spd_core import Predictor, checkpoint

@@ -1,7 +1,7 @@
 """Some of what `damaged_bags.py` does by the thousand."""
 
 import numpy as np
-from damaged_bags import KINDS, damage, make, many, run_spd
+from support.damaged_bags import KINDS, damage, make, many, run_spd
 
 
 def test_damaged_bags_are_read_as_far_as_they_go_or_refused_in_a_word(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
+from support.robot import CAMERA, TOPICS, client, rgb  # noqa: F401
 
 from spd_core import Predictor
 from spd_ros.processes import running_node, stop_node

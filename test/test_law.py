@@ -4,44 +4,14 @@ output."""
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import DEVICES, TESTED_PRESETS
+from support.law import assert_lawful, random_points, sample
+from support.models import DEVICES, TESTED_PRESETS, lively
 
 from spd_core.engine import SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
-
-
-def sample(dense: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Bilinear samples [B, K] of [B, 1, H, W] at [B, K, 2] px, pixel centres at integers, by grid_sample."""
-    height, width = dense.shape[2:]
-    grid = 2 * points.double() / torch.tensor([width - 1, height - 1], device=points.device) - 1
-    return F.grid_sample(dense.double(), grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=True)[
-        :, 0, :, 0
-    ]
-
-
-def random_points(batch: int, count: int, size: tuple[int, int], seed: int = 0) -> torch.Tensor:
-    """Sub-pixel points, among them all four corners, edges and whole pixels, as far as `count` allows."""
-    generator = torch.Generator().manual_seed(seed)
-    high = torch.tensor([size[1] - 1, size[0] - 1], dtype=torch.float64)
-    points = torch.rand(batch, count, 2, generator=generator, dtype=torch.float64) * high
-    corners = (
-        torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0], [0, 0.3], [1, 0.7], [0.2, 1]], dtype=torch.float64)
-        * high
-    )
-    if count > len(corners):
-        points[:, : len(corners)] = corners
-        points[:, len(corners) : count // 2] = points[:, len(corners) : count // 2].round()
-    return points
-
-
-def assert_lawful(out: torch.Tensor, reference: torch.Tensor, tolerance: float = 1e-4):
-    error = (out.double() - reference).abs() / reference.clamp(min=1)
-    assert torch.isfinite(out).all()
-    assert error.max() <= tolerance, f"max relative error {error.max():.2e}"
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -58,6 +28,18 @@ def test_points_are_samples_of_the_dense_map(models, preset, size):
     for count in (1, 128, 5000):
         points = random_points(1, count, size, seed=count)
         assert_lawful(model.decode_points(features, points), sample(dense, points))
+
+
+@torch.inference_mode()
+def test_sigma_is_held_to_the_law_as_depth_is(models):
+    model, size = models["lite"], (97, 131)
+    features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)))
+    maps, points = model.decode_maps(features), random_points(2, 500, size)
+    values = model.decode_point_values(features, points)
+    assert values.shape == (2, 500, 2)
+    assert maps[:, 1].std() > 1e-4
+    for channel in range(2):
+        assert_lawful(values[..., channel], sample(maps[:, channel : channel + 1], points))
 
 
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
@@ -142,8 +124,6 @@ def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
 @torch.inference_mode()
 def test_bf16_stays_within_its_own_rounding(preset, device):
     """The sparse bf16 answer is about as far from the fp32 one as the dense bf16 map is."""
-    from conftest import lively
-
     from spd_core import SPD
 
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ every trainable network must have."""
 import pytest
 import timm
 import torch
-from conftest import TESTED_PRESETS
+from support.models import TESTED_PRESETS
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD

@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 import pytest
-from robot import CAMERA, TOPICS, client, rgb  # noqa: F401
 from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
+from support.robot import CAMERA, TOPICS, client, rgb  # noqa: F401
 
 from spd_core import Predictor
 from spd_core.status import Status

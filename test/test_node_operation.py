@@ -3,11 +3,11 @@ fuzz."""
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped, TransformStamped
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Path
-from robot import CAMERA, TOPICS, client, mutated, rgb, set_parameter  # noqa: F401
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
+from support.robot import CAMERA, TOPICS, client, mutated, path, rgb, set_parameter  # noqa: F401
 
 from spd_core.messages import cloud_to_array, depth_to_metres
 from spd_core.status import Status
@@ -32,15 +32,6 @@ def running(client):
         yield client
         assert process.poll() is None, "the node died of a message"
     assert process.returncode == 0
-
-
-def path(points, frame_id, stamp) -> Path:
-    msg = Path(header=Header(frame_id=frame_id, stamp=stamp))
-    for x, y, z in points:
-        pose = PoseStamped()
-        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, (x, y, z))
-        msg.poses.append(pose)
-    return msg
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import qos_profile_sensor_data
-from robot import TOPICS, client, process_status, resident_mb, rgb  # noqa: F401
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
+from support.robot import TOPICS, client, process_status, resident_mb, rgb  # noqa: F401
 
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.lib import recfunctions
 from rclpy.qos import qos_profile_sensor_data
-from robot import CAMERA, TOPICS, client, mutated, set_parameter  # noqa: F401
 from sensor_msgs.msg import CameraInfo, LaserScan, PointCloud2, Range
 from std_msgs.msg import Header
+from support.robot import CAMERA, TOPICS, client, mutated, set_parameter  # noqa: F401
 
 from spd_core import Predictor
 from spd_core.messages import cloud_to_array

@@ -6,7 +6,7 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
-from conftest import lively
+from support.models import lively
 
 from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import recorded
+from support import recorded
 
 from spd_cli import main
 from spd_core import Camera, Predictor

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from recorded import compressed, png, rvl, rvl_message
+from support.recorded import compressed, png, rvl, rvl_message
 
 from spd_core import rvl as decoder
 from spd_core.messages import MessageError, compressed_depth_to_metres

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import lively
+from support.models import lively
 
 from spd_cli import main
 from spd_core import SPD, Camera, Predictor, checkpoint

@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import recorded
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2 import Reader as PlainReader
+from support import recorded
 
 from spd_core.camera import Camera
 from spd_core.data.bag import Bag, BagFrame

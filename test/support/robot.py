@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path as NavPath
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -124,6 +126,16 @@ def set_parameter(running, name, value) -> tuple[bool, str]:
     running.destroy_client(service)
     result = future.result().results[0]
     return result.successful, result.reason
+
+
+def path(points, frame_id, stamp) -> NavPath:
+    """A path through points [K, 3] m."""
+    msg = NavPath(header=Header(frame_id=frame_id, stamp=stamp))
+    for x, y, z in points:
+        pose = PoseStamped()
+        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, (x, y, z))
+        msg.poses.append(pose)
+    return msg
 
 
 def mutated(rng, msg):
