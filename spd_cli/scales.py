@@ -69,7 +69,13 @@ def calibrate_scale(
 
 
 def calibrate(
-    weights: Path, data: Path, out: Path, split: str = "train", limit: int | None = None, half: bool = False
+    weights: Path,
+    data: Path,
+    out: Path,
+    split: str = "train",
+    limit: int | None = None,
+    half: bool = False,
+    depth_factor: float = 1.0,
 ) -> None:
     """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
 
@@ -80,9 +86,13 @@ def calibrate(
         split: "train" or "test" where the data come in both.
         limit: number of images, evenly spread; without it all.
         half: store float16, half of the size.
+        depth_factor: multiply the depths of a network with an "exp" head by this first, where `spd eval` says that they
+            are too small or too large everywhere (its s*).
     """
-    predictor = Predictor.load(str(weights))
-    predictor.provenance = {}  # measured without what was measured before
+    model = checkpoint.load(weights)
+    if depth_factor != 1:
+        model.multiply_depth(depth_factor)
+    predictor = Predictor(model)  # measured without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit)
     prior = asdict(fit_prior(predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
@@ -94,9 +104,7 @@ def calibrate(
     known.pop("sigma_temperature", None)
     if sigma:
         measured["sigma_temperature"] = sigma["temperature"]
-    checkpoint.save(
-        checkpoint.load(weights), out, torch.float16 if half else _stored_type(weights), **{**known, **measured}
-    )
+    checkpoint.save(model, out, torch.float16 if half else _stored_type(weights), **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
 
 

@@ -179,6 +179,7 @@ def replaced(
             yield path
             return
         yield partial
+        partial.chmod(_mode(path))
         _bring_to_disk(partial)
         partial.replace(path)
         with suppress(OSError):  # some network file systems cannot
@@ -194,6 +195,15 @@ def replaced(
 
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+
+
+def _mode(path: Path) -> int:
+    """Permissions of the file that is there, else those of a new file: some writers leave a file for the owner alone."""
+    with suppress(OSError):
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _bring_to_disk(path: Path) -> None:

@@ -6,10 +6,12 @@ images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> de
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -218,6 +220,21 @@ class SPD(nn.Module):
             plan = self.plan_points(points, features.grids, features.size)
         assert plan is not None
         return self.sparse_decoder.run(plan, list(features.maps.values()))
+
+    def multiply_depth(self, factor: float) -> None:
+        """Answer `factor` times the depth from now on: of an "exp" head, where that is a sum in the bias.
+
+        Raises:
+            SPDError: another head, or a factor that is no positive number.
+        """
+        if self.config.activation != "exp" or not 0 < factor < math.inf:
+            raise SPDError(
+                f"depth can be multiplied by a positive number where the head's activation is 'exp'; got {factor} for"
+                f" {self.config.activation!r}"
+            )
+        for head in (module for module in self.modules() if isinstance(module, Head)):
+            with torch.no_grad():
+                head.bias[0] += math.log(factor)
 
     def parameter_groups(self) -> dict[str, int]:
         """Number of parameters by part of the network."""

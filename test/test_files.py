@@ -167,6 +167,17 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
         files.make_folder(tmp_path / "file" / "deep")
 
 
+def test_a_file_keeps_its_permissions_and_a_new_one_has_the_usual(tmp_path):
+    """Whatever the writer thinks of others: safetensors leaves a file for the owner alone."""
+    (tmp_path / "usual").touch()
+    (tmp_path / "shared").touch()
+    (tmp_path / "shared").chmod(0o664)
+    for name, expected in (("new", (tmp_path / "usual").stat().st_mode), ("shared", 0o100664)):
+        with files.replaced(tmp_path / name) as partial:
+            partial.touch(0o600)
+        assert (tmp_path / name).stat().st_mode == expected
+
+
 def test_a_device_is_written_to_and_not_replaced():
     before = os.stat(os.devnull)
     files.write_text(os.devnull, "nothing")

@@ -198,6 +198,10 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     one, other = (p.encode(frames[0].rgb, camera).answer(uv) for p in (raw, calibrated))
     np.testing.assert_allclose(other.sigma_m, known["sigma_temperature"] * one.sigma_m, rtol=1e-5)
     np.testing.assert_array_equal(other.depth_m, one.depth_m)
+    sys.argv += ["--depth_factor", "1.25", "--half"]
+    main()
+    nearer = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
+    np.testing.assert_allclose(nearer.depth_m, 1.25 * one.depth_m, rtol=1e-3)
 
     monkeypatch.setattr(
         sys,
