@@ -198,7 +198,7 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 
 
 def _mode(path: Path) -> int:
-    """Permissions of the file that is there, else those of a new file: some writers leave a file for the owner alone."""
+    """Permissions of the file that is there, else a new file's: some writers leave one for the owner alone."""
     with suppress(OSError):
         return path.stat().st_mode & 0o777
     mask = os.umask(0)
