@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from spd_core import Camera, Predictor
+from spd_core import Camera, Predictor, checkpoint
 from spd_core.floor import GRID, FloorError, FloorPlane, floor_chance, floor_points
 from spd_core.predictor import Answer
 from spd_core.scale import ScaleError, ScaleFilter, ScalePrior
@@ -163,19 +163,21 @@ def test_a_table_is_a_floor_of_an_unlikely_scale(rooms, share_of_height, is_clai
         assert scale.factor == pytest.approx(1 / share_of_height, rel=0.03)
 
 
-def test_the_networks_depths_of_rooms_come_nearer_to_the_truth(rooms):
-    """The embedded weights, whose errors are those of a network."""
-    predictor, ratios = Predictor.load("embedded", device="cpu"), []
+def test_depths_of_a_network_that_sees_all_too_near_come_nearer_to_the_truth(rooms):
+    """The embedded weights, whose errors are those of a network, off by a quarter more."""
+    model, errors = checkpoint.load("embedded"), []
+    model.multiply_depth(0.75)
+    predictor = Predictor(model, "cpu")
     uv = pixels()[::53]
     for room in rooms:
         frame, scale = predictor.encode(room.rgb, room.camera), ScaleFilter(predictor)
         if scale.update_floor(frame, plane_of(room)):
             truth_m = room.depth_m[uv[:, 1].astype(int), uv[:, 0].astype(int)]
-            before, after = (np.abs(frame.answer(uv, s).depth_m / truth_m - 1).mean() for s in (None, scale))
-            ratios.append(after / before)
-    assert len(ratios) > len(rooms) / 3
-    assert np.median(ratios) < 0.95
-    assert np.mean(np.array(ratios) < 1.02) > 0.7
+            errors.append([np.abs(frame.answer(uv, s).depth_m / truth_m - 1).mean() for s in (None, scale)])
+    before, after = np.array(errors).T
+    assert len(errors) > len(rooms) / 3
+    assert after.mean() < 0.8 * before.mean()
+    assert np.mean(after < 1.02 * before) > 0.7
 
 
 def test_bad_poses_and_frames_without_a_camera_are_named(rooms):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.models import embedded_without_sigma
 
 from spd_core import SPD, Predictor, checkpoint
 from spd_core.predictor import EncodedFrame
@@ -29,7 +30,7 @@ DENSE: dict = {}
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor.load("embedded", device="cpu")
+    return embedded_without_sigma()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.models import lively
+from support.models import embedded_without_sigma, lively
 
 from spd_cli import main
 from spd_core import SPD, Camera, Predictor, checkpoint
@@ -45,7 +45,7 @@ class Samples:
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor.load("embedded", device="cpu", runtime="torch")
+    return embedded_without_sigma()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """Networks with random weights, and where they are tested."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from spd_core import SPD
+from spd_core import SPD, Predictor, checkpoint
+from spd_core.layers import Head
 from spd_core.model import PRESETS
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -22,3 +25,13 @@ def lively(model: SPD, seed: int = 0) -> SPD:
             else:
                 parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model.eval()
+
+
+def embedded_without_sigma() -> Predictor:
+    """The embedded network as one that says nothing of its errors: no sigma, no prior of its scale."""
+    full = checkpoint.load("embedded")
+    plain = SPD(replace(full.config, sigma=False))
+    heads = [f"{name}." for name, module in plain.named_modules() if isinstance(module, Head)]
+    weights = full.state_dict()
+    plain.load_state_dict({name: w[:1] if name.startswith(tuple(heads)) else w for name, w in weights.items()})
+    return Predictor(plain.eval(), "cpu", runtime="torch")
