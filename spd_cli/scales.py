@@ -76,6 +76,7 @@ def calibrate(
     limit: int | None = None,
     half: bool = False,
     depth_factor: float = 1.0,
+    errors_of: Path | None = None,
 ) -> None:
     """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
 
@@ -88,11 +89,15 @@ def calibrate(
         half: store float16, half of the size.
         depth_factor: multiply the depths of a network with an "exp" head by this first, where `spd eval` says that they
             are too small or too large everywhere (its s*).
+        errors_of: checkpoint file whose errors are measured in place of those of `weights`, which has seen all images
+            there are.
     """
     model = checkpoint.load(weights)
+    tried = model if errors_of is None else checkpoint.load(errors_of)
     if depth_factor != 1:
-        model.multiply_depth(depth_factor)
-    predictor = Predictor(model)  # measured without what was measured before
+        for network in {model, tried}:
+            network.multiply_depth(depth_factor)
+    predictor = Predictor(tried)  # without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit)
     prior = asdict(fit_prior(predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]

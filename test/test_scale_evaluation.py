@@ -202,6 +202,14 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     main()
     nearer = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
     np.testing.assert_allclose(nearer.depth_m, 1.25 * one.depth_m, rtol=1e-3)
+    torch.manual_seed(1)
+    checkpoint.save(lively(SPD.from_preset("lite")), tmp_path / "sibling.safetensors")
+    measured = checkpoint.provenance(tmp_path / "c.safetensors")["scale_prior"]
+    sys.argv += ["--errors_of", str(tmp_path / "sibling.safetensors")]
+    main()
+    again = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
+    np.testing.assert_array_equal(again.depth_m, nearer.depth_m)
+    assert checkpoint.provenance(tmp_path / "c.safetensors")["scale_prior"] != measured
 
     monkeypatch.setattr(
         sys,
