@@ -203,6 +203,9 @@ class DINOv2Encoder(nn.Module):
         return torch.cat([embedding[:, :1].float(), patches.flatten(2).transpose(1, 2)], dim=1)
 
 
+DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # names that timm's blocks have for it
+
+
 class LiteEncoder(nn.Module):
     """EfficientNet-Lite (Tan & Le 2019; TensorFlow's weights in timm): small, ReLU6, no squeeze-and-excitation.
 
@@ -244,6 +247,22 @@ class LiteEncoder(nn.Module):
         images = torch.addcmul(self.offset, images, self.scale)
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+
+def set_drop_path(encoder: nn.Module, rate: float) -> None:
+    """Stochastic depth in training (Huang et al. 2016): a residual block is left out of a sample with a probability
+    that grows linearly with depth, up to `rate`.
+
+    Raises:
+        SPDError: the rate is no probability, or timm's encoder has no such blocks.
+    """
+    from timm.layers import DropPath
+
+    blocks = [(module, name) for module in encoder.modules() for name in DROP_PATHS if hasattr(module, name)]
+    if not blocks or not 0 <= rate < 1:
+        raise SPDError(f"drop_path must be in [0, 1), of an encoder with residual blocks; got {rate} for {len(blocks)}")
+    for i, (block, name) in enumerate(blocks):
+        setattr(block, name, DropPath(rate * (i + 1) / len(blocks)).train(block.training))
 
 
 def fold_batch_norm(module: nn.Module) -> None:

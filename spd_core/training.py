@@ -28,7 +28,7 @@ from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import Dataset, InMemory, Subset, limited
-from .encoders import normalise
+from .encoders import normalise, set_drop_path
 from .errors import SPDError
 from .evaluation import Protocol, evaluate, predict
 from .extras import extra
@@ -74,6 +74,7 @@ class TrainConfig:
         final_lr: both end here, after a cosine.
         warmup: steps of linear warm-up.
         weight_decay: not applied to norms and biases.
+        drop_path: stochastic depth of the encoder: how often its last block is left out of a sample.
         clip: largest norm of the gradient; 0 does not clip.
         ema: decay of the weight average that is validated and kept; 0 turns it off.
         loss: what is minimised.
@@ -110,6 +111,7 @@ class TrainConfig:
     final_lr: float = 1e-6
     warmup: int = 500
     weight_decay: float = 0.01
+    drop_path: float = 0.0
     clip: float = 1.0
     ema: float = 0.0
     loss: Loss = field(default_factory=Loss)
@@ -183,6 +185,8 @@ class _Run:
             files.make_folder(self.out)
         torch.manual_seed(config.seed)
         model = _initial_model(config)
+        if config.drop_path:
+            set_drop_path(model.encoder, config.drop_path)
         self.raw_model: SPD = model.train()
         datasets = _open_training_data(config)
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
@@ -308,6 +312,9 @@ class _Run:
         total = torch.zeros((), device=fabric.device)
         for micro in range(config.accumulate):
             batch = next(batches)
+            # What `drop_path` leaves out is a function of seed, step and process, however often a run is interrupted.
+            number = (step * config.accumulate + micro) * fabric.world_size + fabric.global_rank
+            torch.manual_seed(config.seed + number)
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
                 pred = self.model(images)
@@ -422,11 +429,12 @@ class _Run:
         if not file.exists():
             return
         state = checkpoint.read_state(file, self.fabric.device)
-        now = _recipe(self.config)
+        # A state of before a setting existed has its default.
+        before, now = _recipe(TrainConfig(steps=1)) | state["recipe"], _recipe(self.config)
         changed = [
-            f"{key}: {state['recipe'].get(key)!r} -> {now[key]!r}"
+            f"{key}: {before[key]!r} -> {now[key]!r}"
             for key in now
-            if key not in FREE_TO_CHANGE and state["recipe"].get(key) != now[key]
+            if key not in FREE_TO_CHANGE and before[key] != now[key]
         ]
         if changed:
             raise TrainingError(

@@ -8,7 +8,8 @@ from support.models import TESTED_PRESETS
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
-from spd_core.encoders import EncoderError
+from spd_core.encoders import EncoderError, set_drop_path
+from spd_core.errors import SPDError
 from spd_core.model import PRESETS
 
 M = 1e6
@@ -128,6 +129,29 @@ def test_an_untrained_network_answers_about_the_prior(preset):
         depth = SPD.from_preset(preset).eval()(torch.zeros(1, 3, 64, 64))[:, :1]
     assert (depth > 0).all()
     assert 1.0 < depth.median() < 6.0  # the head's bias is 2.5 m
+
+
+@pytest.mark.parametrize("preset", ["lite", "atto", "v15_dinov2"])
+def test_blocks_are_left_out_in_training_alone_as_often_as_said(preset):
+    model = SPD.from_preset(preset)
+    whole = model.eval().encoder(
+        image := torch.randn(1, 3, 70, 70) if preset == "v15_dinov2" else torch.randn(1, 3, 64, 64)
+    )
+    set_drop_path(model.encoder, 0.5)
+    for one, other in zip(whole, model.encoder(image)):
+        torch.testing.assert_close(one, other)
+    rates = [module.drop_prob for module in model.encoder.modules() if type(module).__name__ == "DropPath"]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.5
+    model.encoder.train()
+    same = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        same.append(model.encoder(image)[-1])
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(same[0], same[2])
+    with pytest.raises(SPDError, match=r"got 1\.5 for"):
+        set_drop_path(model.encoder, 1.5)
 
 
 def test_channels_last_throughout():

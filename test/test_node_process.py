@@ -208,5 +208,6 @@ def test_fifty_rounds_of_the_lifecycle(client, rgb):
         client.spin(future.done)
         assert future.result().current_state.label == "unconfigured"
         assert threads[-1] <= threads[5]
-        assert np.median(memory[-10:]) - np.median(memory[10:20]) < 40  # MB; the weights alone are 14
+        # MB. The buffers of a first encoded image come in any round (60); weights that stay would be 14 in each of 30.
+        assert np.median(memory[-10:]) - np.median(memory[10:20]) < 120, memory
     assert process.returncode == 0

@@ -74,6 +74,7 @@ def command(settings: TrainConfig, folder) -> list[str]:
         "pictures",
         "device",
         "threads",
+        "drop_path",
     )
     lines = [f"{key}: {getattr(settings, key)}" for key in keys]
     file.write_text(
@@ -101,9 +102,10 @@ def weights(out, name="last") -> dict:
 
 def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
     threads = torch.get_num_threads()  # sums depend on it, to the last bit
-    whole = config(rooms, tmp_path / "whole", steps=20, save_every=3, validate_every=10, threads=threads)
+    changes = {"steps": 20, "save_every": 3, "validate_every": 10, "threads": threads, "drop_path": 0.2}
+    whole = config(rooms, tmp_path / "whole", **changes)
     train(whole)
-    cut = config(rooms, tmp_path / "cut", steps=20, save_every=3, validate_every=10, threads=threads)
+    cut = config(rooms, tmp_path / "cut", **changes)
     with subprocess.Popen(command(cut, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             deadline = time.monotonic() + 120
