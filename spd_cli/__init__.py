@@ -14,6 +14,7 @@ from .console import reported
 # What runs, by name: "module:function". Only the module of the command that is asked for is imported: most of them load
 # torch, which takes seconds.
 COMMANDS: dict[str, str | dict[str, str]] = {
+    "ask": "spd_cli.asking:ask",
     "demo": "spd_cli.recordings:demo",
     "train": "spd_core.training:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
     "eval": "spd_cli.commands:evaluate_checkpoint",
@@ -44,7 +45,7 @@ def _run(arguments: list[str]) -> None:
 
     from spd_core.process import keep_freed_memory
 
-    from .parser import Parser, check_settings_files, spelled_out
+    from .parser import Parser, check_settings_files, gathered, spelled_out
 
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if name is None:
@@ -52,7 +53,9 @@ def _run(arguments: list[str]) -> None:
         return
     keep_freed_memory()
     check_settings_files(arguments)
-    result = auto_cli({name: _loaded(COMMANDS[name])}, args=spelled_out(arguments), parser_class=Parser)
+    command = _loaded(COMMANDS[name])
+    arguments = spelled_out(arguments) if name != "ask" else gathered(spelled_out(arguments), command)
+    result = auto_cli({name: command}, args=arguments, parser_class=Parser)
     if name == "train":
         import_module("spd_core.training").train(result)
 

@@ -4,6 +4,7 @@ characters of a terminal, whatever the encoding of the output."""
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from rich.text import Text
 from spd_core.errors import SPDError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+UNREAD = 141  # 128 + SIGPIPE
 
 
 def make_console(stderr: bool = False, width: int | None = None) -> Console:
@@ -48,6 +50,9 @@ def reported() -> Iterator[None]:
         except SPDError as error:
             say(str(error), "bold red", stderr=True, title="error: ")
             sys.exit(1)
+        except BrokenPipeError:  # `spd ... | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes
+            sys.exit(UNREAD)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
+import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +34,24 @@ def spelled_out(arguments: list[str]) -> list[str]:
                 argument += "=true"
         result.append(argument)
     return result
+
+
+def gathered(arguments: list[str], command: Callable) -> list[str]:
+    """The arguments of a command whose only positional is a list: what is neither an option nor its value, in one."""
+    positional, options, flags = [], [], set()
+    for name, parameter in inspect.signature(command).parameters.items():
+        flags |= {f"--{name}"} if parameter.default is False else set()
+    words = iter(arguments[1:])
+    for word in words:
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        options.append(word)
+        if "=" not in word and word not in {*flags, "--help"}:
+            options.append(next(words, ""))
+        elif word in flags:
+            options[-1] += "=true"
+    return [arguments[0], *([json.dumps(positional)] if positional else []), *options]
 
 
 def check_settings_files(arguments: list[str]) -> None:

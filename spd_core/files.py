@@ -100,6 +100,9 @@ def problem(path: Path, magic: bytes = b"") -> str:
     for first, words in KINDS:
         if start.startswith(first):
             return words
+    if start[4:8] == b"ftyp":  # the box that ISO media files begin with
+        kind = "a HEIC" if start[8:12] in (b"heic", b"heix", b"heim", b"mif1", b"msf1") else "an MP4, MOV or AVIF"
+        return f"is {kind} file: save it as JPEG or PNG"
     text = start[:60].decode(errors="replace").splitlines()[0]
     if text and text.isprintable() and "\ufffd" not in text[:-1]:
         return f"is text that begins with {text[:40]!r}"

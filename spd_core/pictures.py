@@ -52,43 +52,61 @@ def draw_overlay(
         cv2.circle(picture, (int(x), int(y)), radius + 1, (20, 20, 20), -1 if ok else 1, cv2.LINE_AA)
         if ok:
             cv2.circle(picture, (int(x), int(y)), radius, colour.tolist(), -1, cv2.LINE_AA)
+    taken = [_scale_bar(picture, low, high, unit)]
+    if caption:
+        taken.append(_text(picture, caption, (round(8 * unit), round(18 * unit)), 0.5 * unit))
     chosen = np.flatnonzero(known & visible)
     for i in chosen[np.linspace(0, len(chosen) - 1, min(labels, len(chosen))).astype(int)] if len(chosen) else []:
-        _text(picture, f"{depth_m[i]:.2f}", (int(uv[i, 0] + 6 * unit), int(uv[i, 1] - 5 * unit)), 0.42 * unit)
-    _scale_bar(picture, low, high, unit)
-    if caption:
-        _text(picture, caption, (round(8 * unit), round(18 * unit)), 0.5 * unit)
+        _label(picture, f"{depth_m[i]:.2f}", uv[i], 0.42 * unit, taken)
     return picture
 
 
-def _text(picture: np.ndarray, text: str, at: tuple[int, int], scale: float) -> None:
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(
-            picture,
-            text,
-            at,
-            cv2.FONT_HERSHEY_SIMPLEX,
-            scale,
-            colour,
-            max(1, round(thickness * scale / 0.42)),
-            cv2.LINE_AA,
-        )
+Box = tuple[float, float, float, float]  # left, top, right, bottom, px
 
 
-def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) -> None:
+def _label(picture: np.ndarray, text: str, at: np.ndarray, scale: float, taken: list[Box]) -> None:
+    """Write beside a point, where nothing is written yet, or leave it: a depth that cannot be read says less."""
+    height, width = picture.shape[:2]
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    gap = 14 * scale
+    for dx, dy in (
+        (gap, -gap),
+        (gap, h + gap),
+        (-w - gap, -gap),
+        (-w - gap, h + gap),
+        (-w / 2, -2 * gap),
+        (-w / 2, h + 2 * gap),
+    ):
+        left, bottom = at[0] + dx, at[1] + dy
+        box = (left - 2, bottom - h - 2, left + w + 2, bottom + 2)
+        inside = box[0] >= 0 and box[1] >= 0 and box[2] < width and box[3] < height
+        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            taken.append(_text(picture, text, (round(left), round(bottom)), scale))
+            return
+
+
+def _text(picture: np.ndarray, text: str, at: tuple[int, int], scale: float) -> Box:
+    """Write from the lower left corner `at`. Returns what it covers."""
+    thick = max(1, round(scale / 0.42))
+    for colour, thickness in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+    (w, h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    return at[0] - thick, at[1] - h - thick, at[0] + w + thick, at[1] + below
+
+
+def _scale_bar(picture: np.ndarray, low_m: float, high_m: float, unit: float) -> Box:
+    """Draw it in the upper right corner. Returns what it covers."""
     height, width = picture.shape[:2]
     bar_width, bar_height, margin = round(12 * unit), round(min(160 * unit, height - 40 * unit)), round(12 * unit)
     if bar_height < 20 or width < 120:
-        return
+        return 0, 0, 0, 0
     bar = colour_depth(np.linspace(high_m, low_m, bar_height)[:, None].repeat(bar_width, 1), low_m, high_m)
     left, top = width - margin - bar_width, margin + round(8 * unit)
     picture[top : top + bar_height, left : left + bar_width] = bar
     cv2.rectangle(picture, (left - 1, top - 1), (left + bar_width, top + bar_height), (255, 255, 255), 1)
+    covered = left - 4 * unit
     for fraction in (0.0, 0.5, 1.0):  # the top of the bar is far
-        value = high_m + fraction * (low_m - high_m)
-        _text(
-            picture,
-            f"{value:.1f} m",
-            (left - round(48 * unit), top + round(fraction * bar_height + 4 * unit)),
-            0.42 * unit,
-        )
+        text = f"{high_m + fraction * (low_m - high_m):.1f} m"
+        at = left - round(48 * unit), top + round(fraction * bar_height + 4 * unit)
+        covered = min(covered, _text(picture, text, at, 0.42 * unit)[0])
+    return covered, 0, width, top + bar_height + 10 * unit

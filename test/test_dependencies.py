@@ -27,6 +27,7 @@ ROS = re.compile(r"rclpy|launch\w*|ament_\w+|tf2_ros|cv_bridge|sensor_msgs_py|\w
 # Where a package is called otherwise than the module in it.
 ON_PYPI = {
     "cv2": "opencv-python-headless",
+    "PIL": "pillow",
     "yaml": "pyyaml",
     "ruamel": "ruamel-yaml",
     "backports": "backports-zstd",

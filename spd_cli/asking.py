@@ -1,0 +1,241 @@
+"""`spd ask`: depth at pixels of pictures, videos and cameras."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.table import Table
+
+from spd_core import files
+from spd_core.camera import cell_centres, inside_image
+from spd_core.data.images import TURNED, read_colour, write_picture
+from spd_core.errors import SPDError
+from spd_core.intrinsics import KnownCamera, camera_of_picture
+from spd_core.pictures import draw_overlay
+from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.status import Status
+
+from .console import make_console, printable, say
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+POINT = re.compile(r"[-+\d.e]+,[-+\d.e]+")
+
+
+class AskError(SPDError):
+    """What was asked cannot be answered."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture, or a frame of a video, with what was asked and answered."""
+
+    name: str
+    rgb: np.ndarray  # uint8 [H, W, 3]
+    uv: np.ndarray  # [K, 2] px
+    known: KnownCamera
+    frame: EncodedFrame
+    answer: Answer
+
+
+def ask(
+    what: list[str],
+    camera: str | None = None,
+    fov: float | None = None,
+    grid: str | None = None,
+    weights: str = "embedded",
+    json: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+    runtime: str = "torch",
+    frames: int | None = None,
+) -> None:
+    """Depth at pixels of a photograph: spd ask photo.jpg 320,240 100,400.
+
+    Args:
+        what: pictures, folders of them, videos or /dev/video0, and pixels u,v: u to the right, v down, of the picture
+            as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
+        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration); or a
+            number, 0 for the first, of a camera to look through. Without it: camera.txt beside the picture, or EXIF.
+        fov: horizontal angle of view in degrees, where that is what you know.
+        grid: "8x6" asks at the centres of so many columns and rows.
+        weights: "embedded" or a checkpoint file.
+        json: print JSON, one object a line, in place of tables.
+        out: write the picture with the points on it; a folder for several.
+        device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        frames: of a video or camera, how many; without it until it ends or Ctrl-C.
+    """
+    points = [word for word in what if POINT.fullmatch(word)]
+    sources = [word for word in what if not POINT.fullmatch(word)]
+    if camera is not None and camera.isdecimal():
+        sources, camera = [*sources, camera], None
+    if not sources:
+        raise AskError("no picture was named: spd ask photo.jpg 320,240")
+    wanted = _points(points), _grid(grid)
+    predictor = Predictor.load(weights, device, runtime=runtime)
+    outside, several = [], len(sources) > 1 or files.expanded(sources[0]).is_dir()
+    for count, (name, rgb, is_moving) in enumerate(_frames(sources, frames)):
+        asked = _answer(
+            predictor, name, rgb, wanted, camera_of_picture(files.expanded(name), rgb.shape[:2], camera, fov)
+        )
+        if json:
+            print(json_format.dumps(_record(asked)), flush=True)
+        elif is_moving:
+            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(_words(asked)))
+        else:
+            _show(asked)
+        if out is not None:
+            several |= is_moving
+            file = files.expanded(out)
+            file = file / (f"{count:06d}.png" if is_moving else f"{Path(name).stem}.png") if several else file
+            write_picture(file, draw_overlay(rgb, asked.uv, asked.answer.depth_m, labels=len(asked.uv)))
+            say(f"wrote {file}", stderr=json)
+        outside += [(name, rgb.shape, uv) for uv in asked.uv[~inside_image(asked.uv, rgb.shape[:2])]]
+    if outside and not is_moving:
+        name, (height, width, _), (u, v) = outside[0]
+        raise AskError(
+            f"no such pixel: {u:g},{v:g} of {name}, which is {width}x{height} px; u is 0 to {width - 1}, v 0 to"
+            f" {height - 1}" + (f" (and {len(outside) - 1} more)" if len(outside) > 1 else "")
+        )
+
+
+def _points(words: list[str]) -> np.ndarray:
+    try:
+        return np.array([[float(number) for number in word.split(",")] for word in words]).reshape(-1, 2)
+    except ValueError as error:
+        raise AskError(f"pixels are u,v, say 320,240; got {' '.join(words)}") from error
+
+
+def _grid(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not 0 < int(match[1]) * int(match[2]) <= 100_000:
+        raise AskError(f"a grid is columns x rows, say 8x6, of at most 100,000; got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _frames(sources: list[str], most: int | None) -> Iterator[tuple[str, np.ndarray, bool]]:
+    """Name, RGB uint8 [H, W, 3], and whether it is one of a stream, of all that is named."""
+    for source in sources:
+        path = files.expanded(source)
+        if source.isdecimal() and not path.exists():
+            yield from _captured(source, int(source), most)
+        elif path.is_char_device() or path.suffix.lower() in VIDEOS:
+            yield from _captured(source, str(path), most)
+        elif path.is_dir():
+            found = [
+                f for f in files.listed(path, "*") if f.suffix.lower() in PICTURES and not f.stem.endswith(".depth")
+            ]
+            if not found:
+                raise AskError(f"{source} has no pictures ({', '.join(PICTURES)})")
+            yield from ((str(file), read_colour(file, TURNED), False) for file in found)
+        else:
+            yield source, read_colour(path, TURNED), False
+
+
+def _captured(name: str, source: int | str, most: int | None) -> Iterator[tuple[str, np.ndarray, bool]]:
+    if isinstance(source, str) and not Path(source).exists():
+        raise AskError(f"{source} does not exist")
+    capture = cv2.VideoCapture(source)
+    try:
+        count = 0
+        while (most is None or count < most) and (read := capture.read())[0]:
+            yield name, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), True
+            count += 1
+    finally:
+        capture.release()
+    if count == 0:
+        what = (
+            f"camera {source} cannot be opened"
+            if isinstance(source, int)
+            else f"{source} {files.problem(Path(source))}"
+        )
+        raise AskError(f"{what}; OpenCV reads no picture from it")
+
+
+def _answer(
+    predictor: Predictor,
+    name: str,
+    rgb: np.ndarray,
+    wanted: tuple[np.ndarray, tuple[int, int] | None],
+    known: KnownCamera,
+) -> Asked:
+    points, grid = wanted
+    if grid:
+        points = np.concatenate([points, cell_centres(rgb.shape[:2], *grid)])
+    if not len(points):
+        points = np.array([[(rgb.shape[1] - 1) // 2, (rgb.shape[0] - 1) // 2]], float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is assumed is said with the answer
+        frame = predictor.encode(rgb, known.camera)
+    return Asked(name, rgb, points, known, frame, frame.answer(points))
+
+
+def _focal_px(asked: Asked) -> float:
+    camera = asked.known.camera
+    return camera.focal_px if camera else asked.frame.transform.expected_focal_px
+
+
+def _about_the_camera(asked: Asked) -> str:
+    focal_px, width = _focal_px(asked), asked.rgb.shape[1]
+    view_deg = 2 * math.degrees(math.atan(width / 2 / focal_px))
+    if asked.known.camera:
+        said = f"focal length {focal_px:.0f} px ({view_deg:.0f} degrees wide), from {asked.known.source}"
+    else:
+        said = (
+            f"nothing says the focal length: {focal_px:.0f} px ({view_deg:.0f} degrees wide) is assumed, and there is"
+            " no x y z; --fov or --camera tells it"
+        )
+    return f"{said}. Were it 10 % longer, all depths would be 10 % longer."
+
+
+def _show(asked: Asked) -> None:
+    table = Table("u", "v", "depth, m", "± σ, m", "x, m", "y, m", "z, m", "", title=printable(asked.name))
+    answer = asked.answer
+    for (u, v), depth_m, sigma_m, xyz_m, status in zip(
+        asked.uv, answer.depth_m, answer.sigma_m, answer.xyz_m, answer.status
+    ):
+        numbers = [f"{value:.2f}" if math.isfinite(value) else "" for value in (depth_m, sigma_m, *xyz_m)]
+        table.add_row(f"{u:g}", f"{v:g}", *numbers, "" if status == Status.OK else Status(status).name)
+    make_console().print(table)
+    say(_about_the_camera(asked))
+
+
+def _words(asked: Asked) -> Iterator[str]:
+    for (u, v), depth_m, sigma_m in zip(asked.uv, asked.answer.depth_m, asked.answer.sigma_m):
+        yield f"{u:g},{v:g}: " + (f"{depth_m:.2f} ± {sigma_m:.2f} m" if math.isfinite(depth_m) else "none")
+
+
+def _record(asked: Asked) -> dict:
+    def number(value: float) -> float | None:
+        return round(float(value), 4) if math.isfinite(value) else None
+
+    answer = asked.answer
+    return {
+        "image": asked.name,
+        "size": [asked.rgb.shape[1], asked.rgb.shape[0]],
+        "focal_px": number(_focal_px(asked)),
+        "focal_from": asked.known.source if asked.known.camera else "assumed",
+        "points": [
+            {
+                "u": float(u),
+                "v": float(v),
+                "depth_m": number(answer.depth_m[i]),
+                "sigma_m": number(answer.sigma_m[i]),
+                "xyz_m": [number(value) for value in answer.xyz_m[i]],
+                "status": Status(answer.status[i]).name,
+            }
+            for i, (u, v) in enumerate(asked.uv)
+        ],
+    }

@@ -1,0 +1,187 @@
+"""Intrinsics of a picture that comes without a camera_info: from what its user knows, a file, or what the camera wrote
+into it (EXIF)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import yaml
+from PIL import Image
+
+from . import files
+from .camera import Camera
+from .data.rgbd import read_camera
+from .errors import SPDError
+from .messages import camera_from_info
+
+FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
+MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
+PLAUSIBLE_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
+# EXIF tags (EXIF 2.32, tables 4 and 8)
+EXIF_IFD = 0x8769
+FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
+PLANE_PER_UNIT_ACROSS, PLANE_PER_UNIT_DOWN, PLANE_UNIT = 0xA20E, 0xA20F, 0xA210
+
+
+class IntrinsicsError(SPDError):
+    """What was said of the camera cannot be used."""
+
+
+@dataclass(frozen=True)
+class KnownCamera:
+    """A camera, or None where nothing says what it is, and in words where that comes from."""
+
+    camera: Camera | None
+    source: str
+
+
+def camera_of_picture(
+    file: Path, size: tuple[int, int], told: str | None = None, fov_deg: float | None = None
+) -> KnownCamera:
+    """The camera of a picture, from the first that is there: what is told, camera.txt beside it, its EXIF.
+
+    Args:
+        file: the picture; a video has no EXIF.
+        size: height and width as it is looked at, px.
+        told: "fx,fy,cx,cy" in px of the picture, or a file: four such numbers, or the YAML of ROS's camera_calibration.
+        fov_deg: horizontal angle of view, degrees, instead.
+
+    Raises:
+        IntrinsicsError: what is told cannot be used.
+    """
+    if told is not None and fov_deg is not None:
+        raise IntrinsicsError(f"give the camera or the angle of view, not both; got {told!r} and {fov_deg:g} degrees")
+    if fov_deg is not None:
+        return KnownCamera(camera_of_view(fov_deg, size), f"an angle of view of {fov_deg:g} degrees")
+    if told is not None:
+        return KnownCamera(_told(told, size), f"the intrinsics {told}")
+    if camera := read_camera(file.parent):
+        return KnownCamera(camera, f"{file.parent / 'camera.txt'}")
+    if found := focal_from_exif(file, size):
+        focal_px, source = found
+        return KnownCamera(_centred(focal_px, size), source)
+    return KnownCamera(None, "nothing")
+
+
+def camera_of_view(fov_deg: float, size: tuple[int, int]) -> Camera:
+    """A pinhole whose image of `size` (height, width) px is `fov_deg` degrees wide."""
+    if not 1 <= fov_deg <= 170:
+        raise IntrinsicsError(f"the horizontal angle of view must be 1 to 170 degrees, got {fov_deg:g}")
+    return _centred(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
+
+
+def _centred(focal_px: float, size: tuple[int, int]) -> Camera:
+    height, width = size
+    return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
+
+def _told(told: str, size: tuple[int, int]) -> Camera:
+    try:
+        fx, fy, cx, cy = map(float, told.split(","))
+    except ValueError as error:
+        if "," in told and not files.expanded(told).exists():
+            raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
+        return read_calibration(files.expanded(told), size)
+    camera = Camera(fx, fy, cx, cy)
+    if not (0 <= camera.cx < size[1] and 0 <= camera.cy < size[0]):
+        raise IntrinsicsError(
+            f"the optical axis of {told} is outside the picture of {size[1]}x{size[0]} px; expected fx,fy,cx,cy in px"
+            " of the picture as it is shown (turned, where it is portrait)"
+        )
+    return camera
+
+
+def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
+    """The camera in a file: four numbers fx fy cx cy, or the YAML that ROS's camera_calibration writes, which is scaled
+    to an image of `size` (height, width) px.
+
+    Raises:
+        IntrinsicsError: it is neither.
+    """
+    text = files.read_text(file, IntrinsicsError)
+    try:
+        content = yaml.safe_load(text)
+        if isinstance(content, dict):
+            known = {
+                name: content.get(f"{name}_matrix", {}).get("data", [0.0] * 12) for name in ("camera", "projection")
+            }
+            nothing = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+            return camera_from_info(
+                SimpleNamespace(
+                    k=known["camera"],
+                    d=content.get("distortion_coefficients", {}).get("data", []),
+                    p=known["projection"],
+                    distortion_model=content.get("distortion_model", content.get("camera_model", "")),
+                    width=int(content.get("image_width", 0)),
+                    height=int(content.get("image_height", 0)),
+                    roi=nothing,
+                    binning_x=0,
+                    binning_y=0,
+                ),
+                size,
+            )
+        fx, fy, cx, cy = map(float, text.replace(",", " ").split())
+        return Camera(fx, fy, cx, cy)
+    except SPDError as error:
+        raise IntrinsicsError(f"{file}: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise IntrinsicsError(
+            f"{file} {files.problem(file)}; expected four numbers fx fy cx cy in px, or the YAML of a calibration with"
+            " camera_matrix and image_width"
+        ) from error
+
+
+def _as_message(content: dict) -> SimpleNamespace:
+    """What a calibration file says, as a CameraInfo says it."""
+    k, p, d = (
+        content.get(name, {}).get("data", nothing)
+        for name, nothing in (
+            ("camera_matrix", [0.0] * 9),
+            ("projection_matrix", [0.0] * 12),
+            ("distortion_coefficients", []),
+        )
+    )
+    model = content.get("distortion_model", content.get("camera_model", ""))
+    width, height = (int(content.get(f"image_{name}", 0)) for name in ("width", "height"))
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    return SimpleNamespace(
+        k=k, p=p, d=d, distortion_model=model, width=width, height=height, roi=roi, binning_x=0, binning_y=0
+    )
+
+
+def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | None:
+    """Focal length of a picture of `size` (height, width) px, and where it says so, or None.
+
+    From the 35 mm equivalent, which phones write, else from the focal length and the sensor's pixels per length, which
+    cameras with exchangeable lenses write. A picture that was made smaller afterwards has its focal length too.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
+            tags = picture.getexif().get_ifd(EXIF_IFD)
+    except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
+        return None
+    diagonal_px = math.hypot(*size)
+    found = []
+    if equivalent_mm := _number(tags.get(FOCAL_35MM)):
+        found.append((equivalent_mm * diagonal_px / FILM_DIAGONAL_MM, f"EXIF ({equivalent_mm:g} mm in 35 mm film)"))
+    focal_mm, per_unit = _number(tags.get(FOCAL_MM)), _number(tags.get(PLANE_PER_UNIT_ACROSS))
+    if focal_mm and per_unit:
+        unit_mm = MM_PER_UNIT.get(tags.get(PLANE_UNIT, 2), 25.4)
+        taken_px = math.hypot(_number(tags.get(PIXELS_ACROSS)), _number(tags.get(PIXELS_DOWN)))
+        focal_px = focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
+        found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm)"))
+    least, most = (share * diagonal_px for share in PLAUSIBLE_FOCAL)
+    return next(((px, source) for px, source in found if least <= px <= most), None)
+
+
+def _number(value: object) -> float:
+    """A number of EXIF, 0 where it is none, unknown, or the 0/0 that some cameras write."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
+    return number if math.isfinite(number) and number > 0 else 0.0

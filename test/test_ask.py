@@ -1,0 +1,284 @@
+"""`spd ask`: a photograph, a question, metres; and where the focal length of a photograph comes from."""
+
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
+
+from spd_cli import main
+from spd_core import Camera, Predictor
+from spd_core.intrinsics import IntrinsicsError, camera_of_picture, read_calibration
+from spd_core.pictures import draw_overlay
+
+SIZE = (96, 128)
+F35, MM, ACROSS, DOWN, PER_UNIT, UNIT, ORIENTATION = 0xA405, 0x920A, 0xA002, 0xA003, 0xA20E, 0xA210, 0x0112
+PIXELS = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
+
+
+def photograph(file, exif=(), size=SIZE, orientation=None):
+    """A JPEG as a camera writes it. `exif`: what it says in the Exif directory."""
+    picture, tags = Image.fromarray(cv2.resize(PIXELS, size[::-1])), Image.Exif()
+    if orientation:
+        tags[ORIENTATION] = orientation
+    tags.get_ifd(0x8769).update(dict(exif))
+    picture.save(file, exif=tags, quality=95)
+    return file
+
+
+def spd(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["spd", "ask", *map(str, arguments)])
+    main()
+
+
+def records(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+# By hand: f35 * diagonal / 43.267 mm, or f * px per mm. What is in the file is smaller; its tags are those of a camera.
+@pytest.mark.parametrize(
+    ("exif", "taken_at", "focal_px"),
+    [
+        pytest.param({MM: 5.7, F35: 26}, (3024, 4032), 3028.7, id="phone, 4:3"),
+        pytest.param({MM: 6.81, F35: 24}, (4080, 3072), 2832.9, id="phone, portrait"),
+        pytest.param({MM: 2.2, F35: 13}, (3000, 4000), 1502.3, id="phone, ultra-wide"),
+        pytest.param({MM: 35, F35: 35}, (4016, 6016), 5851.2, id="full frame"),
+        pytest.param({MM: 16, F35: 24, ACROSS: 6000, DOWN: 4000}, (1000, 1500), 1000.0, id="APS-C, made smaller"),
+        pytest.param({MM: 3, F35: 15}, (3000, 4000), 1733.4, id="action camera"),
+        pytest.param(
+            {MM: 50, PER_UNIT: IFDRational(5472000, 899), UNIT: 2, ACROSS: 5472, DOWN: 3648},
+            (3648, 5472),
+            11981.8,
+            id="SLR, px per inch",
+        ),
+        pytest.param(
+            {MM: 7.4, PER_UNIT: 1422.2, UNIT: 3, ACROSS: 1024, DOWN: 768}, (768, 1024), 1052.4, id="px per cm"
+        ),
+        pytest.param(
+            {MM: 50, PER_UNIT: IFDRational(5472000, 899), UNIT: 2, ACROSS: 5472, DOWN: 3648},
+            (1824, 2736),
+            5990.9,
+            id="SLR, made smaller",
+        ),
+        pytest.param({MM: 7.4, F35: 0, PER_UNIT: 142.22, UNIT: 4}, (768, 1024), 1052.4, id="no equivalent, px per mm"),
+        pytest.param({MM: 5.7, F35: 0}, (3024, 4032), None, id="no sensor size"),
+        pytest.param({F35: 60000}, (3024, 4032), None, id="nonsense"),
+        pytest.param({}, (3024, 4032), None, id="nothing"),
+    ],
+)
+def test_focal_lengths_of_exif_are_those_by_hand(tmp_path, exif, taken_at, focal_px):
+    file = photograph(tmp_path / "p.jpg", exif, (24, 32))
+    known = camera_of_picture(file, taken_at)
+    if focal_px is None:
+        assert (known.camera, known.source) == (None, "nothing")
+    else:
+        assert known.camera.focal_px == pytest.approx(focal_px, rel=1e-3)
+        assert (known.camera.cx, known.camera.cy) == ((taken_at[1] - 1) / 2, (taken_at[0] - 1) / 2)
+        assert known.source.startswith("EXIF (")
+
+
+def test_damaged_exif_costs_the_focal_length_alone(tmp_path):
+    file = photograph(tmp_path / "p.jpg", {F35: 26})
+    raw = bytearray(file.read_bytes())
+    for at in range(raw.index(b"Exif") + 6, raw.index(b"Exif") + 40):
+        broken = raw.copy()
+        broken[at] = 0xFF
+        file.write_bytes(broken)
+        camera_of_picture(file, SIZE)
+    assert camera_of_picture(tmp_path / "none.mp4", SIZE).camera is None
+
+
+def test_what_is_told_comes_before_camera_txt_and_that_before_exif(tmp_path):
+    file = photograph(tmp_path / "p.jpg", {F35: 26})
+    assert "EXIF" in camera_of_picture(file, SIZE).source
+    (tmp_path / "camera.txt").write_text("100 101 60 40")
+    assert camera_of_picture(file, SIZE).camera == Camera(100, 101, 60, 40)
+    assert camera_of_picture(file, SIZE, "90,91,50,40").camera == Camera(90, 91, 50, 40)
+    assert camera_of_picture(file, SIZE, fov_deg=90).camera.fx == pytest.approx(64)
+
+
+def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
+    (tmp_path / "ost.yaml").write_text(
+        "image_width: 256\nimage_height: 192\ncamera_name: front\n"
+        "camera_matrix: {rows: 3, cols: 3, data: [200., 0., 127.5, 0., 202., 95.5, 0., 0., 1.]}\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0., 0., 0.]}\n"
+    )
+    camera = read_calibration(tmp_path / "ost.yaml", SIZE)
+    assert camera == Camera(100, 101, 63.5, 47.5, (0.1, -0.2, 0, 0, 0), "plumb_bob")
+    for content in ("a: [", "camera_matrix: 3", "1 2 3", "<html>", "", "image_width: 20\ncamera_matrix: {data: [0]}"):
+        (tmp_path / "bad.yaml").write_text(content)
+        with pytest.raises(IntrinsicsError, match=r"bad\.yaml"):
+            read_calibration(tmp_path / "bad.yaml", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("told", "fov_deg", "message"),
+    [
+        ("1,2,3", None, "expected fx,fy,cx,cy in px, or a file, got '1,2,3'"),
+        ("-1,2,3,4", None, "positive focal lengths"),
+        ("100,100,900,40", None, "optical axis of 100,100,900,40 is outside the picture of 128x96"),
+        ("none.yaml", None, "none.yaml does not exist"),
+        ("90,91,50,40", 60.0, "not both"),
+        (None, 0.0, "1 to 170 degrees, got 0"),
+    ],
+)
+def test_a_camera_that_cannot_be_is_named(tmp_path, told, fov_deg, message):
+    with pytest.raises(ValueError, match=message):
+        camera_of_picture(tmp_path / "p.jpg", SIZE, told, fov_deg)
+
+
+def test_answers_are_the_predictors_in_a_table_and_in_json(tmp_path, monkeypatch, capsys):
+    file = photograph(tmp_path / "p.jpg")
+    points = np.array([[20, 30], [100.5, 60.25]])
+    rgb = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+    expected = (
+        Predictor.load("embedded", "cpu", runtime="torch").encode(rgb, Camera(100, 100, 63.5, 47.5)).answer(points)
+    )
+    spd(monkeypatch, file, "20,30", "100.5,60.25", "--camera", "100,100,63.5,47.5", "--json")
+    (record,) = records(capsys)
+    assert (record["size"], record["focal_px"], record["focal_from"]) == (
+        [128, 96],
+        100,
+        "the intrinsics 100,100,63.5,47.5",
+    )
+    for i, point in enumerate(record["points"]):
+        assert [point["u"], point["v"]] == list(points[i])
+        assert point["status"] == "OK"
+        np.testing.assert_allclose(point["depth_m"], expected.depth_m[i], atol=1e-4)
+        np.testing.assert_allclose(point["sigma_m"], expected.sigma_m[i], atol=1e-4)
+        np.testing.assert_allclose(point["xyz_m"], expected.xyz_m[i], atol=1e-4)
+    spd(monkeypatch, file, "20,30", "--fov=65.2")
+    said = capsys.readouterr().out
+    assert "focal length 100 px (65 degrees wide), from an angle of view of 65.2 degrees" in said
+    assert f"{expected.depth_m[0]:.2f}" in said
+    spd(monkeypatch, file)
+    assert "nothing says the focal length" in (said := capsys.readouterr().out)
+    assert " 63 " in said
+
+
+def test_the_picture_is_as_it_is_shown(tmp_path, monkeypatch, capsys):
+    """A phone held upright writes the sensor's rows and a note to turn them."""
+    spd(monkeypatch, photograph(tmp_path / "p.jpg", {F35: 26}, orientation=6), "--grid", "2x3", "--json")
+    (record,) = records(capsys)
+    assert record["size"] == [96, 128]
+    assert record["focal_px"] == pytest.approx(26 * 160 / 43.267, rel=1e-3)
+    assert len(record["points"]) == 6
+    assert record["points"][0]["u"] == pytest.approx(23.5)
+    assert record["points"][0]["v"] == pytest.approx(128 / 6 - 0.5)
+
+
+@pytest.mark.parametrize("kind", ["grey", "16 bit", "RGBA", "20 megapixels", "portrait", "flat"])
+def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind):
+    pixels = {
+        "grey": PIXELS[..., 0],
+        "16 bit": PIXELS.astype(np.uint16) * 257,
+        "RGBA": np.dstack([PIXELS, PIXELS[..., 0]]),
+        "20 megapixels": np.zeros((3648, 5472, 3), np.uint8),
+        "portrait": PIXELS.transpose(1, 0, 2),
+        "flat": PIXELS[:8],
+    }[kind]
+    cv2.imwrite(str(tmp_path / "p.png"), pixels)
+    spd(monkeypatch, tmp_path / "p.png", "5,0", "--fov", 60, "--json")
+    (record,) = records(capsys)
+    assert record["size"] == list(pixels.shape[1::-1])
+    assert record["points"][0]["depth_m"] > 0
+
+
+def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("b.jpg", "a.png", "._a.png", "a.depth.png"):
+        cv2.imwrite(str(folder / name), PIXELS)
+    (folder / "notes.txt").write_text("20,30")
+    spd(monkeypatch, folder, "20,30", "--out", tmp_path / "out", "--json")
+    assert [record["image"] for record in records(capsys)] == [str(folder / name) for name in ("a.png", "b.jpg")]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == PIXELS.shape
+
+    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
+    for _ in range(3):
+        video.write(PIXELS)
+    video.release()
+    spd(monkeypatch, tmp_path / "v.avi", "20,30", "700,30", "--frames", "2", "--fov", "60")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["#0", "#1"]
+    assert all("20,30: " in line and " ± " in line and line.endswith("700,30: none") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["p.jpg", "128,5", "3,3"], "no such pixel: 128,5 of .*, which is 128x96 px; u is 0 to 127, v 0 to 95"),
+        (["p.jpg", "1e,5"], "pixels are u,v, say 320,240; got 1e,5"),
+        (["p.jpg", "--grid", "8"], "a grid is columns x rows, say 8x6, .*got '8'"),
+        (["20,30"], "no picture was named"),
+        (["none.jpg", "20,30"], r"none\.jpg does not exist"),
+        (["notes.txt", "20,30"], "is text that begins with 'hello'"),
+        (["empty.png", "20,30"], "is empty"),
+        (["photo.heic", "20,30"], "is a HEIC file: save it as JPEG or PNG"),
+        (["empty folder", "20,30"], "has no pictures"),
+        (["none.mp4", "20,30"], r"none\.mp4 does not exist"),
+        (["notes.mp4", "20,30"], "is text that begins with 'hello'; OpenCV reads no picture from it"),
+        (["--camera", "97", "20,30"], "camera 97 cannot be opened"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    photograph(tmp_path / "p.jpg")
+    for name in ("notes.txt", "notes.mp4"):
+        (tmp_path / name).write_text("hello")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (tmp_path / "empty folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, *arguments)
+    assert stop.value.code == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert re.search(message, error)
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(20):
+        cv2.imwrite(str(folder / f"{i}.png"), PIXELS)
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "spd_cli", "ask", str(folder), "--grid", "40x40", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    asking.stdout.readline()
+    asking.stdout.close()
+    assert asking.stderr.read() == b""
+    assert asking.wait() == 141
+
+
+def test_labels_cover_neither_each_other_nor_the_scale_bar(monkeypatch):
+    written, put = [], cv2.putText
+
+    def note(picture, text, at, font, scale, colour, *rest):
+        if colour == (255, 255, 255):
+            (w, h), _ = cv2.getTextSize(text, font, scale, 1)
+            written.append((text, at[0], at[1] - h, at[0] + w, at[1]))
+        return put(picture, text, at, font, scale, colour, *rest)
+
+    monkeypatch.setattr(cv2, "putText", note)
+    uv = np.array([[u, v] for u in range(10, 640, 30) for v in range(10, 480, 22)], float)
+    draw_overlay(
+        np.zeros((480, 640, 3), np.uint8), uv, np.linspace(1, 5, len(uv)), labels=len(uv), caption="scale 1.02"
+    )
+    assert len(written) > 100
+    assert [text for text, *_ in written[:4]] == ["5.0 m", "3.0 m", "1.0 m", "scale 1.02"]
+    for i, (text, left, top, right, bottom) in enumerate(written):
+        assert left >= 0, text
+        assert right <= 640, text
+        for _, other_left, other_top, other_right, other_bottom in written[:i]:
+            assert left >= other_right or right <= other_left or top >= other_bottom or bottom <= other_top, text
+        if i > 3:
+            assert right <= 570 or top >= 180, text  # the bar
