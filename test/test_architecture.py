@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,10 @@ def test_no_test_imports_another(file):
         for alias in node.names
     }
     assert not {name for name in names if name and (name.startswith("test_") or name == "conftest")}
+
+
+def test_the_page_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    words = set(re.findall(r"`(?:[\w/]*[/.])?(\w+?)(?:\.py)?`", "".join(page.split("```")[::2])))
+    unnamed = [name for name in MODULES if name.split(".")[-1] not in words | {"__main__", "data", *STAIRS}]
+    assert unnamed == []
