@@ -1,6 +1,8 @@
 """Checkpoints come back as they went, and nothing else is let in."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from spd_core import SPD, checkpoint
 from spd_core.checkpoint import EMBEDDED, CheckpointError
+from spd_core.model import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +154,18 @@ def test_a_model_that_cannot_be_built_is_named(saved, tmp_path):
 
 def test_embedded_weights_are_small_and_say_what_they_are():
     assert EMBEDDED.stat().st_size <= 10e6
-    checkpoint.load(EMBEDDED)
+    assert checkpoint.load(EMBEDDED).config == PRESETS["lite"]
     provenance = checkpoint.provenance(EMBEDDED)
-    test, constant = provenance["test"], provenance["constant"]
-    assert test["n_images"] == 500
-    assert test["abs_rel"] < 0.6 * constant["abs_rel"]
-    assert test["d1"] > constant["d1"] + 0.3
+    assert not [
+        path for path in (*provenance["config"]["data"], provenance["config"]["init"]) if Path(path).is_absolute()
+    ]
     card = EMBEDDED.with_suffix(".md").read_text()
-    assert "have not seen a real photograph" in card
-    for value in (test["abs_rel"], test["d1"], constant["abs_rel"]):
-        assert f"{value:.3f}" in card
+    for said in ("NYU Depth V2 (Silberman", "EfficientNet-Lite0 (Tan & Le 2019)", "Apache-2.0"):
+        assert said in card
+    prior = provenance["scale_prior"]
+    for value in (prior["sigma_log"], prior["sigma_slope"], provenance["sigma_temperature"]):
+        assert f" {value:.3f}" in card
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    scores = re.search(r"^\| `lite` \|(.*)$", card, re.M)[1]
+    assert len(re.findall(r"\d\.\d+", scores)) == 9
+    assert scores in readme
