@@ -16,7 +16,7 @@ from .console import reported
 COMMANDS: dict[str, str | dict[str, str]] = {
     "ask": "spd_cli.asking:ask",
     "demo": "spd_cli.recordings:demo",
-    "train": "spd_core.training:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
+    "train": "spd_core.training_config:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
     "eval": "spd_cli.commands:evaluate_checkpoint",
     "replay": "spd_cli.recordings:replay",
     "bag": {"make": "spd_cli.recordings:make_bag"},

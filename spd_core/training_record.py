@@ -1,0 +1,172 @@
+"""What a training leaves in its folder, and how it goes on from there."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import timm
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from . import checkpoint, files
+from .extras import extra
+from .model import SPD
+from .training_config import FREE_TO_CHANGE, TrainConfig, TrainingError, recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Record:
+    """How far a run has come: weights, steps and validations, in memory and in `config.out`.
+
+    Args:
+        steps: how many the whole run has.
+        optimizer: as Fabric wraps it.
+        average: of the weights, or None.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        fabric: Fabric,
+        model: SPD,
+        optimizer: torch.optim.Optimizer,
+        average: AveragedModel | None,
+        steps: int,
+    ):
+        self.config, self.fabric, self.steps = config, fabric, steps
+        self.raw_model, self.optimizer, self.average = model, optimizer, average
+        self.out = files.expanded(config.out)
+        self.step, self.first_step, self.broken, self.waited_s, self.trained_s = 0, 0, 0, 0.0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
+        self.resume()
+        self.writer = None
+        if fabric.is_global_zero:
+            with extra("train"):
+                from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+            self.writer = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
+
+    @property
+    def evaluated(self) -> SPD:
+        """The weights that count: the average where there is one."""
+        return cast(SPD, self.average.module) if self.average else self.raw_model
+
+    def add_validation(self, loss: float | None, mean: dict[str, float]) -> bool:
+        """Note a validation at this step. Returns whether it is the best so far."""
+        self.history.append({"step": self.step, "loss": loss, **mean})
+        is_best = not self.best or mean["abs_rel"] < self.best["abs_rel"]
+        if is_best:
+            self.best = {"validation": len(self.history) - 1, "step": self.step, "abs_rel": mean["abs_rel"]}
+        self.log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
+        return is_best
+
+    def log(self, scalars: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, self.step)
+
+    def report(self, ended: str = "running") -> dict:
+        return {
+            "config": recipe(self.config),
+            "environment": environment(self.fabric),
+            "steps": self.steps,
+            "step": self.step,
+            "ended": ended,
+            "broken_samples": self.broken,
+            "data_wait_fraction": self.waited_s / max(self.trained_s, 1e-9),
+            "best": self.best,
+            "history": self.history,
+        }
+
+    def save(self, is_best: bool = False) -> None:
+        """Checkpoint and state, each replaced in one step once it is complete: a full disk or a kill leaves the ones
+        before."""
+        if not self.fabric.is_global_zero:
+            return
+        report = self.report()
+        checkpoint.save(self.evaluated, self.out / "last.safetensors", **report)
+        if is_best:
+            checkpoint.save(self.evaluated, self.out / "best.safetensors", **report)
+        state = {
+            "recipe": report["config"],
+            "model": self.raw_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        state |= {
+            "history": self.history,
+            "best": self.best,
+            "average": self.average.state_dict() if self.average else None,
+        }
+        with files.replaced(self.out / "state.pt", TrainingError, (OSError, RuntimeError)) as partial:
+            torch.save(state, partial)
+        files.write_text(self.out / "run.json", json.dumps(report, indent=1))
+
+    def resume(self) -> None:
+        file = self.out / "state.pt"
+        if not file.exists():
+            return
+        state = checkpoint.read_state(file, self.fabric.device)
+        # A state of before a setting existed has its default.
+        before, now = recipe(TrainConfig(steps=1)) | state["recipe"], recipe(self.config)
+        changed = [
+            f"{key}: {before[key]!r} -> {now[key]!r}"
+            for key in now
+            if key not in FREE_TO_CHANGE and before[key] != now[key]
+        ]
+        if changed:
+            raise TrainingError(
+                f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
+                " another `out`"
+            )
+        try:
+            self.raw_model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
+            ) from error
+        self.step = self.first_step = state["step"]
+        self.history, self.best = state["history"], state["best"]
+        self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
+
+    def end(self, ended: str) -> dict:
+        """Write how the run ended. Returns the content of run.json."""
+        report = self.report(ended)
+        if self.writer is not None:
+            files.write_text(self.out / "run.json", json.dumps(report, indent=1))
+            self.writer.close()
+        return report
+
+
+def environment(fabric: Fabric) -> dict:
+    """What a result depends on besides its configuration."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    device = (
+        torch.cuda.get_device_name(fabric.device)
+        if fabric.device.type == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
+    return {"revision": git.stdout.strip() or None, "device": device, "processes": fabric.world_size, **versions}
