@@ -268,3 +268,20 @@ def test_samples_kept_in_memory_are_the_same_broken_ones_too():
     for _ in range(2):
         with pytest.raises(DataError, match="plane 2 is broken"):
             kept[2]
+
+
+def test_a_stripe_shows_depth_instead_of_the_picture():
+    depth_m = plane()
+    augment = Augmentation(rotate_deg=0, flip=0, colour=0, cut_depth=1.0)
+    sample = Sample("plane", np.full((240, 320, 3), 200, np.uint8), depth_m, CAMERA)
+    widths = []
+    for seed in range(50):
+        seen = augment(sample, np.random.default_rng(seed))
+        np.testing.assert_array_equal(seen.depth_m, depth_m)
+        columns = np.flatnonzero((seen.rgb != 200).any(axis=(0, 2)))
+        widths.append(len(columns))
+        shown = np.clip(depth_m[:, columns] * 255 / 10, 0, 255).astype(np.uint8)
+        assert (np.diff(columns) == 1).all()
+        np.testing.assert_allclose(seen.rgb[:, columns, 1], shown, atol=1)
+    assert min(widths) >= 1
+    assert 40 < np.mean(widths) < 80  # 0.75 x 1/2 of what is right of a uniform column

@@ -44,6 +44,8 @@ class Augmentation:
             pictures stay sharp.
         noise: largest standard deviation of sensor noise, of 255; half of the pictures have none.
         jpeg: probability of another JPEG compression, of quality 20 to 90.
+        cut_depth: probability that a vertical stripe shows its depth (white at 10 m) instead of the picture (vertical
+            CutDepth, Kim et al. 2022): against learning pictures by heart.
     """
 
     border_crop: bool = False
@@ -62,6 +64,7 @@ class Augmentation:
     blur_px: float = 0.0
     noise: float = 0.0
     jpeg: float = 0.0
+    cut_depth: float = 0.0
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None
@@ -97,6 +100,8 @@ class Augmentation:
         if rng.random() < self.flip:
             rgb, depth_m, view = rgb[:, ::-1], depth_m[:, ::-1], view.mirrored(width)
         rgb = self._exposed(np.ascontiguousarray(rgb), rng)
+        if self.cut_depth > 0 and rng.random() < self.cut_depth:
+            rgb = _with_depth_stripe(rgb, depth_m, rng)
         return TrainingSample(sample.name, rgb, np.ascontiguousarray(depth_m), view)
 
     def _without_border(
@@ -150,9 +155,8 @@ class Augmentation:
             rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
         if rng.random() < self.jpeg:
             coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))])[1]
-            rgb = np.asarray(
-                cv2.imdecode(coded, cv2.IMREAD_COLOR)
-            )  # either order of channels, it is the same there and back
+            # Either order of channels: it is the same there and back.
+            rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
         return rgb
 
 
@@ -201,6 +205,14 @@ def seen_by(
         borderMode=cv2.BORDER_REFLECT_101,
     )
     return rgb, depth_m
+
+
+def _with_depth_stripe(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    width = rgb.shape[1]
+    left = int(rng.integers(width))
+    right = left + max(1, int((width - left) * 0.75 * rng.random()))
+    rgb[:, left:right] = np.clip(depth_m[:, left:right, None] * 25.5, 0, 255)
+    return rgb
 
 
 def _matrix(camera: Camera) -> np.ndarray:
