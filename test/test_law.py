@@ -7,7 +7,7 @@ import torch
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
 
-from spd_core.engine import SparseDecoder
+from spd_core.engine import DENSE_ABOVE, NOTHING, Known, SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
@@ -208,3 +208,79 @@ def test_points_of_the_wrong_shape_are_refused(models):
     features = models["lite"].encode(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match=r"\[B, K, 2\] with B = 2, got \[1, 5, 2\]"):
         models["lite"].decode_points(features, np.zeros((1, 5, 2)))
+
+
+QUERIES = [(128, 11), (128, 12), (1, 13), (3000, 14), (128, 11), (300, 15)]  # (points, seed); one comes again
+
+
+@pytest.mark.parametrize("dense_above", [0.0, DENSE_ABOVE, 2.0], ids=["all dense", "as it is", "all sparse"])
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_a_query_after_others_is_lawful_and_leaves_out_what_they_evaluated(models, preset, dense_above):
+    model, size = models[preset], (97, 131)
+    features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(6)))
+    dense, known, work = model.decode_dense(features), Known(), []
+    for count, seed in QUERIES:
+        points = random_points(2, count, size, seed)
+        plan, fresh = (
+            model.sparse_decoder.plan(points.numpy(), features.grids, dense_above, before)
+            for before in (known.coverage, NOTHING)
+        )
+        values, after = model.resume_point_values(features, plan, known)
+        assert_lawful(values[..., 0], sample(dense, points))
+        again, known = model.resume_point_values(features, plan, known)
+        assert again.equal(values), "what is known was changed by a query"
+        assert after.values.keys() == known.values.keys() == plan.after.sites.keys()
+        work.append(model.sparse_decoder.multiply_accumulates(plan) / model.sparse_decoder.multiply_accumulates(fresh))
+    assert work[0] == 1
+    assert max(work[1:]) < 1
+    finest = max(grid.count for grid in features.grids)
+    for value, rows in known.values.items():
+        assert rows[..., 0].numel() <= plan.grids[value].bordered_count
+        assert plan.grids[value].count <= finest
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_a_small_query_after_a_large_one_and_a_large_one_after_a_small_one(models, preset):
+    """A value known as a map is read at sites, one known at sites is wanted as a map."""
+    model, size = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(7)))
+    y, x = np.mgrid[: size[0], : size[1]]
+    every = torch.from_numpy(np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float))
+    few = random_points(1, 20, size)
+    dense = model.decode_dense(features)
+    for order in ([every, few, every], [few, every, few]):
+        known = Known()
+        for points in order:
+            plan = model.plan_points(points, features.grids, features.size, known.coverage)
+            values, known = model.resume_point_values(features, plan, known)
+            assert_lawful(values[..., 0], sample(dense, points))
+
+
+@pytest.mark.parametrize(("preset", "size"), [("lite", (237, 316)), ("v15", (416, 544))])  # 640x480 px, and NYU's crop
+@torch.inference_mode()
+def test_a_second_query_of_other_points_costs_a_third_less(models, preset, size):
+    model = models[preset]
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(8)))
+    known, work = Known(), []
+    for seed in (1, 2):
+        points = random_points(1, 128, size, seed)
+        plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        _, known = model.resume_point_values(features, plan, known)
+        work.append(model.sparse_decoder.multiply_accumulates(plan))
+    assert work[1] < 0.67 * work[0]
+
+
+@torch.inference_mode()
+def test_a_plan_is_resumed_from_what_it_was_made_for_only(models):
+    model, size = models["v15"], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size))
+    points = random_points(1, 50, size)
+    first = model.plan_points(points, features.grids, features.size)
+    _, known = model.resume_point_values(features, first, Known())
+    second = model.plan_points(random_points(1, 50, size, 1), features.grids, features.size, known.coverage)
+    with pytest.raises(ValueError, match="resume it with them"):
+        model.decode_points(features, plan=second)
+    with pytest.raises(ValueError, match="other known values"):
+        model.resume_point_values(features, second, Known())
