@@ -7,7 +7,7 @@ import torch
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
 
-from spd_core.engine import DENSE_ABOVE, NOTHING, Known, SparseDecoder
+from spd_core.engine import DENSE_ABOVE, NOTHING, Coverage, Known, SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
@@ -284,3 +284,21 @@ def test_a_plan_is_resumed_from_what_it_was_made_for_only(models):
         model.decode_points(features, plan=second)
     with pytest.raises(ValueError, match="other known values"):
         model.resume_point_values(features, second, Known())
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_any_one_map_may_be_known(models, preset):
+    """Whoever evaluated it, and whichever layers read it then: at sites, with its border or without."""
+    model, size = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(9)))
+    points, decoder = random_points(1, 12, size), model.sparse_decoder
+    reference, maps = sample(model.decode_dense(features), points), list(features.maps.values())
+    for layer, arguments in zip(decoder.layers, decoder.arguments):
+        maps.append(layer(*(maps[argument] for argument in arguments)))
+    for value in range(len(decoder.inputs), len(maps)):
+        known = Known(Coverage({value: None}), {value: maps[value]})
+        plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        assert value not in [step.value for step in plan.steps]
+        values, _ = model.resume_point_values(features, plan, known)
+        assert_lawful(values[..., 0], reference)
