@@ -84,7 +84,7 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
     whole, maps = (
-        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0),
+        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=(0.0, 0.0)),
         list(features.maps.values()),
     )
     variants = {
@@ -120,18 +120,18 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
 
 @torch.inference_mode()
 def thresholds(preset: str, size: tuple[int, int], shares: list[float], repeats: int) -> dict[str, dict[str, float]]:
-    """dense ÷ points, plans included, by number of pixels and by the share of a map above which it is computed
-    dense."""
+    """dense ÷ points, plans included, by number of pixels and by the share of a map above which a convolution
+    is computed dense."""
     model = SPD.from_preset(preset).eval().to(DEVICE)
     features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     cases = {count: points for (kind, count), points in queries(size).items() if kind in ("pixels", "every pixel")}
-    whole = decoder.plan(cases[1], features.grids, dense_above=0.0)
+    whole = decoder.plan(cases[1], features.grids, dense_above=(0.0, 0.0))
     variants = {"dense": lambda: model.decode_dense(features), "by the engine": lambda: decoder.run(whole, maps)}
     for count, points in cases.items():
         for share in shares:
             variants[count, share] = lambda points=points, share=share: decoder.run(
-                decoder.plan(points, features.grids, share).to(DEVICE), maps
+                decoder.plan(points, features.grids, (share, DENSE_ABOVE[1])).to(DEVICE), maps
             )
     times = interleaved(variants, repeats)
     dense_ms = min(times["dense"], times["by the engine"])
@@ -142,7 +142,7 @@ def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[
     """Time and GFLOP/s of each layer at 128 pixels, and of the same layer on its whole map."""
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     plan = decoder.plan(points, features.grids)
-    dense = decoder.plan(points, features.grids, dense_above=0.0)
+    dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0))
     rows = []
     for sparse_step, dense_step in zip(plan.steps, dense.steps):
         layer = decoder.layers[sparse_step.value - len(decoder.inputs)]
@@ -238,7 +238,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(416, 544), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument(
-        "--dense_above", type=float, nargs="+", metavar="SHARE", help=f"compare thresholds (it is {DENSE_ABOVE})"
+        "--dense_above",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help=f"compare thresholds for convolutions (it is {DENSE_ABOVE[0]} here)",
     )
     arguments = parser.parse_args()
     prepare()

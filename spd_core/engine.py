@@ -32,9 +32,10 @@ from torch import Tensor, fx, nn
 from .layers import POINTWISE, Conv3x3, TapLayer, weighted_sum
 from .sites import Grid, Sites, point_taps
 
-# A value needed at more than this share of its map is computed dense: per site, gather + GEMM costs about 1.5 x a dense
-# convolution (2 AVX2 cores, 64 channels).
-DENSE_ABOVE = 0.65
+# A value needed at more than this share of its map is computed dense: where it comes from a 3x3 convolution, and where
+# not. Per site a dense convolution is cheaper than gather + GEMM: 1.5 x on AVX2, 2.6 x on AVX-512 (CPU time of one
+# thread, 64 channels). A resize to a large map is bound by memory, and gains nothing.
+DENSE_ABOVE = (0.35 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.65, 0.65)
 
 
 class _Tracer(fx.Tracer):
@@ -173,6 +174,11 @@ class SparseDecoder:
         for value, arguments in enumerate(self.read_arguments, start=len(self.inputs)):
             for argument in arguments:
                 self._readers[argument].append(value)
+        # Whether a value is a convolution's, pointwise layers after it included.
+        self._is_convolution = [False] * len(self.inputs)
+        for layer, arguments in zip(self.layers, self.read_arguments):
+            is_passed_on = not isinstance(layer, TapLayer) and any(self._is_convolution[a] for a in arguments)
+            self._is_convolution.append(isinstance(layer, Conv3x3) or is_passed_on)
 
     def _layer(self, value: int) -> Callable[..., Tensor]:
         return self.layers[value - len(self.inputs)]
@@ -193,7 +199,7 @@ class SparseDecoder:
         self,
         points_px: np.ndarray,
         inputs: tuple[Grid, ...],
-        dense_above: float = DENSE_ABOVE,
+        dense_above: tuple[float, float] = DENSE_ABOVE,
         before: Coverage = NOTHING,
     ) -> Plan:
         """Plan the evaluation at `points_px` [B, K, 2] (x, y) px of the output map, for input maps of the given
@@ -218,7 +224,8 @@ class SparseDecoder:
                     sites[value] = changed[value] = Sites.all(grids[value])
                 continue
             layer, arguments = self._layer(value), self.read_arguments[value - first]
-            out = _gather_wishes(grids[value], wanted[value], known, dense_above)
+            limit = dense_above[0 if self._is_convolution[value] else 1]
+            out = _gather_wishes(grids[value], wanted[value], known, limit)
             if known is not None and out is not None and len(out) == 0:
                 sites[value] = known
                 continue

@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_core.engine import DENSE_ABOVE, NOTHING, Coverage, Known, SparseDecoder
+from spd_core.engine import NOTHING, Coverage, Known, SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
@@ -69,7 +70,7 @@ def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_abov
     features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3)))
     points = random_points(2, 300, size)
     maps = list(features.maps.values())
-    plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], dense_above)
+    plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     assert_lawful(model.sparse_decoder.run(plan, maps)[..., 0], sample(model.decode_dense(features), points))
 
 
@@ -190,7 +191,7 @@ def test_resize_to_another_map_at_any_ratio(dense_above):
     maps = [torch.randn(2, 9, 7, 5), torch.zeros(2, 23, 16, 3)]
     points = random_points(2, 40, (69, 48))
     sparse = SparseDecoder(toy)
-    plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], dense_above)
+    plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     reference = sample(toy(*maps).permute(0, 3, 1, 2), points)
     torch.testing.assert_close(sparse.run(plan, maps)[..., 0].double(), reference, rtol=1e-4, atol=1e-4)
 
@@ -213,7 +214,11 @@ def test_points_of_the_wrong_shape_are_refused(models):
 QUERIES = [(128, 11), (128, 12), (1, 13), (3000, 14), (128, 11), (300, 15)]  # (points, seed); one comes again
 
 
-@pytest.mark.parametrize("dense_above", [0.0, DENSE_ABOVE, 2.0], ids=["all dense", "as it is", "all sparse"])
+@pytest.mark.parametrize(
+    "dense_above",
+    [(0.0, 0.0), (0.35, 0.65), (0.65, 0.65), (2.0, 2.0)],
+    ids=["all dense", "AVX-512", "AVX2", "all sparse"],
+)
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
 def test_a_query_after_others_is_lawful_and_leaves_out_what_they_evaluated(models, preset, dense_above):
@@ -302,3 +307,33 @@ def test_any_one_map_may_be_known(models, preset):
         assert value not in [step.value for step in plan.steps]
         values, _ = model.resume_point_values(features, plan, known)
         assert_lawful(values[..., 0], reference)
+
+
+class Operations(TorchDispatchMode):
+    """Records what torch runs: operator and shape of its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.ran.append((str(function), getattr(out, "shape", None)))
+        return out
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_every_pixel_costs_the_dense_pass_and_one_sampling(models, preset):
+    model, (height, width) = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, height, width))
+    y, x = np.mgrid[:height, :width]
+    plan = model.plan_points(np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float), features.grids, features.size)
+    with Operations() as dense:
+        model.decoder(**features.maps)
+    with Operations() as points:
+        model.decode_points(features, plan=plan)
+    assert points.ran[: len(dense.ran)] == dense.ran
+    sampling = [name for name, _ in points.ran[len(dense.ran) :]]
+    assert [name for name in sampling if "embedding_bag" in name] == ["aten.embedding_bag.padding_idx"]
+    assert not any(name.startswith(("aten.index_select", "aten.constant_pad_nd", "aten.mm")) for name in sampling)
