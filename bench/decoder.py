@@ -2,6 +2,7 @@
 dense decoder, patches cut out around each point and the full DPT decoder; then each stage's GFLOP/s beside torch.mm's.
 
     python bench/decoder.py                     # or: --preset depth_anything_v2_vits --size 392 518
+    python bench/decoder.py --dense_above 0.3 0.4 0.5 0.65 0.8      # only that: which threshold is best here
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.table import Table
 from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare, write
 
 from spd_core import SPD
+from spd_core.engine import DENSE_ABOVE
 from spd_core.layers import Conv3x3
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
@@ -82,7 +84,7 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
     whole, maps = (
-        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=0.0),
+        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=(0.0, 0.0)),
         list(features.maps.values()),
     )
     variants = {
@@ -116,11 +118,31 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     }
 
 
+@torch.inference_mode()
+def thresholds(preset: str, size: tuple[int, int], shares: list[float], repeats: int) -> dict[str, dict[str, float]]:
+    """dense ÷ points, plans included, by number of pixels and by the share of a map above which a convolution
+    is computed dense."""
+    model = SPD.from_preset(preset).eval().to(DEVICE)
+    features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
+    decoder, maps = model.sparse_decoder, list(features.maps.values())
+    cases = {count: points for (kind, count), points in queries(size).items() if kind in ("pixels", "every pixel")}
+    whole = decoder.plan(cases[1], features.grids, dense_above=(0.0, 0.0))
+    variants = {"dense": lambda: model.decode_dense(features), "by the engine": lambda: decoder.run(whole, maps)}
+    for count, points in cases.items():
+        for share in shares:
+            variants[count, share] = lambda points=points, share=share: decoder.run(
+                decoder.plan(points, features.grids, (share, DENSE_ABOVE[1])).to(DEVICE), maps
+            )
+    times = interleaved(variants, repeats)
+    dense_ms = min(times["dense"], times["by the engine"])
+    return {str(count): {str(share): dense_ms / times[count, share] for share in shares} for count in cases}
+
+
 def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[dict]:
     """Time and GFLOP/s of each layer at 128 pixels, and of the same layer on its whole map."""
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     plan = decoder.plan(points, features.grids)
-    dense = decoder.plan(points, features.grids, dense_above=0.0)
+    dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0))
     rows = []
     for sparse_step, dense_step in zip(plan.steps, dense.steps):
         layer = decoder.layers[sparse_step.value - len(decoder.inputs)]
@@ -215,14 +237,29 @@ def main() -> None:
     parser.add_argument("--preset", default="v15")
     parser.add_argument("--size", type=int, nargs=2, default=(416, 544), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument(
+        "--dense_above",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help=f"compare thresholds for convolutions (it is {DENSE_ABOVE[0]} here)",
+    )
     arguments = parser.parse_args()
     prepare()
     size = tuple(arguments.size)
+    title = f"decoder of {arguments.preset} at {size[0]}x{size[1]}, fp32, {machine()}"
+    console = Console(width=150)
+    if arguments.dense_above:
+        ratios = thresholds(arguments.preset, size, arguments.dense_above, arguments.repeats)
+        table = Table("pixels", *map(str, arguments.dense_above), title=f"dense ÷ points by threshold, {title}")
+        for count, row in ratios.items():
+            table.add_row(count, *(f"{ratio:.2f}" for ratio in row.values()))
+        console.print(table)
+        write(f"thresholds_{arguments.preset}", {"title": title, "dense_over_points": ratios})
+        return
     roof = matmul_gflops()
     result = measure(arguments.preset, size, arguments.repeats)
     dense_ms, dense_macs = result["ms"]["dense"], result["macs"]["dense"]
-    title = f"decoder of {arguments.preset} at {size[0]}x{size[1]}, fp32, {machine()}"
-    console = Console(width=150)
     columns = (
         "points",
         "plan [ms]",

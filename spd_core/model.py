@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
 from .encoders import create_encoder, keep_channels_last
-from .engine import Plan, SparseDecoder
+from .engine import NOTHING, Coverage, Known, Plan, SparseDecoder
 from .errors import SPDError
 from .layers import Head
 from .sites import Grid
@@ -181,12 +181,19 @@ class SPD(nn.Module):
         """Depth at every pixel, [B, 1, H, W] m, float32."""
         return self.decode_maps(features)[:, :1]
 
-    def plan_points(self, points: Tensor | np.ndarray, grids: tuple[Grid, ...], size: tuple[int, int]) -> Plan:
+    def plan_points(
+        self,
+        points: Tensor | np.ndarray,
+        grids: tuple[Grid, ...],
+        size: tuple[int, int],
+        before: Coverage = NOTHING,
+    ) -> Plan:
         """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes.
 
         Args:
             grids: of the feature maps, `Features.grids`.
             size: (H, W) px of the image, `Features.size`.
+            before: what is known already where the plan is to be resumed, `Known.coverage`.
         """
         batch = grids[0].batch
         points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
@@ -194,7 +201,7 @@ class SPD(nn.Module):
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
         for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
             np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
-        return self.sparse_decoder.plan(points, grids).to(next(self.parameters()).device)
+        return self.sparse_decoder.plan(points, grids, before=before).to(next(self.parameters()).device)
 
     def decode_points(
         self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None
@@ -220,6 +227,11 @@ class SPD(nn.Module):
             plan = self.plan_points(points, features.grids, features.size)
         assert plan is not None
         return self.sparse_decoder.run(plan, list(features.maps.values()))
+
+    def resume_point_values(self, features: Features, plan: Plan, known: Known) -> tuple[Tensor, Known]:
+        """As `decode_point_values`, without evaluating again what is `known` of these features from earlier queries;
+        and what is known with this one."""
+        return self.sparse_decoder.resume(plan, list(features.maps.values()), known)
 
     def multiply_depth(self, factor: float) -> None:
         """Answer `factor` times the depth from now on: of an "exp" head, where that is a sum in the bias.

@@ -87,18 +87,41 @@ class Sites:
         """Row numbers of the border sites."""
         return (self.inside != self.numbers).nonzero()[0]
 
+    @property
+    def is_all(self) -> bool:
+        """Whether every site of the grid is in the set, those of the border too."""
+        return len(self) == self.grid.bordered_count
+
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Row numbers (int32) of the site numbers, all of which the set holds."""
+        if self.is_all:
+            return numbers.astype(np.int32)
         row_of_number = _scratch(self.grid, np.int32)
         row_of_number[self.numbers] = np.arange(len(self.numbers), dtype=np.int32)
         return row_of_number.take(numbers)
 
+    def merge(self, others: Sites) -> tuple[Sites, np.ndarray]:
+        """These sites and others that are not among them; and for each row of both, its number (int32) in the rows of
+        this set followed by those of the others."""
+        both = Sites.union(self.grid, [self.numbers, others.numbers])
+        row_of_number = _scratch(self.grid, np.int32)
+        row_of_number[self.numbers] = np.arange(len(self), dtype=np.int32)
+        row_of_number[others.numbers] = np.arange(len(self), len(both), dtype=np.int32)
+        return both, row_of_number.take(both.numbers)
+
     @staticmethod
-    def union(grid: Grid, wanted: list[np.ndarray]) -> Sites:
-        """The sites named by any of the arrays of site numbers."""
+    def all(grid: Grid) -> Sites:
+        """Every site, those of the border too: row numbers are site numbers."""
+        return Sites(grid, np.arange(grid.bordered_count))
+
+    @staticmethod
+    def union(grid: Grid, wanted: list[np.ndarray], known: Sites | None = None) -> Sites:
+        """The sites named by any of the arrays of site numbers, without those that are known."""
         is_wanted = _scratch(grid, np.bool_)
         for numbers in wanted:
             is_wanted[numbers] = True
+        if known is not None:
+            is_wanted[known.numbers] = False
         numbers = is_wanted.nonzero()[0]
         is_wanted[numbers] = False
         return Sites(grid, numbers)

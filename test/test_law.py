@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_core.engine import SparseDecoder
+from spd_core.engine import NOTHING, Coverage, Known, SparseDecoder
 from spd_core.layers import Conv3x3, Resize
 from spd_core.sites import Grid
 
@@ -69,7 +70,7 @@ def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_abov
     features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3)))
     points = random_points(2, 300, size)
     maps = list(features.maps.values())
-    plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], dense_above)
+    plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     assert_lawful(model.sparse_decoder.run(plan, maps)[..., 0], sample(model.decode_dense(features), points))
 
 
@@ -190,7 +191,7 @@ def test_resize_to_another_map_at_any_ratio(dense_above):
     maps = [torch.randn(2, 9, 7, 5), torch.zeros(2, 23, 16, 3)]
     points = random_points(2, 40, (69, 48))
     sparse = SparseDecoder(toy)
-    plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], dense_above)
+    plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     reference = sample(toy(*maps).permute(0, 3, 1, 2), points)
     torch.testing.assert_close(sparse.run(plan, maps)[..., 0].double(), reference, rtol=1e-4, atol=1e-4)
 
@@ -208,3 +209,131 @@ def test_points_of_the_wrong_shape_are_refused(models):
     features = models["lite"].encode(torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match=r"\[B, K, 2\] with B = 2, got \[1, 5, 2\]"):
         models["lite"].decode_points(features, np.zeros((1, 5, 2)))
+
+
+QUERIES = [(128, 11), (128, 12), (1, 13), (3000, 14), (128, 11), (300, 15)]  # (points, seed); one comes again
+
+
+@pytest.mark.parametrize(
+    "dense_above",
+    [(0.0, 0.0), (0.35, 0.65), (0.65, 0.65), (2.0, 2.0)],
+    ids=["all dense", "AVX-512", "AVX2", "all sparse"],
+)
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_a_query_after_others_is_lawful_and_leaves_out_what_they_evaluated(models, preset, dense_above):
+    model, size = models[preset], (97, 131)
+    features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(6)))
+    dense, known, work = model.decode_dense(features), Known(), []
+    for count, seed in QUERIES:
+        points = random_points(2, count, size, seed)
+        plan, fresh = (
+            model.sparse_decoder.plan(points.numpy(), features.grids, dense_above, before)
+            for before in (known.coverage, NOTHING)
+        )
+        values, after = model.resume_point_values(features, plan, known)
+        assert_lawful(values[..., 0], sample(dense, points))
+        again, known = model.resume_point_values(features, plan, known)
+        assert again.equal(values), "what is known was changed by a query"
+        assert after.values.keys() == known.values.keys() == plan.after.sites.keys()
+        work.append(model.sparse_decoder.multiply_accumulates(plan) / model.sparse_decoder.multiply_accumulates(fresh))
+    assert work[0] == 1
+    assert max(work[1:]) < 1
+    finest = max(grid.count for grid in features.grids)
+    for value, rows in known.values.items():
+        assert rows[..., 0].numel() <= plan.grids[value].bordered_count
+        assert plan.grids[value].count <= finest
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_a_small_query_after_a_large_one_and_a_large_one_after_a_small_one(models, preset):
+    """A value known as a map is read at sites, one known at sites is wanted as a map."""
+    model, size = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(7)))
+    y, x = np.mgrid[: size[0], : size[1]]
+    every = torch.from_numpy(np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float))
+    few = random_points(1, 20, size)
+    dense = model.decode_dense(features)
+    for order in ([every, few, every], [few, every, few]):
+        known = Known()
+        for points in order:
+            plan = model.plan_points(points, features.grids, features.size, known.coverage)
+            values, known = model.resume_point_values(features, plan, known)
+            assert_lawful(values[..., 0], sample(dense, points))
+
+
+@pytest.mark.parametrize(("preset", "size"), [("lite", (237, 316)), ("v15", (416, 544))])  # 640x480 px, and NYU's crop
+@torch.inference_mode()
+def test_a_second_query_of_other_points_costs_a_third_less(models, preset, size):
+    model = models[preset]
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(8)))
+    known, work = Known(), []
+    for seed in (1, 2):
+        points = random_points(1, 128, size, seed)
+        plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        _, known = model.resume_point_values(features, plan, known)
+        work.append(model.sparse_decoder.multiply_accumulates(plan))
+    assert work[1] < 0.67 * work[0]
+
+
+@torch.inference_mode()
+def test_a_plan_is_resumed_from_what_it_was_made_for_only(models):
+    model, size = models["v15"], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size))
+    points = random_points(1, 50, size)
+    first = model.plan_points(points, features.grids, features.size)
+    _, known = model.resume_point_values(features, first, Known())
+    second = model.plan_points(random_points(1, 50, size, 1), features.grids, features.size, known.coverage)
+    with pytest.raises(ValueError, match="resume it with them"):
+        model.decode_points(features, plan=second)
+    with pytest.raises(ValueError, match="other known values"):
+        model.resume_point_values(features, second, Known())
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_any_one_map_may_be_known(models, preset):
+    """Whoever evaluated it, and whichever layers read it then: at sites, with its border or without."""
+    model, size = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(9)))
+    points, decoder = random_points(1, 12, size), model.sparse_decoder
+    reference, maps = sample(model.decode_dense(features), points), list(features.maps.values())
+    for layer, arguments in zip(decoder.layers, decoder.arguments):
+        maps.append(layer(*(maps[argument] for argument in arguments)))
+    for value in range(len(decoder.inputs), len(maps)):
+        known = Known(Coverage({value: None}), {value: maps[value]})
+        plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        assert value not in [step.value for step in plan.steps]
+        values, _ = model.resume_point_values(features, plan, known)
+        assert_lawful(values[..., 0], reference)
+
+
+class Operations(TorchDispatchMode):
+    """Records what torch runs: operator and shape of its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.ran.append((str(function), getattr(out, "shape", None)))
+        return out
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_every_pixel_costs_the_dense_pass_and_one_sampling(models, preset):
+    model, (height, width) = models[preset], (64, 96)
+    features = model.encode(torch.randn(1, 3, height, width))
+    y, x = np.mgrid[:height, :width]
+    plan = model.plan_points(np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(float), features.grids, features.size)
+    with Operations() as dense:
+        model.decoder(**features.maps)
+    with Operations() as points:
+        model.decode_points(features, plan=plan)
+    assert points.ran[: len(dense.ran)] == dense.ran
+    sampling = [name for name, _ in points.ran[len(dense.ran) :]]
+    assert [name for name in sampling if "embedding_bag" in name] == ["aten.embedding_bag.padding_idx"]
+    assert not any(name.startswith(("aten.index_select", "aten.constant_pad_nd", "aten.mm")) for name in sampling)

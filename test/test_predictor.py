@@ -1,6 +1,7 @@
 """Numpy in, numpy out: pixels of the camera image, metres, NaN where there is no answer."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 
 import numpy as np
@@ -12,6 +13,7 @@ from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes
 from spd_core.errors import SPDError
 from spd_core.export import onnx_session
+from spd_core.predictor import KEPT_FRAMES
 from spd_ros.parameters import PARAMETERS
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
@@ -123,6 +125,67 @@ def test_points_planned_ahead_are_not_planned_again(predictor, rgb, monkeypatch)
     other.prepare(uv, (333, 555))  # no image of that size came yet: nothing to plan for
     monkeypatch.setattr(other.model, "plan_points", None)
     np.testing.assert_array_equal(frame.depth_at(uv), expected)
+
+
+def test_queries_of_one_frame_share_what_was_evaluated(predictor, rgb):
+    """A later query evaluates less than on a fresh frame and answers the same, after `dense_depth` too."""
+    rng = np.random.default_rng(11)
+    queries = [rng.uniform(0, 470, (128, 2)) for _ in range(3)]
+    expected = [predictor.encode(rgb, CAMERA).depth_at(uv) for uv in queries]
+    frame = predictor.encode(rgb, CAMERA)
+    dense = frame.dense_depth()
+    for uv, depth in [*zip(queries, expected)] * 2:
+        np.testing.assert_allclose(frame.depth_at(uv), depth, rtol=1e-4)
+    known = frame._memory.known
+    assert sum(rows.nbytes for rows in known.values.values()) < 2.4e6
+    plan = predictor.plan(
+        frame.transform.points(queries[0])[None], frame.features.grids, frame.features.size, known.coverage
+    )
+    assert predictor.model.sparse_decoder.multiply_accumulates(plan) == 0  # all of it was asked before
+    np.testing.assert_array_equal(frame.dense_depth(), dense)
+
+
+def test_a_second_query_that_stays_is_planned_once(predictor, rgb, monkeypatch):
+    calls = []
+    plan_points = predictor.model.plan_points
+    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: calls.append(1) or plan_points(*a))
+    first, second = np.random.default_rng(12).uniform(0, 400, (2, 30, 2))
+    for image in (rgb, rgb[::-1].copy(), rgb):
+        frame = predictor.encode(image, CAMERA)
+        frame.depth_at(first)
+        frame.depth_at(second)
+    assert len(calls) == 2
+
+
+def test_the_frames_asked_last_remember(predictor, rgb):
+    uv = np.random.default_rng(13).uniform(0, 400, (30, 2))
+    frames = [predictor.encode(rgb, CAMERA) for _ in range(KEPT_FRAMES + 2)]
+    answers = [frame.depth_at(uv) for frame in frames]
+    frames[2].depth_at(uv + 1)
+    assert [bool(frame._memory.known.values) for frame in frames] == [False, False] + KEPT_FRAMES * [True]
+    frames[0].depth_at(uv)
+    assert [bool(frame._memory.known.values) for frame in frames] == [True, False, True, False, True, True]
+    np.testing.assert_array_equal(frames[3].depth_at(uv), answers[3])
+
+
+def test_threads_ask_one_frame_at_once(predictor, rgb):
+    """Every answer is that of a thread alone, while memories are filled and, of other frames, emptied."""
+    rng = np.random.default_rng(14)
+    queries = [rng.uniform(0, 470, (count, 2)) for count in (1, 30, 128, 128, 400, 3000)]
+    images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(KEPT_FRAMES + 1)]
+    expected = [[predictor.encode(image, CAMERA).depth_at(uv) for uv in queries] for image in images]
+    frames = [predictor.encode(image, CAMERA) for image in images]
+
+    def ask(seed: int) -> float:
+        worst, rng = 0.0, np.random.default_rng(seed)
+        for _ in range(20):
+            frame, query = rng.integers(len(frames)) if seed % 2 else 0, rng.integers(len(queries))
+            depth = frames[frame].depth_at(queries[query])
+            worst = max(worst, float(np.abs(depth / expected[frame][query] - 1).max()))
+        return worst
+
+    with ThreadPoolExecutor(6) as threads:
+        assert max(threads.map(ask, range(6))) < 1e-4
 
 
 def test_a_query_of_many_points_is_answered_in_parts(predictor, rgb, monkeypatch):
