@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -170,6 +170,10 @@ class LabeledMat(_Published):
 
     def name(self, index: int) -> str:
         return f"{self.file.name}[{self.indices[index] + 1}]"  # MATLAB counts from 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which is of this process."""
+        return {**vars(self), "_opened": None}
 
     def _content(self) -> h5py.File:
         """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""
