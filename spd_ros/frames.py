@@ -136,14 +136,8 @@ class FrameScheduler:
         self._encoding_ns: int | None = None
         self._last_failure: Status | None = None  # why the last image has no frame, if it has none
         self._condition = threading.Condition()
-        self._workers = Workers(
-            self._condition,
-            client.on_error,
-            {
-                "spd_encode": (self._next_image, lambda: None),
-                "spd_answer": (self._next_answer, self._patience_s),
-            },
-        )
+        sources = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
+        self._workers = Workers(self._condition, client.on_error, sources)
 
     def start(self) -> None:
         self._workers.start()
@@ -191,11 +185,9 @@ class FrameScheduler:
 
     def _wanted(self) -> set[int]:
         """Stamps of pending images that a waiting query names."""
-        return {
-            s
-            for query in self._waiting
-            if query.stamp_ns and (s := near(self._pending, query.stamp_ns, self._tolerance_ns)) is not None
-        }
+        stamps = (query.stamp_ns for query in self._waiting if query.stamp_ns)
+        named = (near(self._pending, stamp, self._tolerance_ns) for stamp in stamps)
+        return {stamp for stamp in named if stamp is not None}
 
     def _drop_unwanted(self) -> None:
         keep = self._wanted() | {self._newest_ns}
