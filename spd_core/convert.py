@@ -73,6 +73,40 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
         CheckpointError: no such file, not these weights, a relative-depth checkpoint, or a wrong `max_depth_m`.
     """
     path = files.expanded(path)
+    dataset = _trained_on(path, max_depth_m)
+    theirs = _read(path)
+    renamed = ((our_name(name), tensor) for name, tensor in theirs.items())
+    ours = {name: tensor for name, tensor in renamed if name is not None}
+    projection = ours.get("encoder.projects.0.weight")
+    sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
+    if projection is None or projection.dim() < 2 or projection.shape[1] not in sizes:
+        raise CheckpointError(
+            f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are"
+            f" {', '.join(sorted(theirs)[:3])}, ..."
+        )
+    size = sizes[projection.shape[1]]
+    depth_m, focal_px = DATASETS[dataset]
+    model = SPD(replace(PRESETS[f"depth_anything_v2_{size}"], max_depth_m=depth_m, training_focal_px=focal_px))
+    expected = model.state_dict()
+    for name, tensor in ours.items():
+        is_linear = name in expected and expected[name].dim() == 2
+        if is_linear and tensor.dim() == 4:  # a 1x1 convolution of theirs
+            ours[name] = tensor[:, :, 0, 0]
+    try:
+        model.load_state_dict(ours)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit Depth Anything V2 {size}: {error}") from error
+    _refuse_relative(model.eval(), path)
+    source = f"{SOURCE}, {path.name}"
+    return model, {"source": source, "license": LICENCES[size], "trained_on": dataset, "converted_by": "spd convert"}
+
+
+def _trained_on(path: Path, max_depth_m: float | None) -> str:
+    """The key of DATASETS of a file, by its name or else by `max_depth_m`.
+
+    Raises:
+        CheckpointError: neither says it, they contradict each other, or the name is that of a relative checkpoint.
+    """
     dataset = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
     if dataset is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
         raise CheckpointError(
@@ -89,42 +123,13 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
                 f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
                 " model, 80 for Virtual KITTI"
             )
-        dataset = by_depth[max_depth_m]
-    elif max_depth_m not in (None, DATASETS[dataset][0]):
+        return by_depth[max_depth_m]
+    if max_depth_m not in (None, DATASETS[dataset][0]):
         raise CheckpointError(
             f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}:"
             " every answer would be wrong in proportion"
         )
-    theirs = _read(path)
-    renamed = ((our_name(name), tensor) for name, tensor in theirs.items())
-    ours = {name: tensor for name, tensor in renamed if name is not None}
-    projection = ours.get("encoder.projects.0.weight")
-    sizes = {384: "vits", 768: "vitb", 1024: "vitl"}
-    if projection is None or projection.dim() < 2 or projection.shape[1] not in sizes:
-        raise CheckpointError(
-            f"{path} is not a Depth Anything V2 checkpoint of size vits, vitb or vitl: its tensors are"
-            f" {', '.join(sorted(theirs)[:3])}, ..."
-        )
-    size = sizes[projection.shape[1]]
-    depth_m, focal_px = DATASETS[dataset]
-    model = SPD(replace(PRESETS[f"depth_anything_v2_{size}"], max_depth_m=depth_m, training_focal_px=focal_px))
-    expected = model.state_dict()
-    for name, tensor in ours.items():
-        if (
-            name in expected and tensor.dim() == 4 and expected[name].dim() == 2
-        ):  # our 1x1 convolutions are linear layers
-            ours[name] = tensor[:, :, 0, 0]
-    try:
-        model.load_state_dict(ours)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit Depth Anything V2 {size}: {error}") from error
-    _refuse_relative(model.eval(), path)
-    return model, {
-        "source": f"{SOURCE}, {path.name}",
-        "license": LICENCES[size],
-        "trained_on": dataset,
-        "converted_by": "spd convert",
-    }
+    return dataset
 
 
 def download(name: str) -> Path:
@@ -140,10 +145,8 @@ def download(name: str) -> Path:
         )
     from huggingface_hub import hf_hub_download  # comes with timm; needed here alone
 
-    dataset, size = (
-        {"hypersim": "Hypersim", "vkitti": "VKITTI"}[match[1]],
-        {"s": "Small", "b": "Base", "l": "Large"}[match[2]],
-    )
+    dataset = {"hypersim": "Hypersim", "vkitti": "VKITTI"}[match[1]]
+    size = {"s": "Small", "b": "Base", "l": "Large"}[match[2]]
     repository = f"depth-anything/Depth-Anything-V2-Metric-{dataset}-{size}"
     try:
         return Path(hf_hub_download(repository, name))

@@ -43,9 +43,8 @@ class V15Decoder(Decoder):
         self.act = GELU()
         self.upsample = Resize(2)
 
-    def forward(
-        self, stride8: Tensor, level1: Tensor
-    ) -> Tensor:  # [B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m
+    def forward(self, stride8: Tensor, level1: Tensor) -> Tensor:
+        """[B, H/8, W/8, D], [B, H/4, W/4, C1] -> [B, H, W, 1] m."""
         x = self.act(self.s8_2(self.act(self.s8_1(stride8))))
         x = self.act(self.upsample(x) + self.project1(level1))
         x = self.upsample(self.act(self.merge2(self.act(self.merge1(x)))))

@@ -69,9 +69,8 @@ def _graph(
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # of sizes that become constants: all of them, or the checks of one whose size is free
+        # Of sizes that become constants: all of them, or the checks of one whose size is free.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             inputs,

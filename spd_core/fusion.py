@@ -34,9 +34,8 @@ class GlobalPath(nn.Module):
         self.refine4 = FeatureFusion(features, has_coarse=False, act=act)
         self.refine3 = FeatureFusion(features, act=act)
 
-    def forward(
-        self, level3: Tensor, level4: Tensor
-    ) -> Tensor:  # [B, H3, W3, C3], [B, H4, W4, C4] -> [B, 2 H3, 2 W3, D]
+    def forward(self, level3: Tensor, level4: Tensor) -> Tensor:
+        """[B, H3, W3, C3], [B, H4, W4, C4] -> [B, 2 H3, 2 W3, D]."""
         coarse = self.refine4(self.project_coarsest(level4), like=level3)
         return self.refine3(self.project3(level3), coarse)
 

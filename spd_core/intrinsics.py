@@ -106,24 +106,7 @@ def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
     try:
         content = yaml.safe_load(text)
         if isinstance(content, dict):
-            known = {
-                name: content.get(f"{name}_matrix", {}).get("data", [0.0] * 12) for name in ("camera", "projection")
-            }
-            nothing = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
-            return camera_from_info(
-                SimpleNamespace(
-                    k=known["camera"],
-                    d=content.get("distortion_coefficients", {}).get("data", []),
-                    p=known["projection"],
-                    distortion_model=content.get("distortion_model", content.get("camera_model", "")),
-                    width=int(content.get("image_width", 0)),
-                    height=int(content.get("image_height", 0)),
-                    roi=nothing,
-                    binning_x=0,
-                    binning_y=0,
-                ),
-                size,
-            )
+            return camera_from_info(_as_message(content), size)
         fx, fy, cx, cy = map(float, text.replace(",", " ").split())
         return Camera(fx, fy, cx, cy)
     except SPDError as error:

@@ -154,9 +154,8 @@ class Conv3x3(TapLayer):
             neighbours = (taps[:, None] + torch.arange(3, device=taps.device)).reshape(-1)
             out = rows.index_select(0, neighbours).view(count, 9 * channels) @ kernel
             return out if self.bias is None else out + self.bias
-        runs = rows.contiguous().as_strided(
-            (len(rows) - 2, 3 * channels), (channels, 1)
-        )  # three rows each, overlapping: a third of the copies
+        # Three rows each, overlapping: a third of the copies.
+        runs = rows.contiguous().as_strided((len(rows) - 2, 3 * channels), (channels, 1))
         if rows.device.type != "cpu" or count <= chunk:
             return _affine(runs.index_select(0, taps).view(count, -1), kernel, self.bias)
         chunk = -(-count // -(-count // chunk))  # equal parts

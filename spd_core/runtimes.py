@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .encoders import fold_batch_norm
 from .errors import SPDError
 from .export import encoder_graph, is_available, onnx_session
+from .lite_encoder import fold_batch_norm
 from .model import SPD, Features
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "compile")

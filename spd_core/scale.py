@@ -18,7 +18,7 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
   within CENTRE_S, so a camera that is always 20 % off is known to be. Without references the estimate stays as it is
   and its sigma grows to the prior's.
 
-The posterior is a table over s and b about that centre, so its mean and width are sums, not approximations.
+What a set of references says is `scale_posterior.posterior`; here is what is remembered, and for how long.
 """
 
 from __future__ import annotations
@@ -31,24 +31,19 @@ import numpy as np
 from .camera import inside_image
 from .floor import FloorPlane, floor_chance, floor_points
 from .predictor import Answer, EncodedFrame, Predictor
+from .scale_posterior import FADE_S, REFERENCE, posterior, share_seen
 from .scale_prior import ScaleError, ScalePrior
 
-NU, T_PEAK = 2.0, 8**-0.5  # of Student's t, and its density at 0
-ALIKE_PX, ALIKE_LOG = 0.03, 0.2  # in image widths, and of log depth: one standard deviation of being alike
-FADE_S, CENTRE_S, PAUSE_S = 0.7, 20.0, 0.5
+ALIKE_PX = 0.03  # in image widths: one standard deviation of being alike
+CENTRE_S, PAUSE_S = 20.0, 0.5
 JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
-# What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
-IN_FRONT_LOG, BEHIND = 1.2, 0.03
 FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
 # table is a floor of another scale.
 LEAST_FLOOR, MOST_FLOOR_SIGMAS = 0.1, 2.0
-# The table: log scale and slope, about the centre.
-LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
-_CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
 
 
 @dataclass(frozen=True)
@@ -71,17 +66,6 @@ class FixedScale:
         return np.full_like(corrected_m, self.factor)
 
 
-# A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
-# network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
-# thing can be, how close others are alike in image widths, and its time.
-_REFERENCE = np.dtype(
-    [
-        (name, np.float64)
-        for name in ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "is_limit", "alike", "stamp_s")
-    ]
-)
-
-
 class ScaleFilter:
     """The posterior of the scale, over time. One for each camera; not for two threads at once.
 
@@ -99,7 +83,7 @@ class ScaleFilter:
         self.prior = prior or ScalePrior.of(predictor)
         self.used = self.ignored = 0
         self._rng = np.random.default_rng(0)
-        self._kept = np.zeros(0, _REFERENCE)
+        self._kept = np.zeros(0, REFERENCE)
         self._stamp_s = -math.inf  # of the newest references
         self._centre = self._mean = np.array([math.log(FixedScale(factor).factor), 0.0])
         self._covariance = self._prior_covariance = np.diag([self.prior.sigma_log**2, self.prior.sigma_slope**2])
@@ -198,21 +182,16 @@ class ScaleFilter:
         network_m = np.full(len(uv), np.nan)
         network_m[may_show] = answer.depth_m
         chance = floor_chance(plane, floor_m, network_m)[may_show]
-        new = self._references(
-            frame,
-            uv[may_show],
-            floor_m[may_show] / math.exp(self.prior.floor_log),
-            sigma_log[may_show],
-            answer,
-            stamp_s,
-        )
+        reference_m = floor_m[may_show] / math.exp(self.prior.floor_log)
+        new = self._references(frame, uv[may_show], reference_m, sigma_log[may_show], answer, stamp_s)
         if len(new) != len(may_show):
             return False  # a network that fails
         new["is_limit"], new["alike"] = 1 - chance, FLOOR_ALIKE_PX
         alone = ScaleFilter(frame.predictor, self.prior, math.exp(self._centre[0]))
         alone._take(new)
         moved = abs(alone._mean[0] - self._centre[0])
-        if alone._share_seen() < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
+        seen = share_seen(alone._kept, alone._mean, alone._stamp_s)
+        if seen < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
             return False
         self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False))
         return True
@@ -232,7 +211,7 @@ class ScaleFilter:
         with np.errstate(invalid="ignore", divide="ignore"):
             own_spread = self.prior.own_share * answer.sigma_m / network_m
             log_network = np.log(network_m)
-        new = np.zeros(len(uv), _REFERENCE)
+        new = np.zeros(len(uv), REFERENCE)
         new["u"], new["v"] = uv.T / frame.size[1]
         new["log_depth"] = log_network - math.log(self.prior.pivot_m)
         new["log_ratio"] = np.log(depth_m) - log_network
@@ -262,57 +241,8 @@ class ScaleFilter:
         everything = np.concatenate([self._kept, new])
         newest_last = np.argsort(everything["stamp_s"], kind="stable")
         self._kept = everything[newest_last[-MOST_KEPT:]]
-        self._mean, self._covariance = self._posterior()
+        self._mean, self._covariance = posterior(self._kept, self._centre, self.prior, self._stamp_s)
         self._silence = 0.0
-
-    def _posterior(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [2] and covariance [2, 2] of (s, b) given the references that are kept."""
-        kept = self._kept
-        log_prior = -0.5 * ((_CELLS / [[self.prior.sigma_log], [self.prior.sigma_slope]]) ** 2).sum(axis=0)
-        rows = np.stack([np.ones(len(kept)), kept["log_depth"]], axis=1)
-        offset = kept["log_ratio"] - rows @ self._centre
-        errors = offset.astype(np.float32)[:, None] - rows.astype(np.float32) @ _CELLS.astype(np.float32)
-        density = log_prior + self._weights().astype(np.float32) @ self._log_likelihood(errors)
-        density = np.exp(density - density.max())
-        density /= density.sum()
-        mean = _CELLS @ density
-        centred = _CELLS - mean[:, None]
-        return self._centre + mean, (centred * density) @ centred.T
-
-    def _log_likelihood(self, errors: np.ndarray) -> np.ndarray:
-        """Of e [K, cells] for the references kept [K], up to a constant for each."""
-        width = np.sqrt(self._kept["spread"] ** 2 + self._kept["sigma"] ** 2).astype(np.float32)[:, None]
-        errors = errors / width
-        result = -0.5 * (NU + 1) * np.log(1 + errors * errors / np.float32(NU))
-        limits = self._kept["is_limit"].nonzero()[0]
-        if len(limits):
-            is_limit = self._kept["is_limit"].astype(np.float32)[limits, None]
-            seen = (1 - is_limit) * T_PEAK / width[limits] * np.exp(result[limits])
-            result[limits] = np.log(seen + is_limit * _in_front(errors[limits]))
-        return result
-
-    def _share_seen(self) -> float:
-        """Share of the references kept that show what they are references for, at the estimate."""
-        kept, weights = self._kept, self._weights()
-        errors = kept["log_ratio"] - self._mean[0] - self._mean[1] * kept["log_depth"]
-        in_front = kept["is_limit"] * _in_front(errors / np.hypot(kept["spread"], kept["sigma"]))
-        seen = 1 - in_front / np.exp(self._log_likelihood(errors[:, None])[:, 0])
-        return float(weights @ seen / weights.sum())
-
-    def _weights(self) -> np.ndarray:
-        """How many references each one counts for: less than one where it is old, or among others that are alike."""
-        kept = self._kept
-        fade = np.exp((kept["stamp_s"] - self._stamp_s) / FADE_S)
-        apart = ((kept["u"][:, None] - kept["u"]) ** 2 + (kept["v"][:, None] - kept["v"]) ** 2) / kept["alike"][
-            :, None
-        ] ** 2
-        apart += ((kept["log_depth"][:, None] - kept["log_depth"]) / ALIKE_LOG) ** 2
-        return fade / np.maximum(np.exp(-0.5 * apart) @ fade, 1.0)
-
-
-def _in_front(errors: np.ndarray) -> np.ndarray:
-    """Density of e, in units of its width, where something stands in front of the reference."""
-    return ((1 - BEHIND) / (1 + np.exp(-1.7 * errors)) + BEHIND / 2) / IN_FRONT_LOG
 
 
 def _checked(

@@ -23,7 +23,8 @@ from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import depth_metrics, mean_metrics
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
-from .scale import NU, ScaleFilter
+from .scale import ScaleFilter
+from .scale_posterior import NU
 from .scale_prior import ScalePrior
 
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at

@@ -12,8 +12,9 @@ import torch
 from spd_core.camera import Camera
 from spd_core.data.samples import Sample
 
+from .casting import Pose
 from .rooms import random_room
-from .synthetic import Pose, draw, random_pose
+from .synthetic import draw, random_pose
 
 SEED = 4_000_025
 SIZE = (480, 640)

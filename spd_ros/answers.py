@@ -33,7 +33,7 @@ from .frames import PendingImage, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
-from .waypoints import NoTransformError, Transforms, path_points
+from .waypoints import NoTransformError, Transforms, path_points, projected
 
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
@@ -147,15 +147,8 @@ class Answers:
             self._problems.report("query", str(error))
             count, failure = point_count(msg), Status.BAD_QUERY
             uv, ids = np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32)
-        return Query(
-            stamp_ns(msg.header),
-            uv,
-            ids,
-            msg.header,
-            failure,
-            received_s=received_s,
-            parsing_s=time.monotonic() - received_s,
-        )
+        parsing_s = time.monotonic() - received_s
+        return Query(stamp_ns(msg.header), uv, ids, msg.header, failure, received_s=received_s, parsing_s=parsing_s)
 
     def read_waypoints(self, msg: Path) -> Query:
         self._statistics.count("waypoint paths received")
@@ -186,7 +179,7 @@ class Answers:
         try:
             status = np.full(count, Status.OK, np.uint8)
             if query.waypoints_m is not None:
-                uv, waypoint_depth_m, status = self._project(query.waypoints_m, query.header.frame_id, frame)
+                uv, waypoint_depth_m, status = self._project(query, frame)
             decoding_from_s = time.monotonic()
             scale = self._scaling.scale()
             answer = frame.encoded.answer(uv, scale)
@@ -240,35 +233,23 @@ class Answers:
 
     # --- on the way
 
-    def _project(
-        self, points_m: np.ndarray, frame_id: str, frame: CameraFrame
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels [K, 2], z-depth [K] m and status [K] of waypoints [K, 3] m in an image; pixels are NaN, and the status
-        says why, where they have none."""
-        nowhere, status = np.full((len(points_m), 2), np.nan), np.full(len(points_m), Status.OK, np.uint8)
+    def _project(self, query: Query, frame: CameraFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`projected` of a query's waypoints, from the frame that they are in."""
+        assert query.waypoints_m is not None, "only waypoints are projected"
         try:
-            points_m = self._transforms.to_optical(points_m, frame_id, frame.header)
-            self._problems.resolved("transform")
+            points_m = self._transforms.to_optical(query.waypoints_m, query.header.frame_id, frame.header)
         except NoTransformError as error:
             self._problems.report("transform", error)
-            status[:] = Status.NO_TRANSFORM
-            return nowhere, _nan(len(points_m)), status
-        status[~(points_m[:, 2] > 0)] = Status.BEHIND_CAMERA
-        status[~np.isfinite(points_m).all(axis=1)] = Status.NOT_FINITE
-        z_m, camera = points_m[:, 2].astype(np.float32), frame.encoded.camera
-        if camera is None:
-            status[status == Status.OK] = Status.NO_CAMERA_INFO
-            return nowhere, z_m, status
-        uv = np.where((status == Status.OK)[:, None], camera.project(points_m), np.nan)
-        status[(status == Status.OK) & ~np.isfinite(uv).all(axis=1)] = Status.OUTSIDE_IMAGE  # where no lens looks
-        return uv, z_m, status
+            count = len(query.uv)
+            return query.uv, _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
+        self._problems.resolved("transform")
+        return projected(points_m, frame.encoded.camera)
 
     def _check_network(self, status: np.ndarray) -> None:
         """Report depths that are not numbers."""
         if bad := np.count_nonzero(status == Status.NETWORK_NAN):
-            self._problems.report(
-                "network", f"the network's depth is not a finite number at {bad} of {len(status)} points"
-            )
+            what = f"the network's depth is not a finite number at {bad} of {len(status)} points"
+            self._problems.report("network", what)
         elif (status == Status.OK).any():
             self._problems.resolved("network")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -28,11 +28,11 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 
 from .notes import Note, Notes, near
+from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000
 JUMP_NS = 1_000_000_000
-Job = partial[None]
 
 
 @dataclass
@@ -135,30 +135,19 @@ class FrameScheduler:
         self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
         self._encoding_ns: int | None = None
         self._last_failure: Status | None = None  # why the last image has no frame, if it has none
-        self._stopping = False
         self._condition = threading.Condition()
-        self._threads = [
-            threading.Thread(target=self._work, args=(next_job, patience_s), name=name, daemon=True)
-            for name, next_job, patience_s in (
-                ("spd_encode", self._next_image, lambda: None),
-                ("spd_answer", self._next_answer, self._patience_s),
-            )
-        ]
+        sources = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
+        self._workers = Workers(self._condition, client.on_error, sources)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._workers.start()
 
     def stop(self) -> None:
         """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN before this
         returns."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._workers.stop()
         while self._waiting:
-            self._run("refuse", partial(self._client.refuse, self._waiting.popleft(), Status.SHUTTING_DOWN))
+            self._workers.run("refuse", partial(self._client.refuse, self._waiting.popleft(), Status.SHUTTING_DOWN))
 
     def change(self, timeout_s: float, tolerance_ns: int) -> None:
         """Go on with another patience and tolerance."""
@@ -196,11 +185,9 @@ class FrameScheduler:
 
     def _wanted(self) -> set[int]:
         """Stamps of pending images that a waiting query names."""
-        return {
-            s
-            for query in self._waiting
-            if query.stamp_ns and (s := near(self._pending, query.stamp_ns, self._tolerance_ns)) is not None
-        }
+        stamps = (query.stamp_ns for query in self._waiting if query.stamp_ns)
+        named = (near(self._pending, stamp, self._tolerance_ns) for stamp in stamps)
+        return {stamp for stamp in named if stamp is not None}
 
     def _drop_unwanted(self) -> None:
         keep = self._wanted() | {self._newest_ns}
@@ -290,26 +277,7 @@ class FrameScheduler:
         ends_s += [end_s] if (end_s := self._notes.patience_s(self._timeout_s)) is not None else []
         return min(ends_s) + 0.001 if ends_s else None
 
-    # --- in the two threads
-
-    def _work(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> None:
-        while not self._stopping:
-            if (job := self._run("schedule", partial(self._wait, next_job, patience_s))) is not None:
-                self._run(job.func.__name__, job)
-
-    def _wait(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> Job | None:
-        with self._condition:
-            while not self._stopping and (job := next_job()) is None:
-                self._condition.wait(patience_s())
-            return None if self._stopping else job
-
-    def _run(self, work: str, job: Callable[[], Any]) -> Any:
-        """What `job` returns; None after an exception: nothing that a message holds may end a thread."""
-        try:
-            return job()
-        except Exception as error:
-            self._client.on_error(work, error)
-            return None
+    # --- in the encoder's thread
 
     def _encode_image(self, image: PendingImage) -> None:
         frame, error = None, None

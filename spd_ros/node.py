@@ -22,15 +22,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nav_msgs.msg import Path
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
@@ -42,15 +40,13 @@ from . import parameters
 from .answers import Answers, Calibration
 from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics, assess, diagnostic_array
-from .frames import FrameScheduler
+from .frames import FrameScheduler, Query
+from .inputs import Inputs
 from .parameters import Settings
 from .scaling import SOURCES, Scaling
 from .waypoints import FrameTransforms
 
-# For a camera_info that was published once, before this node was there. Subscribed to beside the usual one, which does
-# not get it, and only where there is such a publisher: all others would warn that they cannot serve it.
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-LATCHED_PERIOD_S = 0.5  # between looks for one
+LATCHED_PERIOD_S = 0.5  # between looks for a camera_info that was published once, before this node was there
 OUTPUTS = {"depths": PointCloud2, "waypoint_depths": PointCloud2, "overlay": Image, "dense": Image}
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
@@ -88,7 +84,7 @@ class SPDNode(LifecycleNode):
         self._answers: Answers | None = None
         self._scheduler: FrameScheduler | None = None
         self._scaling: Scaling | None = None
-        self._inputs: list[Subscription] = []
+        self._inputs: Inputs | None = None
         self._clockwork: list[Timer] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         parameters.declare(self)
@@ -119,9 +115,8 @@ class SPDNode(LifecycleNode):
         self._problems = Problems(self._statistics, self.get_logger().error)
         quiet = PublisherEventCallbacks(use_default_callbacks=False)  # `assess` says it
         for name, type_ in OUTPUTS.items():
-            self._outputs[name] = self.create_lifecycle_publisher(
-                type_, f"~/{name}", p.qos[name], event_callbacks=quiet
-            )
+            publisher = self.create_lifecycle_publisher(type_, f"~/{name}", p.qos[name], event_callbacks=quiet)
+            self._outputs[name] = publisher
         height, width = predictor.input_size
         self.get_logger().info(
             f"weights {p.weights} ({predictor.model.config.encoder}) on {predictor.device}, {predictor.runtime},"
@@ -133,9 +128,8 @@ class SPDNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._predictor is not None, "the lifecycle activates only what it has configured"
         p, statistics, problems = self._settings, self._statistics, self._problems
-        image_type, image_topic = (
-            (Image, "image") if p.image_transport == "raw" else (CompressedImage, "image/compressed")
-        )
+        is_raw = p.image_transport == "raw"
+        image_type, image_topic = (Image, "image") if is_raw else (CompressedImage, "image/compressed")
         calibration = Calibration(self.resolve_topic_name(image_topic), statistics, problems)
         self._transforms = FrameTransforms(self, p.waypoint_frame, p.waypoint_transform)
         scaling = Scaling(self._predictor, self._transforms, p, statistics, problems)
@@ -147,29 +141,23 @@ class SPDNode(LifecycleNode):
         scheduler.start()
         self._answers, self._scheduler, self._scaling = answers, scheduler, scaling
         statistics.start()
-        inputs: tuple[tuple[type, str, Callable[[Any], Any], QoSProfile], ...] = (
-            (image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"]),
-            (CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"]),
-            (
-                PointCloud2,
-                "~/query_points",
-                lambda m: scheduler.add_query(answers.read_query(m)),
-                p.qos["query_points"],
-            ),
-            (Path, "~/waypoints", lambda m: scheduler.add_query(answers.read_waypoints(m)), p.qos["waypoints"]),
-            *(
-                (type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
-                for name, (type_, _) in SOURCES.items()
-            ),
-        )
-        for row in inputs:
-            self._subscribe(*row)
-        self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in self._inputs)}")
+        inputs = self._inputs = Inputs(self, problems)
+        inputs.add(image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"])
+        inputs.add(CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"])
+        for type_, name, read in (
+            (PointCloud2, "query_points", answers.read_query),
+            (Path, "waypoints", answers.read_waypoints),
+        ):
+            inputs.add(type_, f"~/{name}", partial(self._on_query, scheduler, read), p.qos[name])
+        for name, (type_, _) in SOURCES.items():
+            inputs.add(type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
+        self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in inputs.usual)}")
         # The steady clock: under use_sim_time, diagnostics must come also while no clock does.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
+        hear_latched = partial(inputs.add_latched, CameraInfo, "camera_info", calibration.receive)
         for period_s, callback in (
             (p.diagnostics_period_s, problems.guarded("diagnostics", self._publish_diagnostics)),
-            (LATCHED_PERIOD_S, problems.guarded("camera_info", partial(self._hear_latched, calibration.receive))),
+            (LATCHED_PERIOD_S, problems.guarded("camera_info", hear_latched)),
         ):
             self._clockwork.append(self.create_timer(period_s, callback, clock=clock))
         return TransitionCallbackReturn.SUCCESS
@@ -195,9 +183,9 @@ class SPDNode(LifecycleNode):
 
     def _stop(self) -> None:
         """No more input, and an answer for whoever still waits."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._scheduler is not None:
             self._scheduler.stop()
             self._scheduler = self._answers = self._scaling = None
@@ -226,18 +214,6 @@ class SPDNode(LifecycleNode):
         """Count and say an exception that came from outside of the callbacks' own guards."""
         self._problems.failed("spinning", error)
 
-    def _subscribe(self, type_: type, topic: str, callback: Callable[[Any], Any], qos: QoSProfile) -> None:
-        guarded = self._problems.guarded(f"reading {topic}", callback)
-        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)  # `assess` says it
-        self._inputs.append(self.create_subscription(type_, topic, guarded, qos, event_callbacks=quiet))
-
-    def _hear_latched(self, callback: Callable[[CameraInfo], None]) -> None:
-        """Subscribe to a latched camera_info as soon as there is one."""
-        publishers = self.get_publishers_info_by_topic("camera_info")
-        is_latched = any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
-        if is_latched and not any(subscription.qos_profile == LATCHED for subscription in self._inputs):
-            self._subscribe(CameraInfo, "camera_info", callback, LATCHED)
-
     def _on_image(self, scheduler: FrameScheduler, msg: Image | CompressedImage) -> None:
         self._statistics.image_received()
         if scheduler.add_image(stamp_ns(msg.header), msg):
@@ -245,6 +221,9 @@ class SPDNode(LifecycleNode):
             self.get_logger().warning(
                 "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
             )
+
+    def _on_query(self, scheduler: FrameScheduler, read: Callable[[Any], Query], msg: PointCloud2 | Path) -> None:
+        scheduler.add_query(read(msg))
 
     def _on_references(self, scheduler: FrameScheduler, scaling: Scaling, kind: str, msg: Any) -> None:
         if (note := scaling.read(kind, msg)) is not None:
@@ -270,9 +249,8 @@ class SPDNode(LifecycleNode):
         if predictor is not None:
             facts |= {"device": str(predictor.device), "runtime": predictor.runtime}
         said = DiagnosticStatus.OK, "not active"
-        if self._inputs:
-            inputs = [subscription for subscription in self._inputs if subscription.qos_profile != LATCHED]
-            said = assess(self, self._statistics, self._problems, inputs, self._outputs.values())
+        if self._inputs is not None:
+            said = assess(self, self._statistics, self._problems, self._inputs.usual, self._outputs.values())
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), name, self._statistics, said, facts))
 

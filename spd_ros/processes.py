@@ -18,11 +18,8 @@ from ament_index_python.packages import get_package_share_directory
 from spd_core.names import REMAPPINGS
 
 # Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
-PROFILE_VARIABLE = (
-    "FASTRTPS_DEFAULT_PROFILES_FILE"
-    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    else "FASTDDS_DEFAULT_PROFILES_FILE"
-)
+_FAST_DDS = "FASTRTPS" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS"
+PROFILE_VARIABLE = f"{_FAST_DDS}_DEFAULT_PROFILES_FILE"
 
 
 def fastdds_profile() -> Path:

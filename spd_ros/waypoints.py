@@ -13,7 +13,9 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from spd_core.camera import Camera
 from spd_core.errors import SPDError
+from spd_core.status import Status
 
 # How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
 TF_WAIT_S = 0.1
@@ -28,6 +30,22 @@ def path_points(msg: Path) -> np.ndarray:
     return np.array(
         [[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64
     ).reshape(-1, 3)
+
+
+def projected(points_m: np.ndarray, camera: Camera | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels [K, 2], z-depth [K] m and status [K] of points [K, 3] m of the optical frame; pixels are NaN, and the
+    status says why, where they have none."""
+    status = np.full(len(points_m), Status.OK, np.uint8)
+    status[~(points_m[:, 2] > 0)] = Status.BEHIND_CAMERA
+    status[~np.isfinite(points_m).all(axis=1)] = Status.NOT_FINITE
+    is_ok = status == Status.OK
+    if camera is None:
+        status[is_ok] = Status.NO_CAMERA_INFO
+        uv = np.full((len(points_m), 2), np.nan)
+    else:
+        uv = np.where(is_ok[:, None], camera.project(points_m), np.nan)
+        status[is_ok & ~np.isfinite(uv).all(axis=1)] = Status.OUTSIDE_IMAGE  # where no lens looks
+    return uv, points_m[:, 2].astype(np.float32), status
 
 
 def rigid_transform(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -90,6 +90,18 @@ def test_no_test_imports_another(file):
     assert not {name for name in names if name and (name.startswith("test_") or name == "conftest")}
 
 
+def test_no_file_and_no_class_is_too_large_to_be_read_at_once():
+    """One that grows beyond has become two things: give the other one a name."""
+    sizes = {name: len(file.read_text().splitlines()) for name, file in MODULES.items()}
+    for name, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and node.end_lineno is not None:
+                sizes[f"class {name}.{node.name}"] = node.end_lineno - node.lineno + 1
+    assert len(sizes) > len(MODULES) + 100
+    large = {what: lines for what, lines in sizes.items() if lines > (200 if what.startswith("class") else 350)}
+    assert large == {}
+
+
 def test_the_page_names_every_module():
     page = (ROOT / "docs" / "architecture.md").read_text()
     words = set(re.findall(r"`(?:[\w/]*[/.])?(\w+?)(?:\.py)?`", "".join(page.split("```")[::2])))

@@ -1,18 +1,24 @@
 """The layouts of NYU Depth V2 from files in exactly their formats, RGB-D folders, and what a broken one says."""
 
+import multiprocessing
+import pickle
+
 import cv2
 import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
+from support.data_sets import same_samples
 
 from spd_cli.commands import check, preview
 from spd_core.camera import Camera
 from spd_core.data import nyu
+from spd_core.data.augment import Augmentation
 from spd_core.data.check import mean_depth, summarise
 from spd_core.data.layouts import open_dataset
-from spd_core.data.loader import read_all
-from spd_core.data.samples import DataError
+from spd_core.data.loader import AugmentedSamples, read_all, training_batches
+from spd_core.data.samples import DataError, InMemory, Subset
+from spd_core.data.shards import SHARD
 
 SIZE = (480, 640)
 
@@ -59,6 +65,24 @@ def write_mat(root):
     savemat(root / "splits.mat", {"trainNdxs": np.array([[1], [2]]), "testNdxs": np.array([[3]])})
 
 
+def write_folder(root):
+    for name in "ab":
+        rgb, depth_m = frame(ord(name))
+        cv2.imwrite(str(root / f"{name}.png"), rgb[..., ::-1])
+        cv2.imwrite(str(root / f"{name}.depth.png"), (depth_m * 1000).round().astype(np.uint16))
+    (root / "camera.txt").write_text("500 501 320 240")
+
+
+def write_rooms(root):
+    rng = np.random.default_rng(0)
+    rgb, depth_mm = (
+        rng.integers(0, 256, (SHARD, 16, 24, 3), np.uint8),
+        rng.integers(0, 9000, (SHARD, 16, 24), np.uint16),
+    )
+    np.savez(root / "rooms_00000000.npz", rgb=rgb, depth_mm=depth_mm, camera=rng.uniform(10, 20, (SHARD, 4)))
+    (root / "rooms_00000250.npz").write_bytes(b"half of one")
+
+
 @pytest.mark.parametrize(
     ("write", "layout"), [(write_h5, "NYU h5"), (write_bts, "NYU file lists"), (write_mat, "NYU labelled")]
 )
@@ -86,6 +110,45 @@ def test_mat_can_be_opened_by_name_and_read_by_workers(tmp_path):
     for i, sample in enumerate(samples):
         np.testing.assert_array_equal(sample.rgb, frame(i)[0])
     assert dataset.name(1) == "nyu_depth_v2_labeled.mat[2]"
+
+
+@pytest.mark.parametrize("write", [write_h5, write_bts, write_mat, write_folder, write_rooms])
+def test_data_sets_go_to_other_processes_as_they_are(tmp_path, write):
+    """Workers that are not forked get a pickled copy, of a data set that may have been read before."""
+    write(tmp_path)
+    opened = Subset(open_dataset(tmp_path), [1, 0])
+    opened[0]
+    same_samples(pickle.loads(pickle.dumps(opened)), opened)
+    kept = InMemory(opened)
+    same_samples(pickle.loads(pickle.dumps(kept)), opened)
+
+
+def test_a_shard_that_is_broken_is_broken_in_other_processes(tmp_path):
+    write_rooms(tmp_path)
+    rooms = pickle.loads(pickle.dumps(open_dataset(tmp_path)))
+    with pytest.raises(DataError, match=r"rooms_00000250\.npz is text"):
+        rooms[SHARD]
+
+
+@pytest.fixture
+def spawning():
+    """Processes that are not forked, as on macOS, Windows and Python 3.14."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_need_not_be_forked(tmp_path, spawning):
+    write_mat(tmp_path)
+    dataset = open_dataset(tmp_path)
+    dataset[0]
+    for sample, expected in zip(read_all(dataset, workers=1), (frame(0), frame(1)), strict=True):
+        np.testing.assert_array_equal(sample.rgb, expected[0])
+    samples = AugmentedSamples([(dataset, 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
+    here, there = (next(iter(training_batches(samples, 0, 1, 2, workers=workers))) for workers in (0, 1))
+    assert here["rgb"].equal(there["rgb"])
+    assert here["depth_m"].equal(there["depth_m"])
 
 
 def test_rgbd_folder(tmp_path):

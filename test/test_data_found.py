@@ -5,6 +5,7 @@ import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
+from support.data_sets import same_samples
 
 from spd_core.camera import Camera
 from spd_core.data.layouts import open_dataset
@@ -22,14 +23,6 @@ def picture(seed=0, size=(48, 64)):
     rng = np.random.default_rng(seed)
     rgb = cv2.resize(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
     return rgb, rng.integers(700, 5000, size).astype(np.uint16)
-
-
-def same_samples(dataset, other):
-    assert [dataset.name(i) for i in range(len(dataset))] == [other.name(i) for i in range(len(other))]
-    for i in range(len(dataset)):
-        np.testing.assert_array_equal(dataset[i].rgb, other[i].rgb)
-        np.testing.assert_array_equal(dataset[i].depth_m, other[i].depth_m)
-        assert dataset[i].camera == other[i].camera
 
 
 # --- what other systems leave

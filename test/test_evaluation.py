@@ -7,40 +7,19 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from support import data_sets
 
 from spd_cli import main
 from spd_core import SPD, Camera, Predictor
-from spd_core.data.samples import ONE_SPLIT, DataError, Sample
+from spd_core.data.samples import DataError
 from spd_core.evaluation import Protocol, evaluate, predict
 from spd_core.metrics import depth_metrics
 from spd_core.reports import write_evaluation
-from spd_rooms.synthetic import random_frame
-
-
-class Rooms:
-    layout = "synthetic rooms"
-    splits = ONE_SPLIT
-    evaluation_crop = "none"
-
-    def __init__(self, count=4, size=(192, 256)):
-        frames = [random_frame(4_000_000 + i, size) for i in range(count)]
-        self.samples = [
-            Sample(f"room {i}", f.rgb, f.depth_m.astype(np.float32), f.camera) for i, f in enumerate(frames)
-        ]
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
-
-    def name(self, index):
-        return self.samples[index].name
 
 
 @pytest.fixture(scope="module")
 def rooms():
-    return Rooms()
+    return data_sets.rooms(4, (192, 256))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +64,7 @@ def test_intrinsics_scale_depth_and_can_be_ignored(predictor, rooms):
 
 
 def test_resized_evaluation_scores_the_native_truth(predictor):
-    sample = Rooms(1, (96, 128))[0]
+    sample = data_sets.rooms(1, (96, 128))[0]
     native, resized = (predict(predictor, sample, Protocol(resize_eval=size)) for size in (None, (192, 256)))
     assert native.shape == resized.shape == (96, 128)
     expected = predictor.encode(sample.rgb, sample.camera, (192, 256)).dense_depth()
@@ -110,14 +89,14 @@ def test_evaluation_leaves_its_predictor_as_it_was(predictor, rooms, tmp_path):
 
 def test_images_smaller_than_the_network_can_see_are_evaluated(rooms):
     predictor = Predictor(SPD.from_preset("lite", fit="inside"), "cpu", runtime="torch")
-    small = Rooms(1, (48, 64))[0]
+    small = data_sets.rooms(1, (48, 64))[0]
     assert predict(predictor, small, Protocol()).shape == (48, 64)
 
 
 def test_the_data_set_says_which_crop_is_published_for_it(predictor, rooms):
     with pytest.raises(ValueError, match=r"480x640 images, got \(192, 256\)"):
         evaluate(predictor, rooms, Protocol(crop="eigen"))
-    large = Rooms(1, (480, 640))
+    large = data_sets.rooms(1, (480, 640))
     large.evaluation_crop = "eigen"
     result = evaluate(predictor, large, Protocol(resize_eval=(192, 256)))
     assert result["protocol"]["crop"] == "eigen"
@@ -142,17 +121,9 @@ def test_report_files(predictor, rooms, tmp_path):
 
 
 def test_a_sample_that_cannot_be_read_stops_it(predictor, rooms):
-    class Broken(Rooms):
-        def __init__(self):
-            self.samples = rooms.samples
-
-        def __getitem__(self, index):
-            if index == 2:
-                raise DataError("room 2 is broken")
-            return self.samples[index]
-
+    samples = [*rooms.samples[:2], DataError("room 2 is broken"), rooms.samples[3]]
     with pytest.raises(DataError, match="room 2 is broken"):
-        evaluate(predictor, Broken())
+        evaluate(predictor, data_sets.Samples(samples))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The floor found in true depths, and what it is worth: on drawn rooms, whose floor is known exactly."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.data_sets import Samples, drawn
 
 from spd_core import Predictor
 from spd_core.data.samples import DataError, Sample
@@ -18,22 +20,6 @@ SIZE = (120, 160)
 @pytest.fixture(scope="module")
 def rooms():
     return [random_frame(4_100_000 + i, SIZE) for i in range(12)]
-
-
-class Rooms:
-    layout, splits, evaluation_crop = "drawn rooms", ("all",), "none"
-
-    def __init__(self, rooms):
-        self.samples = [Sample(f"room {i}", r.rgb, r.depth_m, r.camera) for i, r in enumerate(rooms)]
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
-
-    def name(self, index):
-        return self.samples[index].name
 
 
 def test_the_floor_of_a_room_is_found_where_enough_of_it_is_seen(rooms):
@@ -76,9 +62,7 @@ def test_a_misjudged_floor_is_off_by_as_much_as_is_said():
 
 def test_a_network_of_another_scale_is_told_by_the_floor(rooms):
     """The truth is stretched, so that the embedded weights see every room too small."""
-    rooms_ = Rooms(rooms)
-    stretched = Rooms(rooms)
-    stretched.samples = [Sample(s.name, s.rgb, s.depth_m * np.float32(1.2), s.camera) for s in rooms_.samples]
+    stretched = drawn(replace(room, depth_m=room.depth_m * np.float32(1.2)) for room in rooms)
     predictor = Predictor.load("embedded", device="cpu", runtime="torch")
     result = evaluate_floor(predictor, stretched, prior=ScalePrior(sigma_log=0.25))
     assert result["visible"]["images"] >= 6
@@ -89,8 +73,7 @@ def test_a_network_of_another_scale_is_told_by_the_floor(rooms):
 
 def test_samples_without_floor_or_camera_do_not_count_and_those_without_depth_are_named(rooms):
     predictor = Predictor.load("embedded", device="cpu", runtime="torch")
-    blind = Rooms(rooms[:2])
-    blind.samples = [Sample("a", s.rgb, s.depth_m, None) for s in blind.samples]
+    blind = Samples([Sample("a", room.rgb, room.depth_m, None) for room in rooms[:2]])
     assert evaluate_floor(predictor, blind) == {"floor_log": None}
     blind.samples = [Sample("b", blind.samples[0].rgb, None, None)]
     with pytest.raises(DataError, match="b has no depth"):

@@ -12,7 +12,9 @@ from golden import efficientnet_lite
 from torch import nn
 
 from spd_core import SPD, export
-from spd_core.encoders import EncoderError, LiteEncoder, fold_batch_norm, imagenet_weights, normalise
+from spd_core.backbones import EncoderError
+from spd_core.encoders import normalise
+from spd_core.lite_encoder import LiteEncoder, fold_batch_norm, imagenet_weights
 
 NAMES = list(enumerate(LiteEncoder.NAMES))
 

@@ -1,14 +1,18 @@
 """Presets against the parameters and multiply-accumulates that `v15` was designed to have (docs/history.md), and what
 every trainable network must have."""
 
+import copy
+
 import pytest
 import timm
 import torch
-from support.models import TESTED_PRESETS
+from support.models import DEVICES, TESTED_PRESETS
+from timm.layers import GlobalResponseNormMlp
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
-from spd_core.encoders import EncoderError, set_drop_path
+from spd_core.backbones import EncoderError
+from spd_core.encoders import ResponseMlp, set_drop_path
 from spd_core.errors import SPDError
 from spd_core.model import PRESETS
 
@@ -161,6 +165,31 @@ def test_channels_last_throughout():
     assert all(x.is_contiguous() for x in features.maps.values())  # [B, H, W, C]
     convolutions = [p for p in model.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("use_conv", [False, True])
+def test_response_normalisation_is_timms(use_conv, device):
+    """With factors and biases that do something: timm starts them at zero, where any normalisation is none."""
+    torch.manual_seed(0)
+    theirs = GlobalResponseNormMlp(12, 48, use_conv=use_conv).to(device)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = ResponseMlp
+    x = torch.randn(2, 12, 5, 7, device=device) if use_conv else torch.randn(2, 5, 7, 12, device=device)
+    with torch.no_grad():
+        expected = theirs(x)
+        torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        theirs.grn.bias.zero_()
+        assert not torch.allclose(theirs(x), expected, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))  # timm's own
+
+
+def test_pyramids_normalise_responses_in_fewer_passes():
+    mlps = [module for module in SPD.from_preset("atto").encoder.modules() if isinstance(module, GlobalResponseNormMlp)]
+    assert mlps
+    assert all(type(module) is ResponseMlp for module in mlps)
 
 
 def test_encoder_weights_from_a_local_file(tmp_path):

@@ -21,8 +21,9 @@ from spd_core.references import (
     scan_references,
     seen_by,
 )
+from spd_rooms.casting import Pose, Scene
 from spd_rooms.rooms import random_room
-from spd_rooms.synthetic import Pose, Scene, draw
+from spd_rooms.synthetic import draw
 from spd_ros.conversions import array_to_cloud
 
 SIZE = (240, 320)

@@ -10,17 +10,8 @@ from support.models import embedded_without_sigma
 
 from spd_core import SPD, Predictor, checkpoint
 from spd_core.predictor import EncodedFrame
-from spd_core.scale import (
-    ALIKE_LOG,
-    ALIKE_PX,
-    MOST_AT_ONCE,
-    NU,
-    REFERENCE_SIGMA,
-    FixedScale,
-    ScaleError,
-    ScaleFilter,
-    ScalePrior,
-)
+from spd_core.scale import ALIKE_PX, MOST_AT_ONCE, REFERENCE_SIGMA, FixedScale, ScaleError, ScaleFilter, ScalePrior
+from spd_core.scale_posterior import ALIKE_LOG, NU
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 

@@ -3,12 +3,13 @@
 import json
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from support.data_sets import Samples
 from support.models import embedded_without_sigma, lively
 
 from spd_cli import main
@@ -22,25 +23,6 @@ from spd_core.scale_prior import ScalePrior
 from spd_rooms.synthetic import random_frame
 
 SIZE = (96, 128)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """A data set from a list."""
-
-    samples: list[Sample]
-    layout: str = "list"
-    splits: tuple[str, ...] = ("all",)
-    evaluation_crop: str = "none"
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
-
-    def name(self, index):
-        return self.samples[index].name
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ import torch
 from spd_core.camera import Camera
 from spd_core.data.samples import DataError
 from spd_core.data.shards import SHARD, RoomShards
-from spd_rooms.rooms import BOX, CYLINDER, ELLIPSOID, random_room
+from spd_rooms.casting import Pose, Scene, camera_rays
+from spd_rooms.primitives import BOX, CYLINDER, ELLIPSOID
+from spd_rooms.rooms import random_room
 from spd_rooms.shards import draw_rooms
-from spd_rooms.synthetic import Pose, Scene, camera_rays, draw, random_frame, random_pose
+from spd_rooms.synthetic import draw, random_frame, random_pose
 
 CAMERA, SIZE = Camera(100.0, 100.0, 63.5, 47.5), (96, 128)
 
@@ -22,6 +24,16 @@ def test_a_seed_is_a_frame():
     assert not np.array_equal(a.rgb, c.rgb)
     assert a.rgb.shape == (*SIZE, 3)
     assert a.rgb.dtype == np.uint8
+
+
+def test_the_rooms_of_a_seed_stay_what_they_are():
+    """Weights were trained, and figures published, on the rooms of these seeds."""
+    rooms = [random_room(seed) for seed in range(40)]
+    colours = [m.colour_a + m.colour_b for room in rooms for m in (*room.materials, *room.surfaces)]
+    placed = [np.concatenate([*room.centres, *room.halves, room.yaws]).sum() for room in rooms]
+    assert sum(len(room.kinds) for room in rooms) == 2865
+    assert np.sum(placed) == pytest.approx(22064.482079735088, rel=1e-9)
+    assert np.sum(colours) == pytest.approx(6977.493854912073, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -36,10 +36,8 @@ class Summary:
         known = sample.depth_m[sample.depth_m > 0] if sample.depth_m is not None else np.empty(0)
         self.invalid.append(1 - known.size / (sample.rgb.shape[0] * sample.rgb.shape[1]))
         if known.size:
-            self.nearest_m, self.farthest_m = (
-                min(self.nearest_m, float(known.min())),
-                max(self.farthest_m, float(known.max())),
-            )
+            self.nearest_m = min(self.nearest_m, float(known.min()))
+            self.farthest_m = max(self.farthest_m, float(known.max()))
             self.medians_m.append(float(np.median(known)))
 
     def row(self) -> list[str]:

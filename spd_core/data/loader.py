@@ -4,6 +4,7 @@ processes or interruptions."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,4 +142,8 @@ class _Attempts(torch.utils.data.Dataset):
 
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
-    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=lambda sample: sample)
+    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -129,30 +129,23 @@ def _is_number(text: str) -> bool:
 
 def open_bts(path: Path, split: str) -> BTSList | None:
     """The BTS layout, or None where `path` has no file list."""
-    lists = {
-        s: [
-            f
-            for folder in ("", "train_test_inputs")
-            if (f := path / folder / f"nyudepthv2_{s}_files_with_gt.txt").exists()
-        ]
-        for s in ("train", "test")
-    }
+    lists = {}
+    for name in ("train", "test"):
+        places = (path / folder / f"nyudepthv2_{name}_files_with_gt.txt" for folder in ("", "train_test_inputs"))
+        lists[name] = next((file for file in places if file.exists()), None)
     if not any(lists.values()):
         return None
-    if not lists[split]:
+    list_file = lists[split]
+    if list_file is None:
         raise DataError(f"{path} is {BTSList.layout}, but has no nyudepthv2_{split}_files_with_gt.txt")
-    list_file = lists[split][0]
     first = files.read_text(list_file, DataError).split(maxsplit=1)
     folders = {
         "train": ("sync", "nyu_depth_v2/sync", "."),
         "test": ("official_splits/test", "nyu_depth_v2/official_splits/test", "test", "."),
     }[split]
-    bases = [
-        base
-        for folder in folders
-        if (base := path / folder).is_dir() and first and files.beside(base, first[0]).exists()
-    ]
-    return BTSList(bases[0] if bases else path / folders[0], list_file)
+    bases = (path / folder for folder in folders)
+    base = next((base for base in bases if base.is_dir() and first and files.beside(base, first[0]).exists()), None)
+    return BTSList(base or path / folders[0], list_file)
 
 
 class LabeledMat(_Published):
@@ -170,6 +163,10 @@ class LabeledMat(_Published):
 
     def name(self, index: int) -> str:
         return f"{self.file.name}[{self.indices[index] + 1}]"  # MATLAB counts from 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which is of this process."""
+        return {**vars(self), "_opened": None}
 
     def _content(self) -> h5py.File:
         """The open file, opened once in each process: an HDF5 handle must not be shared after a fork."""

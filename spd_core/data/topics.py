@@ -117,29 +117,11 @@ def choose(
     Raises:
         DataError: a named topic that it lacks or that cannot be what it was named for, or no colour image.
     """
-    by_name = {content.topic: content for content in contents}
     listed = ", ".join(str(replace(content, encoding="", size=(0, 0))) for content in contents) or "nothing"
-    for kind, name in given.items():
-        if name is not None and name not in by_name:
-            raise DataError(f"the bag {path} has no topic {name} for {kind}; it has {listed}")
-    named = {kind: by_name[name] for kind, name in given.items() if name is not None}
+    named = _named(f"the bag {path}", contents, given, listed)
     images = [named["image"]] if "image" in named else [c for c in contents if _colour_score(c) is not None]
     if not images:
         raise DataError(f"the bag {path} has no colour image; it has {listed}")
-    if images[0].encoding in ("", *_NO_COLOUR):
-        raise DataError(f"{images[0]} cannot be the colour image; the bag {path} has {listed}")
-    if "depth" in named and named["depth"].encoding not in DEPTH_ENCODINGS:
-        raise DataError(
-            f"{named['depth']} cannot be depth; expected an image of encoding {', '.join(DEPTH_ENCODINGS)}, or"
-            " compressedDepth: 8-bit images and JPEG hold no metres"
-        )
-    for kind, type_name in (("camera_info", INFO), ("query", CLOUD)):
-        if kind in named and named[kind].type_name != type_name:
-            raise DataError(f"{named[kind]} cannot be {kind}; expected {type_name}")
-    if "query" in named and not may_be_query(named["query"]):
-        raise DataError(f"{named['query']} cannot be query; expected fields u and v, or x and y, and no depth")
-    if given.get("image") and given.get("image") == given.get("depth"):
-        raise DataError(f"{given['image']} cannot be both the image and its depth")
     depths = [named["depth"]] if "depth" in named else [c for c in contents if not _why_no_depth(c)]
     infos = [c for c in contents if c.type_name == INFO and not c.fault and c.count]
     queries = [c for c in contents if may_be_query(c) and "u" in c.fields]
@@ -169,7 +151,35 @@ def choose(
     told = {line.partition(":")[0] for line in refused}
     others = [str(c) for c in contents if c.encoding and c not in taken and str(c) not in told]
     topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
-    return Choice(topics, by_name, others, refused, _remarks(image, depth))
+    return Choice(topics, {c.topic: c for c in contents}, others, refused, _remarks(image, depth))
+
+
+def _named(bag: str, contents: list[Content], given: dict[str, str | None], listed: str) -> dict[str, Content]:
+    """What was given by name, by kind.
+
+    Raises:
+        DataError: there is no such topic, or it cannot be what it was named for.
+    """
+    by_name = {content.topic: content for content in contents}
+    for kind, name in given.items():
+        if name is not None and name not in by_name:
+            raise DataError(f"{bag} has no topic {name} for {kind}; it has {listed}")
+    named = {kind: by_name[name] for kind, name in given.items() if name is not None}
+    if "image" in named and named["image"].encoding in ("", *_NO_COLOUR):
+        raise DataError(f"{named['image']} cannot be the colour image; {bag} has {listed}")
+    if "depth" in named and named["depth"].encoding not in DEPTH_ENCODINGS:
+        raise DataError(
+            f"{named['depth']} cannot be depth; expected an image of encoding {', '.join(DEPTH_ENCODINGS)}, or"
+            " compressedDepth: 8-bit images and JPEG hold no metres"
+        )
+    for kind, type_name in (("camera_info", INFO), ("query", CLOUD)):
+        if kind in named and named[kind].type_name != type_name:
+            raise DataError(f"{named[kind]} cannot be {kind}; expected {type_name}")
+    if "query" in named and not may_be_query(named["query"]):
+        raise DataError(f"{named['query']} cannot be query; expected fields u and v, or x and y, and no depth")
+    if given.get("image") and given.get("image") == given.get("depth"):
+        raise DataError(f"{given['image']} cannot be both the image and its depth")
+    return named
 
 
 def _remarks(image: Content, depth: Content | None) -> list[str]:
@@ -258,11 +268,8 @@ def _colour_score(content: Content) -> float | None:
         return None
     score = {"colour": 2.0, "": 0.0, "depth": -3.0, "infrared": -6.0, "drawn": -4.0}[kind]
     score += 0.0 if is_grey else 3.0 if content.encoding in COLOUR_ENCODINGS else -9.0
-    score += (
-        0.5 * is_rectified_topic(content.topic)
-        - 0.5 * ("right" in words)
-        - 1.0 * ("stereo" in words and "left" not in words)
-    )
+    score += 0.5 * is_rectified_topic(content.topic) - 0.5 * ("right" in words)
+    score -= 1.0 * ("stereo" in words and "left" not in words)
     return score - 0.25 * (content.type_name == COMPRESSED)
 
 

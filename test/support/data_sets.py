@@ -1,0 +1,46 @@
+"""Data sets of samples at hand, and comparing data sets."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from spd_core.data.samples import ONE_SPLIT, DataError, Dataset, Sample
+from spd_rooms.synthetic import Frame, random_frame
+
+
+@dataclass
+class Samples:
+    """A data set from a list of samples, and of what reading one raises."""
+
+    samples: list[Sample | DataError]
+    layout: str = "list"
+    splits: tuple[str, ...] = ONE_SPLIT
+    evaluation_crop: str = "none"
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if isinstance(sample := self.samples[index], DataError):
+            raise sample
+        return sample
+
+    def name(self, index):
+        return self.samples[index].name
+
+
+def drawn(frames: Iterable[Frame]) -> Samples:
+    return Samples([Sample(f"room {i}", f.rgb, f.depth_m, f.camera) for i, f in enumerate(frames)])
+
+
+def rooms(count: int, size: tuple[int, int], first_seed: int = 4_000_000) -> Samples:
+    return drawn(random_frame(first_seed + i, size) for i in range(count))
+
+
+def same_samples(dataset: Dataset, other: Dataset) -> None:
+    assert [dataset.name(i) for i in range(len(dataset))] == [other.name(i) for i in range(len(other))]
+    for i in range(len(dataset)):
+        np.testing.assert_array_equal(dataset[i].rgb, other[i].rgb)
+        np.testing.assert_array_equal(dataset[i].depth_m, other[i].depth_m)
+        assert dataset[i].camera == other[i].camera
