@@ -63,7 +63,7 @@ def camera_of_picture(
         return KnownCamera(camera, f"{file.parent / 'camera.txt'}")
     if found := focal_from_exif(file, size):
         focal_px, source = found
-        return KnownCamera(_centred(focal_px, size), source)
+        return KnownCamera(centred_camera(focal_px, size), source)
     return KnownCamera(None, "nothing")
 
 
@@ -71,10 +71,11 @@ def camera_of_view(fov_deg: float, size: tuple[int, int]) -> Camera:
     """A pinhole whose image of `size` (height, width) px is `fov_deg` degrees wide."""
     if not 1 <= fov_deg <= 170:
         raise IntrinsicsError(f"the horizontal angle of view must be 1 to 170 degrees, got {fov_deg:g}")
-    return _centred(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
+    return centred_camera(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
 
 
-def _centred(focal_px: float, size: tuple[int, int]) -> Camera:
+def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
+    """A pinhole that looks through the middle of an image of `size` (height, width) px."""
     height, width = size
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
 
@@ -106,24 +107,7 @@ def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
     try:
         content = yaml.safe_load(text)
         if isinstance(content, dict):
-            known = {
-                name: content.get(f"{name}_matrix", {}).get("data", [0.0] * 12) for name in ("camera", "projection")
-            }
-            nothing = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
-            return camera_from_info(
-                SimpleNamespace(
-                    k=known["camera"],
-                    d=content.get("distortion_coefficients", {}).get("data", []),
-                    p=known["projection"],
-                    distortion_model=content.get("distortion_model", content.get("camera_model", "")),
-                    width=int(content.get("image_width", 0)),
-                    height=int(content.get("image_height", 0)),
-                    roi=nothing,
-                    binning_x=0,
-                    binning_y=0,
-                ),
-                size,
-            )
+            return camera_from_info(_as_message(content), size)
         fx, fy, cx, cy = map(float, text.replace(",", " ").split())
         return Camera(fx, fy, cx, cy)
     except SPDError as error:
