@@ -1,9 +1,10 @@
-"""The page of `spd view`: what `viewing` knows, on NiceGUI's elements. The server answers on loopback alone, and all that
-the page loads comes from it."""
+"""The page of `spd view`: what `viewing` knows, on NiceGUI's elements. The server answers on loopback alone, and all
+that the page loads comes from it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import sys
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
-CLOUD_POINT_M = 0.02
+CLOUD_POINT_M = 0.03
 CSS = """
 body { background: #14171c; color: #e8eaed; }
 .nicegui-content { padding: 12px; gap: 8px; }
@@ -45,12 +46,14 @@ body { background: #14171c; color: #e8eaed; }
 .dot { width: 12px; height: 12px; margin: -6px; border-radius: 6px; border: 2px solid white; }
 .tag { background: #14171cd9; color: white; padding: 4px 6px; border-radius: 4px; transform: translate(10px, -50%); }
 .left > .tag { transform: translate(calc(-100% - 10px), -50%); }
+.between > .tag { transform: translate(-50%, -50%); background: #7ee0a1; color: #10241a; font-weight: 600; }
 .bar { height: 10px; border-radius: 5px; flex: 1; }
+.reading { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .pins { display: flex; flex-direction: column; gap: 4px; }
 .pin { display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; font-variant-numeric: tabular-nums; }
 .pin .dot { position: static; margin: 0; align-self: center; flex: none; }
 .distance { color: #7ee0a1; font-weight: 600; }
-.scene { width: 100%; height: min(46vh, 420px); min-height: 260px; border-radius: 6px; overflow: hidden; }
+.scene { width: 100%; height: min(56vh, 560px); min-height: 260px; border-radius: 6px; overflow: hidden; }
 """
 
 
@@ -87,6 +90,7 @@ def serve(gallery: Gallery, host: str, port: int, browser: bool) -> None:
         reload=False,
         show=browser and has_screen,
         show_welcome_message=False,
+        reconnect_timeout=30.0,  # a browser that draws a cloud without a GPU is not gone
     )
 
 
@@ -138,6 +142,7 @@ class Page:
             self.pointer = ui.element("div").classes("marks")
         if len(self.gallery) > 1:
             with ui.element("div").classes("row"):
+                ui.label("frame").classes("note")
                 self.slider = ui.slider(min=0, max=len(self.gallery) - 1, value=0).classes("frames")
                 self.slider.on_value_change(lambda event: self.look(int(event.value)))
                 self.slider.props('aria-label="frame"')
@@ -156,11 +161,14 @@ class Page:
         ui = self.ui
         self.reading = ui.label().classes("reading")
         self.pins = ui.element("div").classes("pins")
-        self.help = ui.label().classes("note")
-        self.help.text = "Point: metres. Click: a pin; two give their distance. Esc: no pins." + (
-            " Arrow keys: frames." if len(self.gallery) > 1 else ""
-        )
-        self.scene = ui.scene(grid=False, background_color="#1d2229", fps=30).classes("scene")
+        with ui.element("div").classes("row"):
+            walking = " Arrow keys walk the frames." if len(self.gallery) > 1 else ""
+            ui.label(
+                f"Point at the picture for metres, click to pin; two pins give their distance. Esc clears them.{walking}"
+            ).classes("note")
+            self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
+        camera = ui.scene.perspective_camera(fov=50, near=0.05)
+        self.scene = ui.scene(grid=False, camera=camera, background_color="#1d2229", fps=30).classes("scene")
         with ui.element("div").classes("row"):
             ui.label("Drag to turn, wheel or pinch to come closer.").classes("note")
             ui.button("as seen", on_click=self._from_the_camera).props("flat dense no-caps")
@@ -183,7 +191,6 @@ class Page:
         self.photo.style(f"max-width: calc(76vh * {width / height:.4f}); aspect-ratio: {width} / {height}")
         self.photo.set_source(f"/picture/{index}")
         if len(self.gallery) > 1:
-            self.slider.value = index
             self.count.text = f"{index + 1} of {len(self.gallery)}"
         self.pointer.clear()
         self.reading.text = ""
@@ -215,7 +222,7 @@ class Page:
         xyz_m, _ = self.view.cloud
         x, y, z = np.median(_in_scene(xyz_m), axis=0) if len(xyz_m) else (0.0, 1.0, 0.0)
         self.scene.move_camera(
-            x=0.0, y=-0.4 * y, z=0.15 * y, look_at_x=float(x), look_at_y=float(y), look_at_z=float(z), duration=0
+            x=0.0, y=-0.35 * y, z=0.12 * y, look_at_x=float(x), look_at_y=float(y), look_at_z=float(z), duration=0
         )
 
     # --- pointing
@@ -227,6 +234,7 @@ class Page:
         at = self.view.pixel(event.image_x, event.image_y)
         if event.type == "click":
             self.uv.append(at)
+            await self.hover(None)  # a finger points nowhere afterwards
             await self._show_pins()
         else:
             await self.hover(at)
@@ -239,20 +247,25 @@ class Page:
         [pin] = await asyncio.to_thread(self.view.pins, [at])
         self.reading.text = _said(pin)
         with self.pointer:
-            self._mark(pin, pin.metres)
+            self._mark(self._place(pin), pin.metres)
 
-    def _mark(self, pin: Pin, text: str, colour: str | None = None) -> None:
-        """A tag at the place of a pixel, and a dot there where it has a colour."""
-        height, width = self.view.frame.size
-        across, down = (pin.uv[0] + 0.5) / width, (pin.uv[1] + 0.5) / height
-        with self.ui.element("div").classes("mark" if across < 0.6 else "mark left") as mark:
-            mark.style(f"left: {100 * across:.3f}%; top: {100 * down:.3f}%")
+    def _mark(self, at: tuple[float, float], text: str, colour: str | None = None, between: bool = False) -> None:
+        """A tag beside a place of the picture (fractions across and down), or `between` two of them; and a dot there
+        where it has a colour."""
+        side = "mark between" if between else "mark left" if at[0] > 0.6 else "mark"
+        with self.ui.element("div").classes(side) as mark:
+            mark.style(f"left: {100 * at[0]:.3f}%; top: {100 * at[1]:.3f}%")
             if colour:
                 self.ui.element("div").classes("dot").style(f"background: {colour}")
             self.ui.label(text).classes("tag")
 
+    def _place(self, pin: Pin) -> tuple[float, float]:
+        height, width = self.view.frame.size
+        return (pin.uv[0] + 0.5) / width, (pin.uv[1] + 0.5) / height
+
     async def _show_pins(self) -> None:
         pins = await asyncio.to_thread(self.view.pins, list(self.uv))
+        self.clearing.set_visibility(bool(pins))
         self.marks.clear()
         self.pins.clear()
         for thing in self.objects:
@@ -261,7 +274,7 @@ class Page:
         for number, pin in enumerate(pins):
             colour = PIN_COLOURS[number % len(PIN_COLOURS)]
             with self.marks:
-                self._mark(pin, pin.metres, colour)
+                self._mark(self._place(pin), pin.metres, colour)
             with self.pins:
                 if math.isfinite(pin.step_m):
                     self.ui.label(f"{pin.step_m:.2f} m apart").classes("distance")
@@ -271,18 +284,18 @@ class Page:
             if all(map(math.isfinite, pin.xyz_m)):
                 sphere = self.scene.sphere(0.05).material(colour)
                 self.objects.append(sphere.move(*_in_scene(np.array(pin.xyz_m)).tolist()))
-        height, width = self.view.frame.size
         shown_height, shown_width = self.view.shown_size
         lines = []
-        for start, end in zip(pins, pins[1:]):
-            (x1, y1), (x2, y2) = (
-                ((u + 0.5) * shown_width / width, (v + 0.5) * shown_height / height) for u, v in (start.uv, end.uv)
-            )
+        for start, end in itertools.pairwise(pins):
+            (x1, y1), (x2, y2) = self._place(start), self._place(end)
             lines.append(
-                f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="white" stroke-width="2"'
-                ' stroke-dasharray="6 4" vector-effect="non-scaling-stroke"/>'
+                f'<line x1="{x1 * shown_width:.1f}" y1="{y1 * shown_height:.1f}" x2="{x2 * shown_width:.1f}"'
+                f' y2="{y2 * shown_height:.1f}" stroke="white" stroke-width="2" stroke-dasharray="6 4"'
+                ' vector-effect="non-scaling-stroke"/>'
             )
             if math.isfinite(end.step_m):
+                with self.marks:
+                    self._mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", between=True)
                 ends = (_in_scene(np.array(pin.xyz_m)).tolist() for pin in (start, end))
                 self.objects.append(self.scene.line(*ends).material("#ffffff"))
         self.photo.content = "".join(lines)
@@ -291,11 +304,14 @@ class Page:
         if not event.action.keydown:
             return
         if event.key.escape:
-            self.uv.clear()
-            await self._show_pins()
+            await self._clear()
         step = 1 if event.key.arrow_right else -1 if event.key.arrow_left else 0
-        if step and 0 <= self.index + step < len(self.gallery):
-            await self.look(self.index + step)
+        if step and len(self.gallery) > 1:
+            self.slider.value = min(max(self.slider.value + step, 0), len(self.gallery) - 1)
+
+    async def _clear(self) -> None:
+        self.uv.clear()
+        await self._show_pins()
 
 
 def _in_scene(xyz_m: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `spd ask` and `spd view` look at: pictures, folders of them, videos, cameras and bags; and what both say of it."""
+"""What `spd ask` and `spd view` look at: pictures, folders of them, videos, cameras, bags; and what both say of it."""
 
 from __future__ import annotations
 

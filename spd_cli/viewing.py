@@ -112,7 +112,7 @@ def _packed(rgb: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(png: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
 class Gallery(Sequence["View"]):
