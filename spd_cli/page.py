@@ -60,9 +60,9 @@ body { background: #14171c; color: #e8eaed; }
 def serve(gallery: Gallery, host: str, port: int, browser: bool) -> None:
     """Show the pictures at http://host:port until Ctrl-C; `browser` opens one where there is a screen."""
     with extra("view"):
-        from fastapi import Response
         from nicegui import app, ui
         from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.responses import Response
 
     def send(index: int, media_type: str, of: Callable[[View], bytes]) -> Response:
         if not 0 <= index < len(gallery):
@@ -162,10 +162,9 @@ class Page:
         self.reading = ui.label().classes("reading")
         self.pins = ui.element("div").classes("pins")
         with ui.element("div").classes("row"):
+            help_text = "Point at the picture for metres, click to pin; two pins give their distance. Esc clears them."
             walking = " Arrow keys walk the frames." if len(self.gallery) > 1 else ""
-            ui.label(
-                f"Point at the picture for metres, click to pin; two pins give their distance. Esc clears them.{walking}"
-            ).classes("note")
+            ui.label(help_text + walking).classes("note")
             self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
         camera = ui.scene.perspective_camera(fov=50, near=0.05)
         self.scene = ui.scene(grid=False, camera=camera, background_color="#1d2229", fps=30).classes("scene")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +97,8 @@ def _collected(what: list[str], most: int) -> list[Picture]:
     found = []
     for word in what:
         stream = 0
-        for picture in track(pictures([word], most + 1), f"reading {word}", transient=True):
+        reading = track(pictures([word], most + 1), f"reading {word}", transient=True, disable=not sys.stdout.isatty())
+        for picture in reading:
             if picture.is_moving:
                 stream += 1
                 if stream > most:
