@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
 CLOUD_POINT_M = 0.03
+# On a slider that was touched, arrow keys are the slider's, and not the page's too.
+KEEP_ARROWS = "(event) => { if (event.key.startsWith('Arrow')) event.stopPropagation() }"
 CSS = """
 body { background: #14171c; color: #e8eaed; }
 .nicegui-content { padding: 12px; gap: 8px; }
@@ -80,7 +82,7 @@ def serve(gallery: Gallery, host: str, port: int, browser: bool) -> None:
     # A web page elsewhere whose name is made to mean this machine is not answered.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
-    say(f"http://{host}:{port}  (Ctrl-C ends it)")
+    app.on_startup(lambda: say(f"http://{host}:{port}  (Ctrl-C ends it)"))
     ui.run(
         lambda: Page(gallery),
         host=host,
@@ -124,7 +126,7 @@ class Page:
         self.objects: list = []  # of the pins, in the scene
         self.look, self.hover = Newest(self._look), Newest(self._hover)
         ui.add_css(CSS)
-        ui.keyboard(self._key, ignore=["input", "select", "button", "textarea", "div"])  # type: ignore[list-item]
+        ui.keyboard(self._key)
         with ui.element("div").classes("page"):
             with ui.element("div").classes("part"):
                 self._build_picture()
@@ -146,13 +148,13 @@ class Page:
                 self.slider = ui.slider(min=0, max=len(self.gallery) - 1, value=0).classes("frames")
                 self.slider.on_value_change(lambda event: self.look(int(event.value)))
                 self.slider.props('aria-label="frame"')
-                # The arrow keys are then the page's, and not both the slider's and the page's.
-                self.slider.on("change", js_handler="() => document.activeElement.blur()")
+                self.slider.on("keydown", js_handler=KEEP_ARROWS)
                 self.count = ui.label().classes("note count")
         with ui.element("div").classes("row"):
             ui.label("depth").classes("note")
             self.opacity = ui.slider(min=0, max=1, step=0.05, value=0.35).classes("opacity")
             self.opacity.props('aria-label="opacity of depth"')
+            self.opacity.on("keydown", js_handler=KEEP_ARROWS)
             self.opacity.on_value_change(self._show_dense)
         self.range = ui.element("div").classes("row note")
         self.note = ui.label().classes("note")

@@ -65,8 +65,6 @@ def view(
         import nicegui  # noqa: F401  # said before minutes of reading
     from .page import serve
 
-    if not what:
-        raise ViewError("no picture was named: spd view photo.jpg")
     if frames < 1:
         raise ViewError(f"frames must be positive, got {frames}")
     port = _free_port(port)
