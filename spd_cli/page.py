@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
-CLOUD_POINT_M = 0.03
 # On a slider that was touched, arrow keys are the slider's, and not the page's too.
 KEEP_ARROWS = "(event) => { if (event.key.startsWith('Arrow')) event.stopPropagation() }"
+CLOUD_VIEW_DEG = 50  # vertical
 CSS = """
 body { background: #14171c; color: #e8eaed; }
 .nicegui-content { padding: 12px; gap: 8px; }
@@ -38,8 +38,9 @@ body { background: #14171c; color: #e8eaed; }
 .name { font-weight: 600; overflow-wrap: anywhere; }
 .note { color: #9aa4b2; font-size: 13px; overflow-wrap: anywhere; }
 .note.assumed, .fault { color: #ffc857; }
-.row { display: flex; align-items: center; gap: 12px; }
-.row > .q-slider { flex: 1; }
+.line { display: flex; align-items: center; gap: 12px; }
+.line > .q-slider { flex: 1; }
+.line > .q-btn { flex: none; }
 .photo { width: 100%; cursor: crosshair; touch-action: manipulation; }
 .dense { position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none; }
 .marks { position: absolute; inset: 0; pointer-events: none; overflow: hidden; }
@@ -49,6 +50,7 @@ body { background: #14171c; color: #e8eaed; }
 .tag { background: #14171cd9; color: white; padding: 4px 6px; border-radius: 4px; transform: translate(10px, -50%); }
 .left > .tag { transform: translate(calc(-100% - 10px), -50%); }
 .between > .tag { transform: translate(-50%, -50%); background: #7ee0a1; color: #10241a; font-weight: 600; }
+@media (max-width: 800px) { .between { display: none; } }
 .bar { height: 10px; border-radius: 5px; flex: 1; }
 .reading { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .pins { display: flex; flex-direction: column; gap: 4px; }
@@ -143,37 +145,43 @@ class Page:
             self.marks = ui.element("div").classes("marks")
             self.pointer = ui.element("div").classes("marks")
         if len(self.gallery) > 1:
-            with ui.element("div").classes("row"):
+            with ui.element("div").classes("line"):
                 ui.label("frame").classes("note")
                 self.slider = ui.slider(min=0, max=len(self.gallery) - 1, value=0).classes("frames")
                 self.slider.on_value_change(lambda event: self.look(int(event.value)))
                 self.slider.props('aria-label="frame"')
                 self.slider.on("keydown", js_handler=KEEP_ARROWS)
                 self.count = ui.label().classes("note count")
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("line"):
             ui.label("depth").classes("note")
             self.opacity = ui.slider(min=0, max=1, step=0.05, value=0.35).classes("opacity")
             self.opacity.props('aria-label="opacity of depth"')
             self.opacity.on("keydown", js_handler=KEEP_ARROWS)
             self.opacity.on_value_change(self._show_dense)
-        self.range = ui.element("div").classes("row note")
+        self.range = ui.element("div").classes("line note")
         self.note = ui.label().classes("note")
 
     def _build_answers(self) -> None:
         ui = self.ui
         self.reading = ui.label().classes("reading")
         self.pins = ui.element("div").classes("pins")
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("line"):
             help_text = "Point at the picture for metres, click to pin; two pins give their distance. Esc clears them."
             walking = " Arrow keys walk the frames." if len(self.gallery) > 1 else ""
             ui.label(help_text + walking).classes("note")
             self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
-        camera = ui.scene.perspective_camera(fov=50, near=0.05)
-        self.scene = ui.scene(grid=False, camera=camera, background_color="#1d2229", fps=30).classes("scene")
-        with ui.element("div").classes("row"):
+        # No click events: one would carry every point under it.
+        self.scene = ui.scene(
+            grid=False,
+            camera=ui.scene.perspective_camera(fov=CLOUD_VIEW_DEG, near=0.05),
+            click_events=[],
+            background_color="#1d2229",
+            fps=30,
+        ).classes("scene")
+        with ui.element("div").classes("line"):
             ui.label("Drag to turn, wheel or pinch to come closer.").classes("note")
             ui.button("as seen", on_click=self._from_the_camera).props("flat dense no-caps")
-        self.cloud = self.scene.point_cloud([], [], point_size=CLOUD_POINT_M)
+        self.cloud = self.scene.point_cloud([], [])
 
     # --- what is looked at
 
@@ -197,8 +205,12 @@ class Page:
         self.reading.text = ""
         await self._show_dense()
         await self._show_pins()
-        xyz_m, colours = await asyncio.to_thread(lambda: view.cloud)
-        self.cloud.set_points(_in_scene(xyz_m).round(3).tolist(), colours.round(3).tolist())
+        xyz_m, colours, spacing_m = await asyncio.to_thread(lambda: view.cloud)
+        self.cloud.delete()
+        size = 1.3 * spacing_m / math.tan(math.radians(CLOUD_VIEW_DEG) / 2)  # three.js sizes points as of 90 degrees
+        self.cloud = self.scene.point_cloud(
+            _in_scene(xyz_m).round(3).tolist(), colours.round(3).tolist(), point_size=size
+        )
         if is_first:
             self._from_the_camera()
 
@@ -220,7 +232,7 @@ class Page:
             self.ui.label(f"{far_m:.1f} m")
 
     def _from_the_camera(self) -> None:
-        xyz_m, _ = self.view.cloud
+        xyz_m, _, _ = self.view.cloud
         x, y, z = np.median(_in_scene(xyz_m), axis=0) if len(xyz_m) else (0.0, 1.0, 0.0)
         self.scene.move_camera(
             x=0.0, y=-0.35 * y, z=0.12 * y, look_at_x=float(x), look_at_y=float(y), look_at_z=float(z), duration=0

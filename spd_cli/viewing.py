@@ -233,13 +233,15 @@ class View:
         return cv2.imencode(suffix, cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
 
     @cached_property
-    def cloud(self) -> tuple[np.ndarray, np.ndarray]:
-        """Points float32 [N, 3] m in the optical frame, on a grid of about CLOUD_POINTS pixels, and their colours,
-        float32 [N, 3] of 0 to 1. Those without x y z are left out."""
+    def cloud(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Points float32 [N, 3] m in the optical frame, on a grid of about CLOUD_POINTS pixels; their colours, float32
+        [N, 3] of 0 to 1; and how far neighbours are apart at the median depth, m. Those without x y z are left out."""
         height, width = self.frame.size
         share = min(1.0, math.sqrt(CLOUD_POINTS / (height * width)))
         uv = cell_centres((height, width), max(1, round(width * share)), max(1, round(height * share)))
         xyz_m = self.frame.answer(uv).xyz_m
         column, row = pixel_under(uv).T
         known = np.isfinite(xyz_m).all(axis=1)
-        return xyz_m[known], (self.rgb[row, column] / 255).astype(np.float32)[known]
+        xyz_m, colours = xyz_m[known], (self.rgb[row, column][known] / 255).astype(np.float32)
+        focal_px = self.frame.camera.focal_px if self.frame.camera else math.inf
+        return xyz_m, colours, float(np.median(xyz_m[:, 2])) / share / focal_px if len(xyz_m) else 0.0

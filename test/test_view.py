@@ -108,11 +108,12 @@ def test_points_of_what_is_shown_are_pixels_of_the_picture(size, predictor):
 
 def test_the_cloud_is_where_the_answers_are_in_the_colours_of_the_picture(rooms, predictor):
     view = Gallery([picture_of(rooms[0])], predictor)[0]
-    xyz_m, colours = view.cloud
+    xyz_m, colours, spacing_m = view.cloud
     assert xyz_m.shape == colours.shape == (96 * 128, 3)
     uv = CAMERA.project(xyz_m).round().astype(int)
     np.testing.assert_allclose(colours, rooms[0][uv[:, 1], uv[:, 0]] / 255, atol=1e-6)
     np.testing.assert_allclose(xyz_m[:, 2], view.frame.depth_at(uv))
+    assert spacing_m == pytest.approx(np.median(xyz_m[:, 2]) / CAMERA.fx)
 
 
 def test_depth_in_colours_is_dense_depth(rooms, predictor):
@@ -338,6 +339,7 @@ def test_the_cloud_is_drawn_and_turns(page):
     page.mouse.up()
     page.wait_for_timeout(500)
     assert (cv2.absdiff(before, drawn()) > 30).any(axis=2).mean() > 0.05
+    assert page.get_by_text("too large").count() == 0
 
 
 @pytest.mark.timeout(600)
