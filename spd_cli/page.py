@@ -295,7 +295,7 @@ class Page:
                     self.ui.element("div").classes("dot").style(f"background: {colour}")
                     self.ui.label(_said(pin))
             if all(map(math.isfinite, pin.xyz_m)):
-                sphere = self.scene.sphere(0.05).material(colour)
+                sphere = self.scene.sphere(0.02 * pin.depth_m).material(colour)
                 self.objects.append(sphere.move(*_in_scene(np.array(pin.xyz_m)).tolist()))
         shown_height, shown_width = self.view.shown_size
         lines = []
