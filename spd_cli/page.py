@@ -120,7 +120,8 @@ class Page:
     """One open page: the picture that is looked at, its pins, and the elements that show them."""
 
     def __init__(self, gallery: Gallery):
-        from nicegui import ui
+        with extra("view"):
+            from nicegui import ui
 
         self.ui, self.gallery = ui, gallery
         self.index, self.view = 0, gallery[0]
