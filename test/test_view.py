@@ -236,7 +236,7 @@ def page(browser, address):
 
     def listen(socket):
         page.requested.append(socket.url)
-        socket.on("framesent", page.sent.append)
+        socket.on("framesent", lambda sent: page.sent.append(sent))
 
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("websocket", listen)
