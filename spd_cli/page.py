@@ -187,21 +187,25 @@ class Page:
     # --- what is looked at
 
     async def _look(self, index: int) -> None:
+        if len(self.gallery) > 1:
+            self.count.text = f"{index + 1} of {len(self.gallery)}"
+        fault = ""
         try:
             view = await asyncio.to_thread(self.gallery.__getitem__, index)
         except SPDError as error:
-            self.note.text = str(error)
-            self.note.classes(add="fault")
+            fault = self.name.text = str(error)
+        self.name.classes(add="fault" if fault else "", remove="" if fault else "fault")
+        for element in (self.photo, self.pins, self.note, self.scene):
+            element.set_visibility(not fault)
+        if fault:
             return
         is_first, self.index, self.view = not self.photo.source, index, view
         height, width = view.shown_size
         self.name.text = view.name
         self.note.text = view.note
-        self.note.classes(remove="fault assumed", add="assumed" if view.is_assumed else "")
+        self.note.classes(remove="assumed", add="assumed" if view.is_assumed else "")
         self.photo.style(f"max-width: calc(76vh * {width / height:.4f}); aspect-ratio: {width} / {height}")
         self.photo.set_source(f"/picture/{index}")
-        if len(self.gallery) > 1:
-            self.count.text = f"{index + 1} of {len(self.gallery)}"
         self.pointer.clear()
         self.reading.text = ""
         await self._show_dense()

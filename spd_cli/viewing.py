@@ -29,7 +29,7 @@ from .sources import Picture, about_the_camera, focal_length_px, in_metres, pict
 HOST, PORT = "127.0.0.1", 8080
 SHOWN_PX = 1600  # longer side of what the browser gets; answers are of the picture itself
 CLOUD_POINTS = 20_000
-KEPT_VIEWS = 8
+KEPT_VIEWS = 4  # a photograph of 20 megapixels is 60 MB
 
 
 class ViewError(SPDError):

@@ -192,10 +192,11 @@ def is_answering(port):
 
 @pytest.fixture(scope="module")
 def address(rooms, tmp_path_factory):
-    """Of a page that shows three rooms."""
+    """Of a page that shows three rooms, and a file that is none."""
     folder = tmp_path_factory.mktemp("rooms")
     for i, rgb in enumerate(rooms):
         cv2.imwrite(str(folder / f"{i}.png"), rgb[..., ::-1])
+    (folder / "3.png").write_text("hello")
     (folder / "camera.txt").write_text(f"{CAMERA.fx} {CAMERA.fy} {CAMERA.cx} {CAMERA.cy}")
     command = [sys.executable, "-m", "spd_cli", "view", str(folder), "--browser", "false"]
     command += ["--device", "cpu", "--runtime", "torch"]
@@ -290,25 +291,28 @@ def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor
 @pytest.mark.timeout(600)
 def test_slider_and_arrow_keys_walk_the_frames_and_pins_stay_at_their_pixels(page, rooms, predictor):
     page.mouse.click(*at_pixel(page, 64, 50))
-    keys = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowRight", 2), ("ArrowLeft", 1)]
+    keys = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)]
     for key, index in keys:
         page.keyboard.press(key)
-        waits_for(page, ".count", f"{index + 1} of 3")
+        waits_for(page, ".count", f"{index + 1} of 4")
         answer = predictor.encode(rooms[index], CAMERA).answer(np.array([[64.0, 50.0]]))
         waits_for(page, ".pins", said(answer, 0, 64, 50))
         waits_for(page, ".name", f"{index}.png")
     slider = page.locator(".frames").bounding_box()
     page.mouse.click(slider["x"] + slider["width"] - 2, slider["y"] + slider["height"] / 2)
-    waits_for(page, ".count", "3 of 3")
+    waits_for(page, ".name.fault", "3.png is text that begins with 'hello'")
+    assert page.locator(".count").inner_text() == "4 of 4"
+    assert not page.locator(".photo").is_visible()
     page.keyboard.press("ArrowLeft")  # one step, though it is the slider that was touched
-    waits_for(page, ".count", "2 of 3")
+    waits_for(page, ".name", "2.png")
     page.wait_for_timeout(300)
-    assert page.locator(".count").inner_text() == "2 of 3"
+    assert page.locator(".count").inner_text() == "3 of 4"
+    assert page.locator(".photo").is_visible()
     slider = page.locator(".opacity").bounding_box()
     page.mouse.click(slider["x"] + slider["width"] / 2, slider["y"] + slider["height"] / 2)
     page.keyboard.press("ArrowRight")  # that of the layer
     page.wait_for_function("getComputedStyle(document.querySelector('.dense')).opacity > 0.54")
-    assert page.locator(".count").inner_text() == "2 of 3"
+    assert page.locator(".count").inner_text() == "3 of 4"
 
 
 @pytest.mark.timeout(600)
@@ -379,4 +383,4 @@ def test_nothing_is_asked_of_other_machines_nor_answered_to_them(page, address):
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(named)
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{address}/picture/3")
+        urllib.request.urlopen(f"{address}/picture/4")
