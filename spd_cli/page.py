@@ -127,7 +127,7 @@ class Page:
         self.index, self.view = 0, gallery[0]
         self.uv: list[tuple[int, int]] = []  # of the pins
         self.objects: list = []  # of the pins, in the scene
-        self.look, self.hover = Newest(self._look), Newest(self._hover)
+        self.look, self.hover, self.show_pins = Newest(self._look), Newest(self._hover), Newest(self._show_pins)
         ui.add_css(CSS)
         ui.keyboard(self._key)
         with ui.element("div").classes("page"):
@@ -209,7 +209,7 @@ class Page:
         self.pointer.clear()
         self.reading.text = ""
         await self._show_dense()
-        await self._show_pins()
+        await self.show_pins(list(self.uv))
         xyz_m, colours, spacing_m = await asyncio.to_thread(lambda: view.cloud)
         self.cloud.delete()
         size = 1.3 * spacing_m / math.tan(math.radians(CLOUD_VIEW_DEG) / 2)  # three.js sizes points as of 90 degrees
@@ -253,7 +253,7 @@ class Page:
         if event.type == "click":
             self.uv.append(at)
             await self.hover(None)  # a finger points nowhere afterwards
-            await self._show_pins()
+            await self.show_pins(list(self.uv))
         else:
             await self.hover(at)
 
@@ -281,8 +281,8 @@ class Page:
         height, width = self.view.frame.size
         return (pin.uv[0] + 0.5) / width, (pin.uv[1] + 0.5) / height
 
-    async def _show_pins(self) -> None:
-        pins = await asyncio.to_thread(self.view.pins, list(self.uv))
+    async def _show_pins(self, uv: list[tuple[int, int]]) -> None:
+        pins = await asyncio.to_thread(self.view.pins, uv)
         self.clearing.set_visibility(bool(pins))
         self.marks.clear()
         self.pins.clear()
@@ -329,7 +329,7 @@ class Page:
 
     async def _clear(self) -> None:
         self.uv.clear()
-        await self._show_pins()
+        await self.show_pins(list(self.uv))
 
 
 def _in_scene(xyz_m: np.ndarray) -> np.ndarray:
