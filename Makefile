@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 # Processes of one run hear only each other, and only on this machine.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 # Of pyproject.toml, what .venv gets; `encoders` is only for training from pretrained weights.
-EXTRAS := train onnx ros dev
+EXTRAS := train onnx ros view dev
 PYTHON_VERSION := >=3.11,<3.14
 
 .PHONY: help setup demo test lint wheel bench requirements

@@ -15,6 +15,7 @@ from .console import reported
 # torch, which takes seconds.
 COMMANDS: dict[str, str | dict[str, str]] = {
     "ask": "spd_cli.asking:ask",
+    "view": "spd_cli.viewing:view",
     "demo": "spd_cli.recordings:demo",
     "train": "spd_core.training_config:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
     "eval": "spd_cli.commands:evaluate_checkpoint",
@@ -54,7 +55,7 @@ def _run(arguments: list[str]) -> None:
     keep_freed_memory()
     check_settings_files(arguments)
     command = _loaded(COMMANDS[name])
-    arguments = spelled_out(arguments) if name != "ask" else gathered(spelled_out(arguments), command)
+    arguments = gathered(spelled_out(arguments), command) if name in ("ask", "view") else spelled_out(arguments)
     result = auto_cli({name: command}, args=arguments, parser_class=Parser)
     if name == "train":
         import_module("spd_core.training").train(result)

@@ -1,4 +1,4 @@
-"""`spd ask`: depth at pixels of pictures, videos and cameras."""
+"""`spd ask`: depth at pixels of pictures, videos, bags and cameras."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.table import Table
 
 from spd_core import files
 from spd_core.camera import cell_centres, inside_image
-from spd_core.data.images import TURNED, read_colour, write_picture
+from spd_core.data.images import write_picture
 from spd_core.errors import SPDError
-from spd_core.intrinsics import KnownCamera, camera_of_picture
+from spd_core.intrinsics import KnownCamera
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, Predictor
 from spd_core.status import Status
 
 from .console import make_console, printable, say
+from .sources import about_the_camera, focal_length_px, in_metres, pictures
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 POINT = re.compile(r"[-+\d.e]+,[-+\d.e]+")
 
 
@@ -62,8 +60,8 @@ def ask(
     """Depth at pixels of a photograph: spd ask photo.jpg 320,240 100,400.
 
     Args:
-        what: pictures, folders of them, videos or /dev/video0, and pixels u,v: u to the right, v down, of the picture
-            as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
+        what: pictures, folders of them, videos, bags or /dev/video0, and pixels u,v: u to the right, v down, of the
+            picture as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
         camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration); or a
             number, 0 for the first, of a camera to look through. Without it: camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
@@ -73,7 +71,7 @@ def ask(
         out: write the picture with the points on it; a folder for several.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime or compile.
-        frames: of a video or camera, how many; without it until it ends or Ctrl-C.
+        frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
     """
     points = [word for word in what if POINT.fullmatch(word)]
     sources = [word for word in what if not POINT.fullmatch(word)]
@@ -84,10 +82,9 @@ def ask(
     wanted = _points(points), _grid(grid)
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, several = [], len(sources) > 1 or files.expanded(sources[0]).is_dir()
-    for count, (name, rgb, is_moving) in enumerate(_frames(sources, frames)):
-        asked = _answer(
-            predictor, name, rgb, wanted, camera_of_picture(files.expanded(name), rgb.shape[:2], camera, fov)
-        )
+    for count, picture in enumerate(pictures(sources, frames)):
+        name, rgb, is_moving = picture.name, picture.read(), picture.is_moving
+        asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov))
         if json:
             print(json_format.dumps(_record(asked)), flush=True)
         elif is_moving:
@@ -125,45 +122,6 @@ def _grid(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _frames(sources: list[str], most: int | None) -> Iterator[tuple[str, np.ndarray, bool]]:
-    """Name, RGB uint8 [H, W, 3], and whether it is one of a stream, of all that is named."""
-    for source in sources:
-        path = files.expanded(source)
-        if source.isdecimal() and not path.exists():
-            yield from _captured(source, int(source), most)
-        elif path.is_char_device() or path.suffix.lower() in VIDEOS:
-            yield from _captured(source, str(path), most)
-        elif path.is_dir():
-            found = [
-                f for f in files.listed(path, "*") if f.suffix.lower() in PICTURES and not f.stem.endswith(".depth")
-            ]
-            if not found:
-                raise AskError(f"{source} has no pictures ({', '.join(PICTURES)})")
-            yield from ((str(file), read_colour(file, TURNED), False) for file in found)
-        else:
-            yield source, read_colour(path, TURNED), False
-
-
-def _captured(name: str, source: int | str, most: int | None) -> Iterator[tuple[str, np.ndarray, bool]]:
-    if isinstance(source, str) and not Path(source).exists():
-        raise AskError(f"{source} does not exist")
-    capture = cv2.VideoCapture(source)
-    try:
-        count = 0
-        while (most is None or count < most) and (read := capture.read())[0]:
-            yield name, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), True
-            count += 1
-    finally:
-        capture.release()
-    if count == 0:
-        what = (
-            f"camera {source} cannot be opened"
-            if isinstance(source, int)
-            else f"{source} {files.problem(Path(source))}"
-        )
-        raise AskError(f"{what}; OpenCV reads no picture from it")
-
-
 def _answer(
     predictor: Predictor,
     name: str,
@@ -182,24 +140,6 @@ def _answer(
     return Asked(name, rgb, points, known, frame, frame.answer(points))
 
 
-def _focal_px(asked: Asked) -> float:
-    camera = asked.known.camera
-    return camera.focal_px if camera else asked.frame.transform.expected_focal_px
-
-
-def _about_the_camera(asked: Asked) -> str:
-    focal_px, width = _focal_px(asked), asked.rgb.shape[1]
-    view_deg = 2 * math.degrees(math.atan(width / 2 / focal_px))
-    if asked.known.camera:
-        said = f"focal length {focal_px:.0f} px ({view_deg:.0f} degrees wide), from {asked.known.source}"
-    else:
-        said = (
-            f"nothing says the focal length: {focal_px:.0f} px ({view_deg:.0f} degrees wide) is assumed, and there is"
-            " no x y z; --fov or --camera tells it"
-        )
-    return f"{said}. Were it 10 % longer, all depths would be 10 % longer."
-
-
 def _show(asked: Asked) -> None:
     table = Table("u", "v", "depth, m", "± σ, m", "x, m", "y, m", "z, m", "", title=printable(asked.name))
     answer = asked.answer
@@ -209,12 +149,12 @@ def _show(asked: Asked) -> None:
         numbers = [f"{value:.2f}" if math.isfinite(value) else "" for value in (depth_m, sigma_m, *xyz_m)]
         table.add_row(f"{u:g}", f"{v:g}", *numbers, "" if status == Status.OK else Status(status).name)
     make_console().print(table)
-    say(_about_the_camera(asked))
+    say(about_the_camera(asked.known, asked.frame) + ("" if asked.known.camera else " Without it there is no x y z."))
 
 
 def _words(asked: Asked) -> Iterator[str]:
     for (u, v), depth_m, sigma_m in zip(asked.uv, asked.answer.depth_m, asked.answer.sigma_m):
-        yield f"{u:g},{v:g}: " + (f"{depth_m:.2f} ± {sigma_m:.2f} m" if math.isfinite(depth_m) else "none")
+        yield f"{u:g},{v:g}: {in_metres(depth_m, sigma_m)}"
 
 
 def _record(asked: Asked) -> dict:
@@ -225,7 +165,7 @@ def _record(asked: Asked) -> dict:
     return {
         "image": asked.name,
         "size": [asked.rgb.shape[1], asked.rgb.shape[0]],
-        "focal_px": number(_focal_px(asked)),
+        "focal_px": number(focal_length_px(asked.known, asked.frame)),
         "focal_from": asked.known.source if asked.known.camera else "assumed",
         "points": [
             {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -50,6 +53,15 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
     result = replay(out / "bag", recorded=True, out=out)
     if result.summary["answered"] < result.summary["queries"]:
         raise SPDError(f"{result.summary['queries'] - result.summary['answered']} queries stayed without an answer")
+    spd, bag = "spd" if shutil.which("spd") else sys.argv[0], shlex.quote(str(out / "bag"))
+    tips = {
+        f"{spd} view {bag}": "point at these frames in your browser",
+        f"{spd} ask {bag} 320,240 --frames 5": "the same in words",
+        f"{spd} ask photo.jpg 320,240": "a photograph of your own",
+    }
+    say("What to try next:", "bold")
+    for command, what in tips.items():
+        say(f"  {command:{max(map(len, tips))}}  {what}")
 
 
 def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float = 10.0, storage: str = "mcap") -> None:

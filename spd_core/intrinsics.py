@@ -63,7 +63,7 @@ def camera_of_picture(
         return KnownCamera(camera, f"{file.parent / 'camera.txt'}")
     if found := focal_from_exif(file, size):
         focal_px, source = found
-        return KnownCamera(_centred(focal_px, size), source)
+        return KnownCamera(centred_camera(focal_px, size), source)
     return KnownCamera(None, "nothing")
 
 
@@ -71,10 +71,11 @@ def camera_of_view(fov_deg: float, size: tuple[int, int]) -> Camera:
     """A pinhole whose image of `size` (height, width) px is `fov_deg` degrees wide."""
     if not 1 <= fov_deg <= 170:
         raise IntrinsicsError(f"the horizontal angle of view must be 1 to 170 degrees, got {fov_deg:g}")
-    return _centred(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
+    return centred_camera(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
 
 
-def _centred(focal_px: float, size: tuple[int, int]) -> Camera:
+def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
+    """A pinhole that looks through the middle of an image of `size` (height, width) px."""
     height, width = size
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
 

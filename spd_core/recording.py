@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +23,13 @@ from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .pixels import at_pixels, pixel_under, random_pixels
 from .predictor import Predictor
-from .reports import new_figure, save_figure
+from .reports import new_figure, save_figure, say_instead
 from .scale import ScaleFilter
 from .scale_evaluation import draw_references
 from .status import Status
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -234,27 +238,53 @@ def write(result: Report, folder: str | Path) -> None:
         depth_m = np.concatenate([reply.depth_m for _, reply in pictured.answered()])
         overlay = draw_overlay(pictured.rgb, uv, depth_m)
         write_picture(folder / "overlay.png", overlay)
-    _draw(result, folder / "report.png")
+    save_figure(draw(result), folder / "report.png")
 
 
-def _draw(result: Report, path: Path) -> None:
+def draw(result: Report) -> Figure:
+    """Errors by frame, latency, answers against truth, and statuses; words where there is nothing to draw."""
     figure = new_figure(14, 7)
+    figure.suptitle(f"{result.summary['mode']}: {result.summary['bag']}", parse_math=False)
     error_axis, latency_axis, scatter_axis, status_axis = figure.subplots(2, 2).ravel()
-    number = [row["frame"] for row in result.frames]
-    error_axis.plot(number, [row["abs_rel"] for row in result.frames], marker=".")
-    error_axis.set(xlabel="frame", ylabel="AbsRel", ylim=(0, None))
-    error_axis.set_title(f"{result.summary['mode']}: {result.summary['bag']}", parse_math=False)
     answered = [both for frame in result.played for both in frame.answered()]
-    latency_axis.hist(_latency_ms([reply for _, reply in answered]), bins=30)
-    latency_axis.set(xlabel="latency, ms", ylabel="queries")
-    pairs = [(asked.truth_m, reply.depth_m) for asked, reply in answered]
-    if pairs:
-        truth, depth = (np.concatenate(part) for part in zip(*pairs))
-        scatter_axis.scatter(truth[:20_000], depth[:20_000], s=2, alpha=0.3)
-        top = np.nanmax([*truth[np.isfinite(truth)], 1.0])
-        scatter_axis.plot([0, top], [0, top], color="black", linewidth=0.8)
-    scatter_axis.set(xlabel="true depth, m", ylabel="answered depth, m")
+    unanswered = "no query was answered" if result.summary["queries"] else "nothing was asked"
+    depths_m = [(asked.truth_m, reply.depth_m) for asked, reply in answered]
+    truth_m, depth_m = (np.concatenate([[], *part]) for part in zip(([], []), *depths_m))
+    compared = np.isfinite(truth_m) & np.isfinite(depth_m)
+    if compared.any():
+        abs_rel = [row["abs_rel"] for row in result.frames]
+        if len(abs_rel) > 1:
+            error_axis.plot([row["frame"] for row in result.frames], abs_rel, marker=".")
+            error_axis.set(xlabel="frame", ylabel="AbsRel", ylim=(0, None))
+            error_axis.xaxis.get_major_locator().set_params(integer=True)
+        else:
+            say_instead(error_axis, f"one frame, AbsRel {abs_rel[0]:.3f}")
+        scatter_axis.scatter(truth_m[compared][:20_000], depth_m[compared][:20_000], s=2, alpha=0.3)
+        top_m = truth_m[compared].max()
+        scatter_axis.plot([0, top_m], [0, top_m], color="black", linewidth=0.8)
+        scatter_axis.set(xlabel="true depth, m", ylabel="answered depth, m")
+    else:
+        known_m = depth_m[np.isfinite(depth_m)]
+        say_instead(error_axis, "no true depth to compare with" if len(known_m) else unanswered)
+        if len(known_m):
+            scatter_axis.hist(known_m, bins=30)
+            scatter_axis.set(xlabel="answered depth, m", ylabel="points")
+        else:
+            say_instead(scatter_axis, unanswered)
+    latency_ms = _latency_ms([reply for _, reply in answered])
+    if len(latency_ms) > 1:
+        latency_axis.hist(latency_ms, bins=30)
+        latency_axis.set(xlabel="latency, ms", ylabel="queries")
+    else:
+        say_instead(latency_axis, f"one answer, after {latency_ms[0]:.1f} ms" if len(latency_ms) else unanswered)
     counts = result.summary["points_by_status"]
-    status_axis.barh(list(counts), list(counts.values()))
-    status_axis.set(xlabel="points", title="status")
-    save_figure(figure, path)
+    if len(counts) > 1:
+        bars = status_axis.barh(list(counts), list(counts.values()))
+        status_axis.bar_label(bars, fmt="{:,.0f}", padding=3)
+        status_axis.set(xlabel="points", title="status")
+        status_axis.margins(x=0.1)
+    else:
+        say_instead(
+            status_axis, "".join(f"all {count:,} points: {name}" for name, count in counts.items()) or unanswered
+        )
+    return figure

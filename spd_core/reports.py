@@ -33,6 +33,12 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return figure
 
 
+def say_instead(axis: Axes, text: str) -> None:
+    """Words in the place of a plot that would show nothing."""
+    axis.axis("off")
+    axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, parse_math=False, transform=axis.transAxes)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with files.replaced(path) as partial:
@@ -62,10 +68,16 @@ def _draw_evaluation(result: Evaluation, predictor: Predictor, dataset: Dataset,
     figure = new_figure(15, 3.4 * (1 + len(shown)))
     top, *rows = figure.subfigures(1 + len(shown), 1, squeeze=False).ravel()
     histogram, against = top.subplots(1, 2)
-    histogram.hist(errors[order], bins=min(50, max(5, len(order) // 4)), color="tab:blue")
-    histogram.axvline(result["mean"]["abs_rel"], color="black", label=f"mean {result['mean']['abs_rel']:.3f}")
-    histogram.set(xlabel="AbsRel of an image", ylabel="images", title=f"{len(order)} images, {result['layout']}")
-    histogram.legend()
+    mean = f"mean {result['mean']['abs_rel']:.3f}"
+    if len(order) > 1:
+        histogram.hist(errors[order], bins=min(50, max(5, len(order) // 4)), color="tab:blue")
+        histogram.axvline(result["mean"]["abs_rel"], color="black", label=mean)
+        histogram.set(xlabel="AbsRel of an image", ylabel="images", title=f"{len(order)} images, {result['layout']}")
+        histogram.legend()
+    else:
+        say_instead(
+            histogram, f"one image of {result['layout']}\nAbsRel {mean}" if order else "no image has valid depth"
+        )
     _draw_error_against_depth(against, [dataset[i] for i in order[:: max(1, len(order) // 24)]], predictor, protocol)
     for row, (title, i) in zip(rows, shown):
         pred_m = predict(predictor, dataset[i], replace(protocol, points=None, grid=None))
@@ -110,5 +122,8 @@ def _draw_error_against_depth(axis: Axes, samples: list[Sample], predictor: Pred
         axis.fill_between(middle, quartiles[:, 0], quartiles[:, 2], alpha=0.3, label="quartiles")
         axis.plot(middle, quartiles[:, 1], marker=".", label="median")
         axis.legend()
+    else:
+        say_instead(axis, "too few pixels with depth to draw the error against it")
+        return
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(xlabel="depth, m", ylabel="prediction / truth - 1", title=f"error against depth ({len(samples)} images)")

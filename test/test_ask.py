@@ -13,6 +13,8 @@ from PIL.TiffImagePlugin import IFDRational
 
 from spd_cli import main
 from spd_core import Camera, Predictor
+from spd_core.data.bag import BagFrame
+from spd_core.data.bag_writing import write_bag
 from spd_core.intrinsics import IntrinsicsError, camera_of_picture, read_calibration
 from spd_core.pictures import draw_overlay
 
@@ -208,6 +210,17 @@ def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["#0", "#1"]
     assert all("20,30: " in line and " ± " in line and line.endswith("700,30: none") for line in lines)
+
+
+def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch, capsys):
+    frames = [BagFrame((1 + i) * 10**9, PIXELS, None, Camera(100, 100, 63.5, 47.5), []) for i in range(3)]
+    write_bag(tmp_path / "bag", frames)
+    spd(monkeypatch, tmp_path / "bag", "20,30", "--frames", "2", "--json")
+    from_bag = records(capsys)
+    assert [(record["focal_px"], record["focal_from"]) for record in from_bag] == [(100, "the bag's camera_info")] * 2
+    cv2.imwrite(str(tmp_path / "p.png"), PIXELS[..., ::-1])
+    spd(monkeypatch, tmp_path / "p.png", "20,30", "--camera", "100,100,63.5,47.5", "--json")
+    assert from_bag[0]["points"] == records(capsys)[0]["points"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from spd_core.data.bag import Bag, BagFrame, find_topics, read_frames
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.topics import Topics
 from spd_core.names import DEPTH_TOPIC, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
-from spd_core.recording import Asked, Replayed, Reply, Sampling, answer_offline, frames_to_ask, gaps, report
+from spd_core.recording import Asked, Replayed, Reply, Sampling, answer_offline, draw, frames_to_ask, gaps, report
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
@@ -288,3 +288,30 @@ def test_what_a_bag_lacks_is_told(tmp_path, monkeypatch, capsys):
     only = recorded.write(tmp_path / "only", [m for m in recorded.usual(1) if m[0].endswith("info")])
     code, _, error = said_by(monkeypatch, capsys, "replay", only)
     assert "no colour image; it has /camera/color/camera_info (sensor_msgs/msg/CameraInfo, 1)" in error
+
+
+@pytest.mark.parametrize(
+    ("count", "with_depth", "uv", "replied", "words"),
+    [
+        (2, True, [[5, 5], [-5, 5]], True, []),
+        (2, True, [[5, 5]], True, ["all 2 points: OK"]),
+        (2, False, [[5, 5], [-5, 5]], True, ["no true depth to compare with"]),
+        (1, True, [[5, 5]], True, ["one frame, AbsRel 0.500", "one answer, after 40.0 ms", "all 1 points: OK"]),
+        (2, True, [[5, 5]], False, ["no query was answered"] * 4),
+        (2, True, [], False, ["nothing was asked"] * 4),
+    ],
+)
+def test_panels_of_the_report_that_would_show_nothing_say_so(count, with_depth, uv, replied, words):
+    played = []
+    for i in range(count):
+        depth_m = np.full((20, 30), 2, np.float32) if with_depth else None
+        queries = [(np.array(uv, float), np.arange(len(uv)))] if uv else []
+        frame = Replayed.of(BagFrame(i, np.zeros((20, 30, 3), np.uint8), depth_m, CAMERA, queries), keep_picture=False)
+        for asked in frame.asked if replied else []:
+            outside = asked.uv[:, 0] < 0
+            status = np.where(outside, Status.OUTSIDE_IMAGE, Status.OK)
+            asked.reply = Reply(np.where(outside, np.nan, 3.0), status, 0.040)
+        played.append(frame)
+    figure = draw(report(played, {"mode": "offline", "bag": "$a bag$"}))
+    assert [text.get_text() for axis in figure.axes for text in axis.texts if not axis.axison] == words
+    assert figure.get_suptitle() == "offline: $a bag$"

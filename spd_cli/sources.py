@@ -1,0 +1,146 @@
+"""What `spd ask` and `spd view` look at: pictures, folders of them, videos, cameras, bags; and what both say of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from spd_core import files
+from spd_core.camera import Camera
+from spd_core.data.images import TURNED, read_colour
+from spd_core.errors import SPDError
+from spd_core.intrinsics import KnownCamera, camera_of_picture
+from spd_core.predictor import EncodedFrame
+
+from .console import say
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+BAGS = (".mcap", ".db3", ".zstd", ".bag")
+
+
+class SourceError(SPDError):
+    """There is nothing to look at; the message says where, and what is."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, or a frame of a video, a camera or a bag.
+
+    Attributes:
+        name: what the user called it, or its file in a folder.
+        read: its pixels, RGB uint8 [H, W, 3], as they are looked at.
+        is_moving: it is one of a stream.
+        camera: what the bag's camera_info says.
+    """
+
+    name: str
+    read: Callable[[], np.ndarray]
+    is_moving: bool = False
+    camera: Camera | None = None
+
+    def known_camera(self, size: tuple[int, int], told: str | None, fov_deg: float | None) -> KnownCamera:
+        """The camera as `camera_of_picture` finds it; of a bag, its camera_info where nothing else is told."""
+        if self.camera and told is None and fov_deg is None:
+            return KnownCamera(self.camera, "the bag's camera_info")
+        return camera_of_picture(files.expanded(self.name), size, told, fov_deg)
+
+
+def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
+    """All that is named: files, folders, videos, /dev/video0 or its number, bags. At most `most` of each stream.
+
+    Raises:
+        SourceError: there is no picture in one of them.
+        DataError: a bag cannot be read.
+    """
+    for source in sources:
+        path = files.expanded(source)
+        if source.isdecimal() and not path.exists():
+            yield from _captured(source, int(source), most)
+        elif path.is_char_device() or path.suffix.lower() in VIDEOS:
+            yield from _captured(source, str(path), most)
+        elif path.is_dir():
+            yield from _in_folder(source, path, most)
+        elif path.suffix.lower() in BAGS:
+            yield from _recorded(source, path, most)
+        else:
+            yield Picture(source, partial(read_colour, path, TURNED))
+
+
+def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]:
+    found = [f for f in files.listed(folder, "*") if f.suffix.lower() in PICTURES and not f.stem.endswith(".depth")]
+    if found:
+        yield from (Picture(str(file), partial(read_colour, file, TURNED)) for file in found)
+    elif any(file.suffix.lower() in BAGS for file in folder.iterdir()):
+        yield from _recorded(source, folder, most)
+    else:
+        raise SourceError(f"{source} has no pictures ({', '.join(PICTURES)}), and is no bag")
+
+
+def _captured(name: str, source: int | str, most: int | None) -> Iterator[Picture]:
+    if isinstance(source, str) and not Path(source).exists():
+        raise SourceError(f"{source} does not exist")
+    capture = cv2.VideoCapture(source)
+    try:
+        count = 0
+        while (most is None or count < most) and (read := capture.read())[0]:
+            yield Picture(name, partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB), is_moving=True)
+            count += 1
+    finally:
+        capture.release()
+    if count == 0:
+        what = (
+            f"camera {source} cannot be opened"
+            if isinstance(source, int)
+            else f"{source} {files.problem(Path(source))}"
+        )
+        raise SourceError(f"{what}; OpenCV reads no picture from it")
+
+
+def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
+    from spd_core.data.bag import Bag  # here: a photograph need not wait for what reads bags
+
+    with Bag(path) as bag:
+        choice = bag.choose()
+        for line in [*bag.faults, *choice.lines()]:
+            say(line, stderr=True)
+        count = 0
+        for frame in bag.frames(choice.topics):
+            if count == most:
+                break
+            yield Picture(name, partial(np.asarray, frame.rgb), is_moving=True, camera=frame.camera)
+            count += 1
+        for line in bag.left_out():
+            say(line, "yellow", stderr=True)
+    if count == 0:
+        raise SourceError(f"{name} has no frame that can be read on {choice.topics.image}")
+
+
+def about_the_camera(known: KnownCamera, frame: EncodedFrame) -> str:
+    """Where the focal length of an encoded picture comes from, and how much a wrong one matters."""
+    focal_px = focal_length_px(known, frame)
+    view_deg = 2 * math.degrees(math.atan(frame.size[1] / 2 / focal_px))
+    length = f"{focal_px:.0f} px ({view_deg:.0f} degrees wide)"
+    if known.camera:
+        said = f"focal length {length}, from {known.source}"
+    else:
+        said = f"nothing says the focal length: {length} is assumed; --fov or --camera tells it"
+    return f"{said}. Were it 10 % longer, all depths would be 10 % longer."
+
+
+def focal_length_px(known: KnownCamera, frame: EncodedFrame) -> float:
+    """The focal length that the answers of an encoded picture assume."""
+    return known.camera.focal_px if known.camera else frame.transform.expected_focal_px
+
+
+def in_metres(depth_m: float, sigma_m: float) -> str:
+    """A depth and its standard deviation, where there is one."""
+    if not math.isfinite(depth_m):
+        return "none"
+    return f"{depth_m:.2f} ± {sigma_m:.2f} m" if math.isfinite(sigma_m) else f"{depth_m:.2f} m"

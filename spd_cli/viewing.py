@@ -1,0 +1,247 @@
+"""`spd view`: pictures in a local page that answers where one points. What is shown; `page` shows it."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from spd_core.camera import cell_centres, scale_points
+from spd_core.errors import SPDError
+from spd_core.extras import extra
+from spd_core.intrinsics import centred_camera
+from spd_core.pictures import colour_depth, depth_range
+from spd_core.pixels import pixel_under
+from spd_core.predictor import EncodedFrame, Predictor
+from spd_core.status import Status
+
+from .console import say
+from .sources import Picture, about_the_camera, focal_length_px, in_metres, pictures
+
+HOST, PORT = "127.0.0.1", 8080
+SHOWN_PX = 1600  # longer side of what the browser gets; answers are of the picture itself
+CLOUD_POINTS = 20_000
+KEPT_VIEWS = 4  # a photograph of 20 megapixels is 60 MB
+
+
+class ViewError(SPDError):
+    """The page cannot be opened."""
+
+
+def view(
+    what: list[str],
+    camera: str | None = None,
+    fov: float | None = None,
+    weights: str = "embedded",
+    device: str = "auto",
+    runtime: str = "auto",
+    frames: int = 300,
+    port: int | None = None,
+    browser: bool = True,
+) -> None:
+    """Point at pictures in a local page and read metres: spd view photo.jpg.
+
+    Args:
+        what: pictures, folders of them, bags, videos or /dev/video0.
+        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration). Without
+            it: the bag's camera_info, camera.txt beside the picture, or EXIF.
+        fov: horizontal angle of view in degrees, where that is what you know.
+        weights: "embedded" or a checkpoint file.
+        device: auto, cpu, cuda or cuda:<n>.
+        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        frames: of a bag, video or camera, the first so many.
+        port: of the page, on this machine alone; without it 8080, or a free one.
+        browser: open the page in the browser; --browser false only says where it is.
+    """
+    with extra("view"):
+        import nicegui  # noqa: F401  # said before minutes of reading
+    from .page import serve
+
+    if frames < 1:
+        raise ViewError(f"frames must be positive, got {frames}")
+    port = _free_port(port)
+    shown = Gallery(_collected(what, frames), Predictor.load(weights, device, runtime=runtime), camera, fov)
+    shown[0]  # what is wrong with it is said here
+    serve(shown, HOST, port, browser)
+
+
+def _free_port(port: int | None) -> int:
+    for number in [port] if port is not None else [PORT, 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            try:
+                probe.bind((HOST, number))
+                return probe.getsockname()[1]
+            except OverflowError as error:
+                raise ViewError(f"a port is 1 to 65535, got {number}") from error
+            except OSError as error:
+                if port is not None:
+                    raise ViewError(
+                        f"port {port} of {HOST} cannot be had ({error.strerror}); --port names another"
+                    ) from error
+    raise ViewError(f"no port of {HOST} can be had")
+
+
+def _collected(what: list[str], most: int) -> list[Picture]:
+    """All pictures that are named. Frames of streams, of which one cannot be read again, are kept as PNG."""
+    found = []
+    for word in what:
+        stream = 0
+        reading = track(pictures([word], most + 1), f"reading {word}", transient=True, disable=not sys.stdout.isatty())
+        for picture in reading:
+            if picture.is_moving:
+                stream += 1
+                if stream > most:
+                    say(f"only the first {most} frames of {word} are shown; --frames tells another number", "yellow")
+                    break
+                picture = replace(picture, read=partial(_unpacked, _packed(picture.read())))
+            found.append(picture)
+    return found
+
+
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+
+
+def _unpacked(png: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+
+
+class Gallery(Sequence["View"]):
+    """The pictures, each encoded when it is looked at; the last few stay encoded.
+
+    Args:
+        pictures: at least one.
+        predictor: answers.
+        camera, fov_deg: what the user says of all of them, as `camera_of_picture` takes it.
+    """
+
+    def __init__(
+        self, pictures: list[Picture], predictor: Predictor, camera: str | None = None, fov_deg: float | None = None
+    ):
+        self._pictures, self._predictor, self._told = pictures, predictor, (camera, fov_deg)
+        self._kept = lru_cache(KEPT_VIEWS)(self._view)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> View:  # type: ignore[override]  # of no slices
+        return self._kept(range(len(self))[index])
+
+    def _view(self, index: int) -> View:
+        picture = self._pictures[index]
+        rgb = picture.read()
+        known = picture.known_camera(rgb.shape[:2], *self._told)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is assumed is said with the picture
+            frame = self._predictor.encode(rgb, known.camera)
+        note = about_the_camera(known, frame)
+        frame = replace(frame, camera=known.camera or centred_camera(focal_length_px(known, frame), frame.size))
+        return View(picture.name, rgb, frame, note, is_assumed=known.camera is None)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A pixel that is asked: `uv` px, its answer, and how far its point is from that of the pin before it, m (NaN
+    where one of them has no point)."""
+
+    uv: tuple[int, int]
+    depth_m: float
+    sigma_m: float
+    xyz_m: tuple[float, float, float]
+    status: Status
+    step_m: float
+
+    @property
+    def metres(self) -> str:
+        """Depth and its standard deviation in words."""
+        return in_metres(self.depth_m, self.sigma_m)
+
+    @property
+    def place(self) -> str:
+        """x y z in words, or why there is none."""
+        if not all(map(math.isfinite, self.xyz_m)):
+            return self.status.name
+        return " ".join(f"{name} {value:.2f}" for name, value in zip("xyz", self.xyz_m))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An encoded picture and what the page shows of it.
+
+    Attributes:
+        name: of the picture.
+        rgb: uint8 [H, W, 3].
+        frame: its encoding; where nothing says what the camera is, with one of the focal length that is assumed.
+        note: where the focal length comes from.
+        is_assumed: it comes from nothing.
+    """
+
+    name: str
+    rgb: np.ndarray
+    frame: EncodedFrame
+    note: str
+    is_assumed: bool
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(height, width) px of what the browser gets."""
+        scale = min(1.0, SHOWN_PX / max(self.frame.size))
+        height, width = (max(1, round(extent * scale)) for extent in self.frame.size)
+        return height, width
+
+    def pixel(self, x: float, y: float) -> tuple[int, int]:
+        """The pixel (u, v) of the picture under a point of what is shown, px from its upper left corner; at the border
+        the nearest."""
+        (height, width), (shown_height, shown_width) = self.frame.size, self.shown_size
+        at = scale_points(np.array([x - 0.5, y - 0.5]), np.array([width / shown_width, height / shown_height]))
+        u, v = np.clip(pixel_under(at), 0, [width - 1, height - 1]).tolist()
+        return u, v
+
+    def pins(self, uv: list[tuple[int, int]]) -> list[Pin]:
+        """What the frame answers at pixels, in their order."""
+        answer = self.frame.answer(np.array(uv, float).reshape(-1, 2))
+        steps_m = [math.nan, *np.linalg.norm(np.diff(answer.xyz_m, axis=0), axis=1)]
+        rows = zip(uv, answer.depth_m, answer.sigma_m, answer.xyz_m, answer.status, steps_m)
+        return [
+            Pin(at, float(depth_m), float(sigma_m), (float(x), float(y), float(z)), Status(status), float(step_m))
+            for at, depth_m, sigma_m, (x, y, z), status, step_m in rows
+        ]
+
+    @cached_property
+    def picture(self) -> bytes:
+        """What the browser gets, JPEG."""
+        return self._encoded(self.rgb, ".jpg")
+
+    @cached_property
+    def dense(self) -> tuple[bytes, float, float]:
+        """Depth of every pixel in colours, PNG, and the near and far end of their scale, m."""
+        depth_m = self.frame.dense_depth()
+        near_m, far_m = depth_range(depth_m)
+        return self._encoded(colour_depth(depth_m, near_m, far_m), ".png"), near_m, far_m
+
+    def _encoded(self, rgb: np.ndarray, suffix: str) -> bytes:
+        shown = cv2.resize(rgb, self.shown_size[::-1], interpolation=cv2.INTER_AREA)
+        return cv2.imencode(suffix, cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+    @cached_property
+    def cloud(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Points float32 [N, 3] m in the optical frame, on a grid of about CLOUD_POINTS pixels; their colours, float32
+        [N, 3] of 0 to 1; and how far neighbours are apart at the median depth, m. Those without x y z are left out."""
+        height, width = self.frame.size
+        share = min(1.0, math.sqrt(CLOUD_POINTS / (height * width)))
+        uv = cell_centres((height, width), max(1, round(width * share)), max(1, round(height * share)))
+        xyz_m = self.frame.answer(uv).xyz_m
+        column, row = pixel_under(uv).T
+        known = np.isfinite(xyz_m).all(axis=1)
+        xyz_m, colours = xyz_m[known], (self.rgb[row, column][known] / 255).astype(np.float32)
+        focal_px = self.frame.camera.focal_px if self.frame.camera else math.inf
+        return xyz_m, colours, float(np.median(xyz_m[:, 2])) / share / focal_px if len(xyz_m) else 0.0

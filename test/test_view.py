@@ -1,0 +1,386 @@
+"""`spd view`: what is shown, and the page itself in a browser without a screen."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+import cv2
+import numpy as np
+import pytest
+
+from spd_cli import main
+from spd_cli.sources import Picture, pictures
+from spd_cli.viewing import SHOWN_PX, Gallery, _collected
+from spd_core import Camera, Predictor
+from spd_core.data.bag import BagFrame
+from spd_core.data.bag_writing import write_bag
+from spd_core.status import Status
+from spd_rooms.synthetic import random_frame
+
+SIZE = (96, 128)
+CAMERA = Camera(104.0, 104.0, 63.5, 47.5)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-gl=angle",  # WebGL by the processor
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+PATIENCE_MS = 60_000  # a machine that trains beside it
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.load("embedded", "cpu", runtime="torch")
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return [random_frame(7_000_000 + i, SIZE).rgb for i in range(3)]
+
+
+def picture_of(rgb, camera=CAMERA):
+    return Picture("a picture", lambda: rgb, is_moving=True, camera=camera)
+
+
+# --- what is shown
+
+
+def test_answers_are_the_frames_and_distances_those_of_their_points(rooms, predictor):
+    gallery = Gallery([picture_of(rgb) for rgb in rooms], predictor)
+    uv = [(20, 30), (100, 60), (-9, 0), (20, 30)]
+    pins = gallery[1].pins(uv)
+    expected = predictor.encode(rooms[1], CAMERA).answer(np.array(uv, float))
+    for i, pin in enumerate(pins):
+        np.testing.assert_allclose(
+            [pin.depth_m, pin.sigma_m, *pin.xyz_m], [expected.depth_m[i], expected.sigma_m[i], *expected.xyz_m[i]]
+        )
+    assert pins[1].step_m == pytest.approx(np.sqrt(((expected.xyz_m[1] - expected.xyz_m[0]) ** 2).sum()), rel=1e-6)
+    assert np.isnan([pins[0].step_m, pins[2].step_m, pins[3].step_m]).all()
+    assert (pins[2].metres, pins[2].place, pins[2].status) == ("none", "OUTSIDE_IMAGE", Status.OUTSIDE_IMAGE)
+    assert pins[0].metres == f"{expected.depth_m[0]:.2f} ± {expected.sigma_m[0]:.2f} m"
+    assert gallery[1].pins([]) == []
+
+
+def test_without_a_camera_metres_stay_and_points_are_of_the_assumed_one(rooms, predictor, tmp_path):
+    cv2.imwrite(str(tmp_path / "p.png"), rooms[0][..., ::-1])
+    view = Gallery(list(pictures([str(tmp_path / "p.png")])), predictor)[0]
+    with pytest.warns(UserWarning, match="no camera intrinsics"):
+        frame = predictor.encode(rooms[0])
+    [pin] = view.pins([(20, 30)])
+    assert pin.depth_m == frame.depth_at(np.array([[20, 30]]))[0]
+    focal_px = frame.transform.expected_focal_px
+    np.testing.assert_allclose(pin.xyz_m[:2], pin.depth_m / focal_px * (np.array([20, 30]) - [63.5, 47.5]), rtol=1e-5)
+    assert view.is_assumed
+    assert f"nothing says the focal length: {focal_px:.0f} px" in view.note
+    told = Gallery(list(pictures([str(tmp_path / "p.png")])), predictor, fov_deg=60)[0]
+    assert not told.is_assumed
+    assert "from an angle of view of 60 degrees" in told.note
+
+
+@pytest.mark.parametrize("size", [SIZE, (3000, 4000), (2000, 130)])
+def test_points_of_what_is_shown_are_pixels_of_the_picture(size, predictor):
+    view = Gallery([picture_of(np.zeros((*size, 3), np.uint8), None)], predictor)[0]
+    height, width = size
+    shown = cv2.imdecode(np.frombuffer(view.picture, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    assert shown == view.shown_size
+    assert max(shown) == min(max(size), SHOWN_PX)
+    for u, v in ((0, 0), (width - 1, height - 1), (width // 2, height // 3)):
+        assert view.pixel((u + 0.5) * shown[1] / width, (v + 0.5) * shown[0] / height) == (u, v)
+    assert view.pixel(shown[1], shown[0]) == (width - 1, height - 1)  # the border itself
+    assert view.pixel(0, 0) == (0, 0)
+
+
+def test_the_cloud_is_where_the_answers_are_in_the_colours_of_the_picture(rooms, predictor):
+    view = Gallery([picture_of(rooms[0])], predictor)[0]
+    xyz_m, colours, spacing_m = view.cloud
+    assert xyz_m.shape == colours.shape == (96 * 128, 3)
+    uv = CAMERA.project(xyz_m).round().astype(int)
+    np.testing.assert_allclose(colours, rooms[0][uv[:, 1], uv[:, 0]] / 255, atol=1e-6)
+    np.testing.assert_allclose(xyz_m[:, 2], view.frame.depth_at(uv))
+    assert spacing_m == pytest.approx(np.median(xyz_m[:, 2]) / CAMERA.fx)
+
+
+def test_depth_in_colours_is_dense_depth(rooms, predictor):
+    view = Gallery([picture_of(rooms[0])], predictor)[0]
+    png, near_m, far_m = view.dense
+    depth_m = view.frame.dense_depth()
+    np.testing.assert_allclose([near_m, far_m], np.percentile(depth_m, [1, 99]), rtol=1e-6)
+    blue, _, red = cv2.split(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).astype(int))
+    assert blue.shape == SIZE
+    assert (red > blue)[depth_m < near_m + 0.2 * (far_m - near_m)].all()
+    assert (blue > red)[depth_m > near_m + 0.8 * (far_m - near_m)].mean() > 0.9  # the last of the scale is dark violet
+
+
+def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
+    frames = [BagFrame((1 + i) * 10**9, rgb, None, CAMERA, []) for i, rgb in enumerate(rooms)]
+    write_bag(tmp_path / "bag", frames)
+    for found, count in ((_collected([str(tmp_path / "bag")], 3), 3), (_collected([str(tmp_path / "bag")], 2), 2)):
+        assert [picture.camera for picture in found] == [CAMERA] * count
+        for picture, rgb in zip(found, rooms):
+            np.testing.assert_array_equal(picture.read(), rgb)
+    assert "only the first 2 frames" in capsys.readouterr().out
+    [bag_file] = (tmp_path / "bag").glob("*.mcap")
+    assert len(_collected([str(bag_file)], 9)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.jpg"], r"none\.jpg does not exist"),
+        (["notes.txt"], "notes.txt is text that begins with 'hello'"),
+        (["empty folder"], "empty folder has no pictures .*, and is no bag"),
+        (["broken.mcap"], r"broken\.mcap is not a readable ROS 2 bag"),
+        (["p.png", "--port", "TAKEN"], r"port \d+ of 127\.0\.0\.1 cannot be had \(Address already in use\)"),
+        (["p.png", "--port", "70000"], "a port is 1 to 65535, got 70000"),
+        (["p.png", "--frames", "0"], "frames must be positive, got 0"),
+        (["p.png", "--fov", "0"], "1 to 170 degrees, got 0"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((*SIZE, 3), np.uint8))
+    for name in ("notes.txt", "broken.mcap"):
+        (tmp_path / name).write_text("hello")
+    (tmp_path / "empty folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        arguments = [str(other.getsockname()[1]) if word == "TAKEN" else word for word in arguments]
+        assert re.search(message, failing(monkeypatch, capsys, *arguments))
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    said = failing(monkeypatch, capsys, "p.png")
+    assert "this needs nicegui, which is not installed" in said
+    assert "'.[view]'" in said
+
+
+def failing(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["spd", "view", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert said.count("error: ") == 1
+    return said.splitlines()[-1]
+
+
+# --- the page
+
+
+def is_answering(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def address(rooms, tmp_path_factory):
+    """Of a page that shows three rooms, and a file that is none."""
+    folder = tmp_path_factory.mktemp("rooms")
+    for i, rgb in enumerate(rooms):
+        cv2.imwrite(str(folder / f"{i}.png"), rgb[..., ::-1])
+    (folder / "3.png").write_text("hello")
+    (folder / "camera.txt").write_text(f"{CAMERA.fx} {CAMERA.fy} {CAMERA.cx} {CAMERA.cy}")
+    command = [sys.executable, "-m", "spd_cli", "view", str(folder), "--browser", "false"]
+    command += ["--device", "cpu", "--runtime", "torch"]
+    # NiceGUI serves elsewhere where it takes itself for the thing that is tested.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        said = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
+            said = process.stdout.readline()
+            assert said, f"the page ended with exit code {process.wait()}"
+        while not is_answering(urlparse(found[0]).port):
+            time.sleep(0.1)
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """Opened at a desktop's size; what it asks for is in `requested`, what it says to the server in `sent`, and what
+    it complains of in `complaints`."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(PATIENCE_MS)
+    page.requested, page.complaints, page.sent = [], [], []
+
+    def listen(socket):
+        page.requested.append(socket.url)
+        socket.on("framesent", lambda sent: page.sent.append(sent))
+
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.on("websocket", listen)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    reach(page, address)
+    yield page
+    assert page.complaints == []
+    page.close()
+
+
+def reach(page, address):
+    page.goto(address)
+    page.wait_for_selector(".bar")
+    page.wait_for_function("document.querySelector('.photo > img')?.naturalWidth > 0")
+
+
+def at_pixel(page, u, v):
+    box = page.locator(".photo > img").first.bounding_box()
+    return box["x"] + (u + 0.5) / SIZE[1] * box["width"], box["y"] + (v + 0.5) / SIZE[0] * box["height"]
+
+
+def waits_for(page, selector, text):
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
+    )
+
+
+def said(answer, i, u, v):
+    x, y, z = answer.xyz_m[i]
+    return f"{u}, {v}: {answer.depth_m[i]:.2f} ± {answer.sigma_m[i]:.2f} m (x {x:.2f} y {y:.2f} z {z:.2f})"
+
+
+@pytest.mark.timeout(600)
+def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor):
+    uv = [(20, 30), (100, 60)]
+    answer = predictor.encode(rooms[0], CAMERA).answer(np.array(uv, float))
+    for i, (u, v) in enumerate(uv):
+        page.mouse.move(*at_pixel(page, u, v))
+        waits_for(page, ".reading", said(answer, i, u, v))
+    for u, v in uv:
+        page.mouse.click(*at_pixel(page, u, v))
+    distance_m = np.linalg.norm(answer.xyz_m[1] - answer.xyz_m[0])
+    waits_for(page, ".distance", f"{distance_m:.2f} m apart")
+    waits_for(page, ".pins", said(answer, 1, *uv[1]))
+    assert page.locator(".pin").count() == 2
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".pin", state="detached")
+    assert page.locator(".marks .tag").count() <= 1  # where the pointer is
+
+
+@pytest.mark.timeout(600)
+def test_slider_and_arrow_keys_walk_the_frames_and_pins_stay_at_their_pixels(page, rooms, predictor):
+    page.mouse.click(*at_pixel(page, 64, 50))
+    keys = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)]
+    for key, index in keys:
+        page.keyboard.press(key)
+        waits_for(page, ".count", f"{index + 1} of 4")
+        answer = predictor.encode(rooms[index], CAMERA).answer(np.array([[64.0, 50.0]]))
+        waits_for(page, ".pins", said(answer, 0, 64, 50))
+        waits_for(page, ".name", f"{index}.png")
+    slider = page.locator(".frames").bounding_box()
+    page.mouse.click(slider["x"] + slider["width"] - 2, slider["y"] + slider["height"] / 2)
+    waits_for(page, ".name.fault", "3.png is text that begins with 'hello'")
+    assert page.locator(".count").inner_text() == "4 of 4"
+    assert not page.locator(".photo").is_visible()
+    page.keyboard.press("ArrowLeft")  # one step, though it is the slider that was touched
+    waits_for(page, ".name", "2.png")
+    page.wait_for_timeout(300)
+    assert page.locator(".count").inner_text() == "3 of 4"
+    assert page.locator(".photo").is_visible()
+    slider = page.locator(".opacity").bounding_box()
+    page.mouse.click(slider["x"] + slider["width"] / 2, slider["y"] + slider["height"] / 2)
+    page.keyboard.press("ArrowRight")  # that of the layer
+    page.wait_for_function("getComputedStyle(document.querySelector('.dense')).opacity > 0.54")
+    assert page.locator(".count").inner_text() == "3 of 4"
+
+
+@pytest.mark.timeout(600)
+def test_dense_depth_is_a_layer_that_can_be_faded(page):
+    def opacity():
+        return float(page.locator(".dense").evaluate("image => getComputedStyle(image).opacity"))
+
+    page.wait_for_function("document.querySelector('.dense').naturalWidth > 0")
+    before, slider = opacity(), page.locator(".opacity").bounding_box()
+    page.mouse.click(slider["x"] + 0.9 * slider["width"], slider["y"] + slider["height"] / 2)
+    page.wait_for_function("getComputedStyle(document.querySelector('.dense')).opacity > 0.8")
+    assert 0 < before < 0.8 < opacity()
+
+
+@pytest.mark.timeout(600)
+def test_the_cloud_is_drawn_and_turns(page):
+    def drawn():
+        png = page.locator(".scene canvas").screenshot()
+        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+
+    page.wait_for_function("document.querySelector('.scene:not([data-initializing])') !== null")
+    before = drawn()
+    for _ in range(60):
+        if before.std() > 20:
+            break
+        page.wait_for_timeout(500)
+        before = drawn()
+    assert before.std() > 20, "nothing but background"
+    box = page.locator(".scene").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 30, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    assert (cv2.absdiff(before, drawn()) > 30).any(axis=2).mean() > 0.05
+    assert max(map(len, page.sent)) < 10_000  # and not every point under the pointer
+
+
+@pytest.mark.timeout(600)
+def test_a_phones_width_holds_the_page_and_a_finger_pins(browser, address):
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    reach(page, address)
+    page.touchscreen.tap(*at_pixel(page, 40, 40))
+    page.wait_for_selector(".pin")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.get_by_text("clear", exact=True).tap()
+    page.wait_for_selector(".pin", state="detached")
+    context.close()
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_asked_of_other_machines_nor_answered_to_them(page, address):
+    hosts = {urlparse(url).hostname for url in page.requested if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+    assert len(page.requested) > 10
+    port = urlparse(address).port
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]
+    assert [place for place in listening if place.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+    named = urllib.request.Request(address, headers={"Host": "somewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(named)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{address}/picture/4")
