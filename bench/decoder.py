@@ -19,8 +19,8 @@ from rich.table import Table
 from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare, write
 
 from spd_core import SPD
-from spd_core.engine import DENSE_ABOVE
 from spd_core.layers import Conv3x3
+from spd_core.plan import DENSE_ABOVE
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)

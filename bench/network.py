@@ -17,8 +17,8 @@ from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD, Predictor, export
-from spd_core.engine import Known
 from spd_core.losses import Loss
+from spd_core.plan import Known
 
 INPUTS = {
     "lite": (240, 320),

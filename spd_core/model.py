@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from .camera import NYU_FOCAL_PX
 from .decoders import DECODERS
 from .encoders import create_encoder, keep_channels_last
-from .engine import NOTHING, Coverage, Known, Plan, SparseDecoder
+from .engine import SparseDecoder
 from .errors import SPDError
 from .layers import Head
+from .plan import NOTHING, Coverage, Known, Plan
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level

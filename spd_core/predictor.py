@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 from . import checkpoint
 from .camera import Camera, inside_image
-from .engine import NOTHING, Coverage, Known, Plan
 from .model import PRESETS, SPD, Features
+from .plan import NOTHING, Coverage, Known, Plan
 from .preprocess import ImageTransform, check_image, check_input_size
 from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
@@ -248,7 +248,7 @@ class EncodedFrame:
     """One encoded image: the predictor that answers, the network's features of the image, how it came there, and its
     camera. Any number of threads may ask it.
 
-    What a query evaluates is kept for the next ones (`engine.Known`), for the `KEPT_FRAMES` frames of a predictor that
+    What a query evaluates is kept for the next ones (`plan.Known`), for the `KEPT_FRAMES` frames of a predictor that
     were asked last. In fp32 that is at most 2.3 MB for a frame of the embedded network at its input size, 13 MB for one
     of `v15`, 67 MB for one of `depth_anything_v2_vits`; 128 points take about half of it.
     """

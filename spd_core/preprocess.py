@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .camera import Camera, focal_correction, scale_points
 from .encoders import normalise
-from .engine import upload
 from .errors import SPDError
 from .model import MIN_SIZE, SPD, SPDConfig
+from .plan import upload
 
 MAX_ASPECT = 16
 # Pixels of network input under fit "focal", in multiples of the model's input size: cameras of very wide view are

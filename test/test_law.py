@@ -8,8 +8,9 @@ from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_core.engine import NOTHING, Coverage, Known, SparseDecoder
+from spd_core.engine import SparseDecoder
 from spd_core.layers import Conv3x3, Resize
+from spd_core.plan import NOTHING, Coverage, Known
 from spd_core.sites import Grid
 
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
