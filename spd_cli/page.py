@@ -17,6 +17,7 @@ from spd_core.errors import SPDError
 from spd_core.extras import extra
 from spd_core.pictures import colour_depth
 
+from .cloud import CloudScene
 from .console import say
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ T = TypeVar("T")
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
 # On a slider that was touched, arrow keys are the slider's, and not the page's too.
 KEEP_ARROWS = "(event) => { if (event.key.startsWith('Arrow')) event.stopPropagation() }"
-CLOUD_VIEW_DEG = 50  # vertical
 CSS = """
 body { background: #14171c; color: #e8eaed; }
 .nicegui-content { padding: 12px; gap: 8px; }
@@ -126,7 +126,6 @@ class Page:
         self.ui, self.gallery = ui, gallery
         self.index, self.view = 0, gallery[0]
         self.uv: list[tuple[int, int]] = []  # of the pins
-        self.objects: list = []  # of the pins, in the scene
         self.look, self.hover, self.show_pins = Newest(self._look), Newest(self._hover), Newest(self._show_pins)
         ui.add_css(CSS)
         ui.keyboard(self._key)
@@ -171,18 +170,10 @@ class Page:
             walking = " Arrow keys walk the frames." if len(self.gallery) > 1 else ""
             ui.label(help_text + walking).classes("note")
             self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
-        # No click events: one would carry every point under it.
-        self.scene = ui.scene(
-            grid=False,
-            camera=ui.scene.perspective_camera(fov=CLOUD_VIEW_DEG, near=0.05),
-            click_events=[],
-            background_color="#1d2229",
-            fps=30,
-        ).classes("scene")
+        self.cloud = CloudScene(ui)
         with ui.element("div").classes("line"):
             ui.label("Drag to turn, wheel or pinch to come closer.").classes("note")
-            ui.button("as seen", on_click=self._from_the_camera).props("flat dense no-caps")
-        self.cloud = self.scene.point_cloud([], [])
+            ui.button("as seen", on_click=self.cloud.from_the_camera).props("flat dense no-caps")
 
     # --- what is looked at
 
@@ -195,7 +186,7 @@ class Page:
         except SPDError as error:
             fault = self.name.text = str(error)
         self.name.classes(add="fault" if fault else "", remove="" if fault else "fault")
-        for element in (self.photo, self.pins, self.note, self.scene):
+        for element in (self.photo, self.pins, self.note, self.cloud.scene):
             element.set_visibility(not fault)
         if fault:
             return
@@ -211,13 +202,9 @@ class Page:
         await self._show_dense()
         await self.show_pins(list(self.uv))
         xyz_m, colours, spacing_m = await asyncio.to_thread(lambda: view.cloud)
-        self.cloud.delete()
-        size = 1.3 * spacing_m / math.tan(math.radians(CLOUD_VIEW_DEG) / 2)  # three.js sizes points as of 90 degrees
-        self.cloud = self.scene.point_cloud(
-            _in_scene(xyz_m).round(3).tolist(), colours.round(3).tolist(), point_size=size
-        )
+        self.cloud.show(xyz_m, colours, spacing_m)
         if is_first:
-            self._from_the_camera()
+            self.cloud.from_the_camera()
 
     async def _show_dense(self) -> None:
         self.dense.style(f"opacity: {self.opacity.value}")
@@ -235,13 +222,6 @@ class Page:
             self.ui.label(f"{near_m:.1f} m")
             self.ui.element("div").classes("bar").style(f"background: linear-gradient(90deg, {stops})")
             self.ui.label(f"{far_m:.1f} m")
-
-    def _from_the_camera(self) -> None:
-        xyz_m, _, _ = self.view.cloud
-        x, y, z = np.median(_in_scene(xyz_m), axis=0) if len(xyz_m) else (0.0, 1.0, 0.0)
-        self.scene.move_camera(
-            x=0.0, y=-0.35 * y, z=0.12 * y, look_at_x=float(x), look_at_y=float(y), look_at_z=float(z), duration=0
-        )
 
     # --- pointing
 
@@ -286,9 +266,7 @@ class Page:
         self.clearing.set_visibility(bool(pins))
         self.marks.clear()
         self.pins.clear()
-        for thing in self.objects:
-            thing.delete()
-        self.objects = []
+        self.cloud.clear()
         for number, pin in enumerate(pins):
             colour = PIN_COLOURS[number % len(PIN_COLOURS)]
             with self.marks:
@@ -299,9 +277,7 @@ class Page:
                 with self.ui.element("div").classes("pin"):
                     self.ui.element("div").classes("dot").style(f"background: {colour}")
                     self.ui.label(_said(pin))
-            if all(map(math.isfinite, pin.xyz_m)):
-                sphere = self.scene.sphere(0.02 * pin.depth_m).material(colour)
-                self.objects.append(sphere.move(*_in_scene(np.array(pin.xyz_m)).tolist()))
+            self.cloud.mark(pin, colour)
         shown_height, shown_width = self.view.shown_size
         lines = []
         for start, end in itertools.pairwise(pins):
@@ -314,8 +290,7 @@ class Page:
             if math.isfinite(end.step_m):
                 with self.marks:
                     self._mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", between=True)
-                ends = (_in_scene(np.array(pin.xyz_m)).tolist() for pin in (start, end))
-                self.objects.append(self.scene.line(*ends).material("#ffffff"))
+                self.cloud.join(start, end)
         self.photo.content = "".join(lines)
 
     async def _key(self, event: KeyEventArguments) -> None:
@@ -330,12 +305,6 @@ class Page:
     async def _clear(self) -> None:
         self.uv.clear()
         await self.show_pins(list(self.uv))
-
-
-def _in_scene(xyz_m: np.ndarray) -> np.ndarray:
-    """Points [..., 3] of the optical frame (x right, y down, z forward) as the scene has them: x right, y forward, z
-    up."""
-    return np.stack([xyz_m[..., 0], xyz_m[..., 2], -xyz_m[..., 1]], axis=-1)
 
 
 def _said(pin: Pin) -> str:
