@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import files
@@ -24,6 +25,7 @@ from .encoders import normalise, set_drop_path
 from .evaluation import Protocol, evaluate, predict
 from .extras import extra
 from .metrics import collapsed, mean_metrics
+from .model import SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 from .training_config import (
@@ -41,8 +43,8 @@ with extra("train"):
     from lightning_fabric import Fabric
 
 
-def train(config: TrainConfig) -> dict:
-    """Run (or resume) a training.
+def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
+    """Run (or resume) a training, by `kind` of one that is trained in another way.
 
     Writes to `config.out`: `last.safetensors`, `best.safetensors` (smallest validation AbsRel), `state.pt`, `run.json`,
     TensorBoard files.
@@ -67,16 +69,17 @@ def train(config: TrainConfig) -> dict:
     fabric.launch()
     if fabric.is_global_zero:
         files.make_folder(config.out)  # before hours of reading: can it be written to?
-    return _Run(config, fabric).loop()
+    return (kind or TrainingRun)(config, fabric).loop()
 
 
-class _Run:
-    """One training run: what is set up once, and the loop."""
+class TrainingRun:
+    """One training run: what is set up once, and the loop. Subclasses may start from another model and minimise another
+    loss."""
 
     def __init__(self, config: TrainConfig, fabric: Fabric):
         self.config, self.fabric = config, fabric
         torch.manual_seed(config.seed)
-        model = initial_model(config)
+        model = self.initial_model()
         if config.drop_path:
             set_drop_path(model.encoder, config.drop_path)
         model.train()
@@ -102,7 +105,17 @@ class _Run:
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.record = Record(config, fabric, model, self.optimizer, average, self.steps)
 
+    def initial_model(self) -> SPD:
+        return initial_model(self.config)
+
+    def loss(self, images: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
+        """What `self.model` predicts of images [B, 3, H, W], depth (m) in its first channel, and the loss, a scalar,
+        against `target_m` [B, 1, H, W]."""
+        pred = self.model(images)
+        return pred, self.config.loss(pred.float(), target_m)
+
     def loop(self) -> dict:
+        """Train to the end. Returns the content of run.json."""
         config, fabric, record = self.config, self.fabric, self.record
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         batches = self._batches()
@@ -191,10 +204,8 @@ class _Run:
             torch.manual_seed(config.seed + number)
             images = normalise(batch["rgb"].to(fabric.device, non_blocking=True).permute(0, 3, 1, 2))
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
-                pred = self.model(images)
-                loss = (
-                    config.loss(pred.float(), batch["depth_m"].to(fabric.device, non_blocking=True)) / config.accumulate
-                )
+                pred, loss = self.loss(images, batch["depth_m"].to(fabric.device, non_blocking=True))
+                loss = loss / config.accumulate
                 if not torch.isfinite(loss):
                     low_m, high_m = pred[:, 0].min().item(), pred[:, 0].max().item()
                     raise TrainingError(

@@ -14,6 +14,7 @@ STAIRS = {
     "spd_rooms": {"spd_core"},
     "spd_ros": {"spd_core"},
     "spd_cli": {"spd_core", "spd_rooms", "spd_ros"},
+    "spd_research": {"spd_core"},
 }
 ROS = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "diagnostic_msgs", "rcl_interfaces", "tf2_ros"}
 FORMER_NAME = ("spd_core.data.samples", "spd_core.data.layouts")  # `open_dataset`, found there by scripts of before
@@ -68,7 +69,9 @@ def test_nothing_is_imported_from_upstairs(name):
     assert others <= STAIRS[package]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith(("spd_core", "spd_rooms"))])
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.startswith(("spd_core", "spd_rooms", "spd_research"))]
+)
 def test_the_core_knows_no_ros(name):
     assert not GRAPH[name] & ROS
 

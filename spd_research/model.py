@@ -1,0 +1,110 @@
+"""A network whose local decoder is a query decoder: the product's in everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from spd_core import checkpoint
+from spd_core.engine import NOTHING, Coverage, Known
+from spd_core.errors import SPDError
+from spd_core.model import SPD, Features, SPDConfig
+from spd_core.sites import Grid
+
+from .layers import QueryDecoder
+from .v13 import V13
+from .v14 import V14
+
+# Made of the channels of the four levels.
+QUERY_DECODERS: dict[str, Callable[..., QueryDecoder]] = {
+    "v13": V13,
+    "v13_deformable": partial(V13, variant="deformable"),
+    "v13_calibrated": partial(V13, variant="calibrated"),
+    "v14": V14,
+    "v14_triple": partial(V14, triple_canvas=True),
+}
+
+
+@dataclass(frozen=True)
+class QueryConfig(SPDConfig):
+    """An `SPDConfig` with a key of `QUERY_DECODERS`, which takes the place of `decoder`. Of the rest `encoder`,
+    `input_size`, `training_focal_px` and `fit` count."""
+
+    queries: str = "v14"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.queries not in QUERY_DECODERS:
+            raise SPDError(f"queries must be one of {sorted(QUERY_DECODERS)}, got {self.queries!r}")
+
+
+class QuerySPD(SPD):
+    """`SPD` that answers at points only: a dense map is not its to give, and an answer may depend on the other points
+    that are asked along with it."""
+
+    config: QueryConfig
+    decoder: QueryDecoder
+
+    def __init__(self, config: QueryConfig, pretrained: bool | str = False):
+        # Made with the dense decoder that reads all four levels, so that `encode` keeps them.
+        super().__init__(QueryConfig(**{**asdict(config), "decoder": "dpt", "sigma": False}), pretrained)
+        self.decoder = QUERY_DECODERS[config.queries](self.encoder.channels)
+
+    def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
+        """Images [B, 3, H, W], points [B, K, 2] px -> depth [B, K] m, and the decoder's auxiliary maps [B, 1, h, w]
+        m."""
+        levels = list(self.encode(images).maps.values())
+        return self.decoder(levels, points), self.decoder.auxiliary(levels)
+
+    def decode_maps(self, features: Features) -> Tensor:
+        raise SPDError(
+            f"the query decoder {self.config.queries!r} answers at points, not maps; set validation.points, and"
+            " pictures to 0"
+        )
+
+    def plan_points(  # type: ignore[override]
+        self,
+        points: Tensor | np.ndarray,
+        grids: tuple[Grid, ...],
+        size: tuple[int, int],
+        before: Coverage = NOTHING,
+    ) -> Tensor:
+        """Nothing is planned: the points [B, K, 2] on the model's device."""
+        return torch.as_tensor(points, dtype=torch.float32).to(next(self.parameters()).device)
+
+    def decode_point_values(  # type: ignore[override]
+        self, features: Features, points: Tensor | np.ndarray | None = None, plan: Tensor | None = None
+    ) -> Tensor:
+        """Depth [B, K, 1] m, float32, at points or at those of a plan."""
+        if plan is None:
+            assert points is not None
+            plan = self.plan_points(points, features.grids, features.size)
+        return self.decoder(list(features.maps.values()), plan)[..., None]
+
+    def resume_point_values(  # type: ignore[override]
+        self, features: Features, plan: Tensor, known: Known
+    ) -> tuple[Tensor, Known]:
+        """As `decode_point_values`: nothing that earlier queries learnt is kept."""
+        return self.decode_point_values(features, plan=plan), known
+
+
+def load(path: Path) -> SPD:
+    """The model of a checkpoint, with a query decoder or the product's own, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: as `checkpoint.load`.
+    """
+    config = checkpoint.configuration(path)
+    if "queries" not in config:
+        return checkpoint.load(path)
+    model = QuerySPD(QueryConfig(**config))
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return model.eval()
