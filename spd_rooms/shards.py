@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,9 @@ def draw_rooms(
     missing = [
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
     ]
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    # Not forked: a copy of a process that has used torch waits for ever for threads that it does not have.
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
         for _ in track(pool.map(draw_shard, missing), "drawing rooms", total=len(missing)):

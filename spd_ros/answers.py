@@ -201,9 +201,7 @@ class Answers:
         """Publish the one answer to a query that has no frame: NaN, and why."""
         count, started_s = len(query.uv), time.monotonic()
         waypoint_depth_m = _nan(count) if query.waypoints_m is not None else None
-        self._publish(
-            query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, query.parsing_s - started_s
-        )
+        self._publish(query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, started_s)
 
     def on_frame(self, frame: CameraFrame) -> None:
         self._scaling.on_frame(frame.encoded, frame.header)

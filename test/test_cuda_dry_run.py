@@ -14,7 +14,7 @@ from support.models import TESTED_PRESETS
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spd_core import SPD, engine
+from spd_core import SPD
 
 
 class Calls(TorchDispatchMode):
@@ -77,7 +77,7 @@ def test_a_plan_packed_for_its_copy_is_the_same_plan(models, monkeypatch):
     points = np.random.default_rng(0).uniform([0, 0], [127, 95], (1, 60, 2))
     plain = model.decode_points(features, points)
     uploads = []
-    monkeypatch.setattr(engine, "upload", lambda x, device: uploads.append(x) or x)
+    monkeypatch.setattr("spd_core.plan.upload", lambda x, device: uploads.append(x) or x)
     plan = model.plan_points(points, features.grids, features.size).to(torch.device("meta"))
     assert {x.dtype for x in uploads} == {torch.int32, torch.int64, torch.float32}
     assert torch.equal(model.decode_points(features, plan=plan), plain)

@@ -300,7 +300,7 @@ def test_any_one_map_may_be_known(models, preset):
     features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(9)))
     points, decoder = random_points(1, 12, size), model.sparse_decoder
     reference, maps = sample(model.decode_dense(features), points), list(features.maps.values())
-    for layer, arguments in zip(decoder.layers, decoder.arguments):
+    for layer, arguments in zip(decoder.graph.layers, decoder.graph.arguments):
         maps.append(layer(*(maps[argument] for argument in arguments)))
     for value in range(len(decoder.inputs), len(maps)):
         known = Known(Coverage({value: None}), {value: maps[value]})

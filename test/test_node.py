@@ -174,6 +174,7 @@ def test_diagnostics_tell_the_reasons(running, rgb):
     assert int(values["queries received"]) == int(values["queries answered"])
     assert float(values["query latency p50 [ms]"]) > 0
     assert int(values["images bad"]) >= 1
+    assert 0 < float(values["node overhead p99 [ms]"]) < 1000  # of refused queries too
 
 
 def test_overlay_is_drawn_while_someone_listens(running, rgb):

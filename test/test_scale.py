@@ -187,7 +187,7 @@ def test_a_sequence_of_few_references_is_as_good_as_many_at_once(predictor, fram
         sigmas.append([at_once.sigma_log, spread.sigma_log])
     at_once_rms, spread_rms = np.sqrt(np.mean(np.square(errors), axis=0))
     assert spread_rms < 1.1 * at_once_rms < 0.06
-    assert np.divide(*np.mean(sigmas, axis=0)) == pytest.approx(1.0, rel=0.15)
+    assert np.divide(*np.mean(sigmas, axis=0)) == pytest.approx(1.0, rel=0.2)
 
 
 def test_order_of_updates_does_not_matter_and_late_ones_count(predictor, frame):
