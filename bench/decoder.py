@@ -145,7 +145,7 @@ def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[
     dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0))
     rows = []
     for sparse_step, dense_step in zip(plan.steps, dense.steps):
-        layer = decoder.layers[sparse_step.value - len(decoder.inputs)]
+        layer = decoder.graph.layer(sparse_step.value)
         rows.append(
             {
                 "layer": type(layer).__name__,
