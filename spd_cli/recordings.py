@@ -15,9 +15,10 @@ from rich.table import Table
 from spd_core.camera import Camera
 from spd_core.data.bag import TOLERANCE_S, Bag, BagFrame, RecordedFrame
 from spd_core.data.bag_writing import write_bag
+from spd_core.data.pairing import Pairing
 from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.samples import DataError, Sample
-from spd_core.data.topics import COMPRESSED
+from spd_core.data.topics import COMPRESSED, Choice, Topics
 from spd_core.errors import SPDError
 from spd_core.extras import extra
 from spd_core.messages import is_rectified_topic
@@ -152,12 +153,7 @@ def replay(
             answered = answer_offline(frames, predictor, references)
             played = list(track(answered, "answering", total=total))
         else:
-            settings = {"weights": weights, "device": device, "runtime": runtime}
-            settings["image_transport"] = (
-                "compressed" if recording.topics[topics.image].type_name == COMPRESSED else "raw"
-            )
-            # The node hears the images under another name, which does not say it.
-            settings["rectified"] = "true" if is_rectified_topic(topics.image) else "false"
+            settings = {"weights": weights, "device": device, "runtime": runtime, **_heard(recording, topics)}
             played, exit_code = _played_live(frames, settings if node == "fresh" else None, rate, total)
         left_out = recording.left_out()
     for line in left_out:
@@ -180,18 +176,33 @@ def replay(
         say(f"wrote {out}/result.json, frames.csv, depths.csv, report.png and overlay.png")
     if exit_code:
         raise SPDError(f"the node ended with exit code {exit_code}")
+    _check_said_something(result, choice, pairing, recorded)
+    return result
+
+
+def _heard(recording: Bag, topics: Topics) -> dict[str, str]:
+    """Parameters of a node that hears the images of a bag."""
+    is_compressed = recording.topics[topics.image].type_name == COMPRESSED
+    return {
+        "image_transport": "compressed" if is_compressed else "raw",
+        # The node hears them under another name, which does not say it.
+        "rectified": "true" if is_rectified_topic(topics.image) else "false",
+    }
+
+
+def _check_said_something(result: Report, choice: Choice, pairing: Pairing, recorded: bool) -> None:
+    """Raises SPDError for a replay that was for nothing, and says why it was."""
     if not result.summary["queries"]:
-        what = f"no query on {topics.query} names an image" if recorded else "no depth image has a reading"
+        what = f"no query on {choice.topics.query} names an image" if recorded else "no depth image has a reading"
         raise SPDError(f"nothing to ask: {what}")
     if not result.summary["answered"]:
         raise SPDError("no query was answered")
     if result.summary["metrics"] is None and choice.expects_depth:
-        if topics.depth is None:
+        if choice.topics.depth is None:
             why = "no depth topic was taken, see above"
         else:
             why = f"{pairing}, and no point has both an answer and a depth" if pairing.partner else str(pairing)
         raise SPDError(f"nothing to compare: {why}")
-    return result
 
 
 def _played_live(
