@@ -15,7 +15,7 @@ from .sites import Grid, Sites, point_taps
 # A value needed at more than this share of its map is computed dense: where it comes from a 3x3 convolution, and where
 # not. Per site a dense convolution is cheaper than gather + GEMM: 1.5 x on AVX2, 2.6 x on AVX-512. A resize to a large
 # map is bound by memory, and gains nothing. Maps that are dense also serve the next query of the frame: on AVX-512 a
-# second one of 128 points takes 0.33 of the first at 0.3, and 0.9 at 0.65 (`lite`; bench/network.py).
+# second one of 128 points takes 0.40 of the first (`lite`; bench/network.py), and hardly less than the first at 0.65.
 DENSE_ABOVE = (0.3 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.65, 0.65)
 
 
