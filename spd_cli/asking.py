@@ -70,7 +70,7 @@ def ask(
         json: print JSON, one object a line, in place of tables.
         out: write the picture with the points on it; a folder for several.
         device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
     """
     points = [word for word in what if POINT.fullmatch(word)]

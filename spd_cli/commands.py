@@ -58,7 +58,7 @@ def evaluate_checkpoint(
             the model.
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say [1,5,20];
             adds scale.json and scale.png.

@@ -112,7 +112,7 @@ def replay(
             /camera/camera_info).
         weights: "embedded" or a checkpoint file; of a running node its own.
         device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime or compile.
+        runtime: what runs the encoder, as the node's parameter: auto, torch, onnxruntime, compile or cuda_graph.
         image: colour topic, instead of the one found by name and content.
         depth: depth topic, likewise.
         camera_info: calibration topic, likewise.

@@ -42,7 +42,7 @@ def calibrate_scale(
         bag: as for `spd replay`.
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         image: colour topic, instead of the one found by type.
         depth: depth topic, likewise.
         camera_info: calibration topic, likewise.

@@ -56,7 +56,7 @@ def view(
         fov: horizontal angle of view in degrees, where that is what you know.
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.
-        runtime: what runs the encoder: auto, torch, onnxruntime or compile.
+        runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a bag, video or camera, the first so many.
         port: of the page, on this machine alone; without it 8080, or a free one.
         browser: open the page in the browser; --browser false only says where it is.

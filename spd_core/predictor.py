@@ -49,8 +49,8 @@ class Predictor:
         precision: "fp32", "bf16" or, on a GPU, "fp16" (the head stays in fp32).
         input_size: (height, width) px that images are scaled to fit; None takes the model's own way (`SPDConfig.fit`).
         runtime: what runs the encoder. "torch"; "compile": torch.compile (minutes at the first image; for GPUs);
-            "onnxruntime": on a CPU, in fp32; "auto": onnxruntime where it is installed and possible
-            (docs/performance.md), else torch.
+            "cuda_graph": its kernels on CUDA, recorded once for a size of image and replayed; "onnxruntime": on a CPU,
+            in fp32; "auto": onnxruntime where it is installed and possible (docs/performance.md), else torch.
     """
 
     def __init__(

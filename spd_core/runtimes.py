@@ -1,9 +1,11 @@
-"""What runs the network: the device, its precision, and three ways to run the encoder behind one interface."""
+"""What runs the network: the device, its precision, and four ways to run the encoder behind one interface."""
 
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import replace
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from .export import encoder_graph, is_available, onnx_session
 from .lite_encoder import fold_batch_norm
 from .model import SPD, Features
 
-RUNTIMES = ("auto", "torch", "onnxruntime", "compile")
+RUNTIMES = ("auto", "torch", "onnxruntime", "compile", "cuda_graph")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -119,43 +121,121 @@ def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
-class OnnxRuntime:
-    """onnxruntime on the CPU, in fp32. A convolutional encoder has one graph for all sizes; others have one for each,
-    which takes seconds to make: torch runs the first images of a size."""
+class GraphRuntime(ABC):
+    """A runtime with a graph for each size of image, which takes a while to make: torch runs the first images of a
+    size."""
 
-    name = "onnxruntime"
     IMAGES_BEFORE_GRAPH = 2
     KEPT_GRAPHS = 4
 
     def __init__(self, model: SPD):
         self._model = model
-        self._sessions: dict[tuple[int, int] | None, Any] = {}
+        self._graphs: dict[tuple[int, int] | None, Any] = {}
         self._seen: Counter[tuple[int, int] | None] = Counter()
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Make the graph for network input of `size`."""
-        if len(self._sessions) == self.KEPT_GRAPHS:
-            self._sessions.clear()
-        padded = _size(self._model.padded(torch.empty(1, 3, *size)))
-        graph = encoder_graph(self._model, padded, self._model.encoder.size_is_free)
-        self._sessions[self._key(padded)] = onnx_session(graph)
-
-    def _key(self, padded: tuple[int, int]) -> tuple[int, int] | None:
-        """The same for sizes that share a graph."""
-        return None if self._model.encoder.size_is_free else padded
+        if len(self._graphs) == self.KEPT_GRAPHS:
+            self._graphs.clear()
+        self._graphs[self._key(size)] = self._make(size)
 
     def __call__(self, images: Tensor) -> Features:
-        asked, images = _size(images), self._model.padded(images)
-        key = self._key(_size(images))
-        if key not in self._sessions:
+        size = _size(images)
+        key = self._key(size)
+        if key not in self._graphs:
             self._seen[key] += 1
             if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:
-                return replace(self._model.encode(images), size=asked)
+                return self._model.encode(images)
             self._seen.clear()
-            self.prepare(asked)
+            self.prepare(size)
+        return self._run(self._graphs[key], images)
+
+    def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The same for sizes that share a graph."""
+        return size
+
+    @abstractmethod
+    def _make(self, size: tuple[int, int]) -> Any:
+        """The graph for network input of `size`."""
+
+    @abstractmethod
+    def _run(self, graph: Any, images: Tensor) -> Features:
+        """Encode images of a size that `graph` is for."""
+
+
+class OnnxRuntime(GraphRuntime):
+    """onnxruntime on the CPU, in fp32. A convolutional encoder has one graph for all sizes; others have one for each,
+    which takes seconds to make."""
+
+    name = "onnxruntime"
+
+    def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        return None if self._model.encoder.size_is_free else self._padded(size)
+
+    def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        return _size(self._model.padded(torch.empty(1, 3, *size, device="meta")))
+
+    def _make(self, size: tuple[int, int]) -> Any:
+        return onnx_session(encoder_graph(self._model, self._padded(size), self._model.encoder.size_is_free))
+
+    def _run(self, graph: Any, images: Tensor) -> Features:
         names = self._model.sparse_decoder.inputs
-        maps = self._sessions[key].run(names, {"images": images.numpy()})
-        return Features(dict(zip(names, map(torch.from_numpy, maps))), asked)
+        maps = graph.run(names, {"images": self._model.padded(images).numpy()})
+        return Features(dict(zip(names, map(torch.from_numpy, maps))), _size(images))
+
+
+class CudaGraphRuntime(GraphRuntime):
+    """The encoder's kernels, recorded once for a size and replayed with one call: without the time between launches.
+    The model as it is, with a warning, at a size where recording fails. Calls must be on one CUDA stream."""
+
+    name = "cuda_graph"
+    WARM_UPS = 3  # libraries choose their kernels and allocate at the first calls, which is not allowed while recording
+
+    def __init__(self, model: SPD):
+        super().__init__(model)
+        self._lock = threading.RLock()  # a graph has one input and one output: copy, replay and copy are one step
+
+    @torch.inference_mode()
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Record the graph for network input of `size`."""
+        with self._lock:
+            super().prepare(size)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        with self._lock:
+            return super().__call__(images)
+
+    def _make(self, size: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor, Features] | None:
+        first = next(self._model.parameters())
+        images = torch.zeros(1, 3, *size, device=first.device, dtype=first.dtype)
+        try:
+            with torch.cuda.device(first.device):
+                stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # torch.cuda.graph alone would leave us on it where recording fails
+                    for _ in range(self.WARM_UPS):
+                        self._model.encode(images)
+                    # thread_local: other threads may answer, and allocate, meanwhile
+                    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                        features = self._model.encode(images)
+                torch.cuda.current_stream().wait_stream(stream)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # that of the recording hides the reason why it ended
+            warnings.warn(
+                f"no CUDA graph for {size[1]}x{size[0]}, the encoder runs as it is: {str(cause).splitlines()[0]}",
+                stacklevel=2,
+            )
+            return None
+        return graph, images, features
+
+    def _run(self, graph: tuple[torch.cuda.CUDAGraph, Tensor, Features] | None, images: Tensor) -> Features:
+        if graph is None:
+            return self._model.encode(images)
+        recorded, static_images, static = graph
+        static_images.copy_(images)
+        recorded.replay()  # overwrites `static`, so frames get copies
+        return replace(static, maps={name: x.clone() for name, x in static.maps.items()})
 
 
 def create_runtime(name: str, model: SPD) -> Runtime:
@@ -170,6 +250,10 @@ def create_runtime(name: str, model: SPD) -> Runtime:
             f"runtime onnxruntime needs the packages onnx and onnxruntime, a CPU and fp32; got {first.device},"
             f" {first.dtype}, {'packages installed' if is_available() else 'packages not installed'}"
         )
+    if name == "cuda_graph":
+        if first.device.type != "cuda":
+            raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
+        return CudaGraphRuntime(model)
     if name == "compile":
         return CompiledRuntime(model)
     return OnnxRuntime(model) if is_possible and name != "torch" else TorchRuntime(model)

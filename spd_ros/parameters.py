@@ -81,8 +81,8 @@ class Settings:
     runtime: str = _one_of(
         "auto",
         RUNTIMES,
-        "what runs the encoder: torch, compile (torch.compile; for GPUs), onnxruntime (CPU, fp32); auto picks for the"
-        " device",
+        "what runs the encoder: torch, compile (torch.compile; for GPUs), cuda_graph (CUDA, recorded per image size),"
+        " onnxruntime (CPU, fp32); auto picks for the device",
     )
     input_size: tuple[int, ...] = _setting(
         (0, 0),

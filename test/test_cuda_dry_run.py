@@ -5,16 +5,22 @@ Whatever reads a number on the host, and so would make it wait for the device, r
 """
 
 import copy
+import warnings
 from collections import Counter
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from support.models import TESTED_PRESETS
+from support.models import DEVICES, TESTED_PRESETS
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from spd_core import SPD
+from spd_core.errors import SPDError
+from spd_core.runtimes import CudaGraphRuntime, create_runtime
 
 
 class Calls(TorchDispatchMode):
@@ -81,3 +87,107 @@ def test_a_plan_packed_for_its_copy_is_the_same_plan(models, monkeypatch):
     plan = model.plan_points(points, features.grids, features.size).to(torch.device("meta"))
     assert {x.dtype for x in uploads} == {torch.int32, torch.int64, torch.float32}
     assert torch.equal(model.decode_points(features, plan=plan), plain)
+
+
+class Recording(TorchDispatchMode):
+    """A CUDA graph's contract on the CPU: what is called inside is noted with its tensors, and `replay` calls it again
+    with the same tensors, into the same results."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator.overloadpacket is torch.ops.aten.nonzero:  # how many there are, the host must know
+            raise RuntimeError("operation not permitted when stream is capturing")
+        out = operator(*args, **(kwargs or {}))
+        self.calls.append((operator, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        for operator, args, kwargs, out in self.calls:
+            again = operator(*args, **kwargs)
+            for old, new in zip(flat(out), flat(again), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def flat(out) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    tree_map_only(torch.Tensor, found.append, out)
+    return found
+
+
+@contextmanager
+def recorded(graph, **options):
+    with graph:
+        yield
+
+
+@pytest.fixture(params=DEVICES)
+def device(request, monkeypatch):
+    """Where CUDA graphs are recorded: on CUDA, or on the CPU with `Recording` in their place."""
+    if request.param == "cpu":
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        for name, stand_in in {
+            "CUDAGraph": Recording,
+            "graph": recorded,
+            "Stream": lambda: stream,
+            "current_stream": lambda: stream,
+            "stream": nullcontext,
+            "device": nullcontext,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+    return request.param
+
+
+def images(device: str, seed: int, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+@pytest.mark.parametrize("preset", TESTED_PRESETS)
+@torch.inference_mode()
+def test_a_cuda_graph_encodes_every_image_as_torch_does_and_frames_do_not_share_memory(models, preset, device):
+    model = copy.deepcopy(models[preset]).to(device)
+    runtime = CudaGraphRuntime(model)
+    runtime.prepare((70, 90))
+    model_encode, model.encode = model.encode, None  # it is recorded: nothing runs the model from here on
+    frames = [runtime(images(device, seed, (70, 90))) for seed in range(3)]
+    for seed, frame in enumerate(frames):  # after all: a later image must not have changed an earlier frame
+        reference = model_encode(images(device, seed, (70, 90)))
+        assert frame.size == reference.size
+        assert frame.maps.keys() == reference.maps.keys()
+        for name, x in frame.maps.items():
+            torch.testing.assert_close(x, reference.maps[name], rtol=1e-3, atol=1e-4)
+    assert not frames[0].maps["level1"].equal(frames[1].maps["level1"])
+
+
+@torch.inference_mode()
+def test_cuda_graphs_are_for_sizes_that_repeat_and_only_a_few_are_kept(models, device):
+    runtime = CudaGraphRuntime(copy.deepcopy(models["lite"]).to(device))
+    for repeat in range(3):
+        assert len(runtime._graphs) == 0, repeat
+        runtime(images(device, repeat))
+    assert list(runtime._graphs) == [(64, 96)]
+    for height in range(65, 70):
+        runtime.prepare((height, 96))
+        assert 0 < len(runtime._graphs) <= runtime.KEPT_GRAPHS
+
+
+@torch.inference_mode()
+def test_a_size_that_cannot_be_recorded_runs_as_it_is_and_says_why(models, device):
+    model = copy.deepcopy(models["lite"]).to(device)
+    encode = model.encode
+    model.encode = lambda x: encode(x + 0 * len(x.nonzero()))  # waits for the device
+    runtime = CudaGraphRuntime(model)
+    with pytest.warns(UserWarning, match=r"no CUDA graph for 96x64, the encoder runs as it is: .*captur"):
+        runtime.prepare((64, 96))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once for a size
+        features = runtime(images(device, 1))
+    torch.testing.assert_close(features.maps, encode(images(device, 1)).maps)
+
+
+def test_a_cuda_graph_is_refused_without_cuda(models):
+    with pytest.raises(SPDError, match="runtime cuda_graph needs a CUDA device; got cpu"):
+        create_runtime("cuda_graph", models["lite"])

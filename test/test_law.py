@@ -13,6 +13,7 @@ from spd_core.layers import Conv3x3, Resize
 from spd_core.plan import NOTHING, Coverage, Known
 from spd_core.sites import Grid
 
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # that is not fp32
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
 
 
@@ -121,11 +122,12 @@ def test_no_site_is_computed_twice_and_none_in_vain(models, preset):
     assert single.steps[-1].sites == 1  # a whole pixel needs one site of the last layer
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
-def test_bf16_stays_within_its_own_rounding(preset, device):
-    """The sparse bf16 answer is about as far from the fp32 one as the dense bf16 map is."""
+def test_half_precision_stays_within_its_own_rounding(preset, device, dtype):
+    """The sparse answer of 16 bits is about as far from the fp32 one as the dense map of 16 bits is."""
     from spd_core import SPD
 
     torch.manual_seed(0)
@@ -134,8 +136,8 @@ def test_bf16_stays_within_its_own_rounding(preset, device):
     points = random_points(1, 128, size).to(device)
     features = model.encode(images)
     exact = sample(model.decode_dense(features), points)
-    model.to(torch.bfloat16)
-    features = type(features)({name: x.to(torch.bfloat16) for name, x in features.maps.items()}, features.size)
+    model.to(dtype)
+    features = type(features)({name: x.to(dtype) for name, x in features.maps.items()}, features.size)
     dense16 = model.decode_dense(features)
     sparse16 = model.decode_points(features, points)
     assert dense16.dtype == sparse16.dtype == torch.float32  # the head does not round
@@ -151,7 +153,6 @@ def test_bf16_stays_within_its_own_rounding(preset, device):
 @torch.inference_mode()
 def test_law_on_cuda(models, preset):
     model, size = models[preset].to("cuda"), (97, 131)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     features = model.encode(torch.randn(2, 3, *size, device="cuda"))
     points = random_points(2, 500, size).cuda()
     assert_lawful(model.decode_points(features, points), sample(model.decode_dense(features), points))
