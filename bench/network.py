@@ -7,6 +7,7 @@ python bench/network.py                     # --compile adds torch.compile (minu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare
 from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD, Predictor, export
+from spd_core.camera import Camera
 from spd_core.losses import Loss
 from spd_core.plan import Known
+from spd_core.preprocess import ImageTransform
 
 INPUTS = {
     "lite": (240, 320),
@@ -109,6 +112,37 @@ def whole(ms: dict, repeats: int) -> dict:
             "bound": dense_ms / encode_ms,
         }
     return result
+
+
+def answer_stages(predictor: Predictor, rgb: np.ndarray, camera: Camera, points: int = POINTS) -> dict[str, Callable]:
+    """What it takes to answer at so many points of an image, uint8 [H, W, 3]: each stage on what the one before it
+    made, "upload" with resize and normalisation; and "total", all of them as a user calls them. Points are new every
+    time, so that no plan is found again. To be called in `torch.inference_mode`.
+
+    Raises:
+        ArithmeticError: an answer is not finite.
+    """
+    model, rng, size = predictor.model, np.random.default_rng(0), rgb.shape[:2]
+    transform = ImageTransform.for_image(model, size, camera, None)
+    predictor.encoder.prepare(transform.size)
+
+    def uv() -> np.ndarray:
+        return rng.uniform(0, np.array(size[::-1]) - 1, (points, 2))
+
+    images = transform.tensor(rgb, predictor.device, predictor.dtype)
+    features = predictor.encoder(images)
+    plan = model.plan_points(transform.points(uv())[None], features.grids, features.size)
+    values = model.decode_point_values(features, plan=plan)
+    if not values.isfinite().all():
+        raise ArithmeticError(f"{int((~values.isfinite()).any(-1).sum())} of {points} answers are not finite")
+    return {
+        "upload": lambda: transform.tensor(rgb, predictor.device, predictor.dtype),
+        "encode": lambda: predictor.encoder(images),
+        "plan": lambda: model.plan_points(transform.points(uv())[None], features.grids, features.size),
+        "decode": lambda: model.decode_point_values(features, plan=plan),
+        "download": lambda: values.cpu(),
+        "total": lambda: predictor.encode(rgb, camera).answer(uv()),
+    }
 
 
 def training_steps(repeats: int) -> dict:

@@ -124,20 +124,27 @@ def soak(
     }
 
 
+def loaded(
+    settings: dict, seconds: float, rate_hz: float, points: int, size: tuple[int, int] = (480, 640)
+) -> dict[str, object]:
+    """`soak` without late queries of a fresh node with these parameters, and the share of points "with_depth"."""
+    client, rgb = Client(), random_frame(42, size).rgb
+    with running_node(TOPICS, {"diagnostics_period_s": 0.5, **settings}) as process:
+        client.connect(process)
+        client.show(rgb, CAMERA.scaled(size[1] / 640))
+        client.idle(1.0)
+        result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
+    client.destroy_node()
+    asked = result["queries"] * points
+    return result | {"with_depth": result["points_by_status"].get("0", 0) / asked}
+
+
 def sweep(weights: str, seconds: float) -> list[dict]:
-    """`soak` without late queries, a fresh node for each row of `SWEEP`."""
+    """`loaded` for each row of `SWEEP`."""
     rows = []
     for size, points, rate_hz, input_size in SWEEP:
-        client, rgb = Client(), random_frame(42, size).rgb
-        settings = {"weights": weights, "diagnostics_period_s": 0.5}
-        settings |= {"input_size": list(input_size)} if input_size else {}
-        with running_node(TOPICS, settings) as process:
-            client.connect(process)
-            client.show(rgb, CAMERA.scaled(size[1] / 640))
-            client.idle(1.0)
-            result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
-        client.destroy_node()
-        total = sum(result["points_by_status"].values())
+        settings = {"weights": weights} | ({"input_size": list(input_size)} if input_size else {})
+        result = loaded(settings, seconds, rate_hz, points, size)
         rows.append(
             {
                 "image": f"{size[1]}x{size[0]}",
@@ -146,10 +153,7 @@ def sweep(weights: str, seconds: float) -> list[dict]:
                 "rate_hz": rate_hz,
             }
         )
-        rows[-1] |= {
-            "with_depth": result["points_by_status"].get("0", 0) / total,
-            **{name: result[name] for name in ("latency_ms", "overhead_ms", "encode_ms")},
-        }
+        rows[-1] |= {name: result[name] for name in ("with_depth", "latency_ms", "overhead_ms", "encode_ms")}
     return rows
 
 

@@ -34,7 +34,8 @@ def prepare() -> None:
 def machine() -> str:
     """Where and when these figures were taken."""
     if DEVICE.type == "cuda":
-        where = torch.cuda.get_device_name()
+        driver = Path("/sys/module/nvidia/version")
+        where = f"{torch.cuda.get_device_name()}, driver {driver.read_text().strip() if driver.exists() else 'unknown'}"
     else:
         where = (
             f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()},"
@@ -44,8 +45,13 @@ def machine() -> str:
 
 
 def interleaved(variants: dict, repeats: int, text: str = "measuring", warm: bool = False) -> dict:
-    """Median milliseconds of each variant (callables without arguments); every round runs each of them once, the first
-    round warms up.
+    """Median milliseconds of each variant; the rest as `series`."""
+    return {name: float(np.median(values)) for name, values in series(variants, repeats, text, warm).items()}
+
+
+def series(variants: dict, repeats: int, text: str = "measuring", warm: bool = False) -> dict[object, list[float]]:
+    """Milliseconds [repeats] of each variant (callables without arguments); every round runs each of them once, the
+    first round warms up.
 
     With `warm` each runs once more before it is timed: its weights are in the cache as those of a node's encoder are,
     which nothing else evicts.
@@ -59,7 +65,7 @@ def interleaved(variants: dict, repeats: int, text: str = "measuring", warm: boo
             if repeat:
                 times[name].append(elapsed)
         gc.collect()
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return times
 
 
 def _milliseconds(run: Callable) -> float:

@@ -174,6 +174,7 @@ def test_cuda_graphs_are_for_sizes_that_repeat_and_only_a_few_are_kept(models, d
         assert 0 < len(runtime._graphs) <= runtime.KEPT_GRAPHS
 
 
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)  # an error while recording may cost a device's other tests
 @torch.inference_mode()
 def test_a_size_that_cannot_be_recorded_runs_as_it_is_and_says_why(models, device):
     model = copy.deepcopy(models["lite"]).to(device)

@@ -110,4 +110,5 @@ def test_launch_file_offers_its_arguments():
 
 def test_make_lists_its_targets():
     out = subprocess.run(["make", "-s", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert [line.split()[1] for line in out.splitlines()] == ["setup", "demo", "test", "lint", "wheel", "bench"]
+    targets = ["setup", "demo", "test", "lint", "wheel", "bench", "bench-gpu"]
+    assert [line.split()[1] for line in out.splitlines()] == targets
