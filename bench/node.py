@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,14 +126,21 @@ def soak(
 
 
 def loaded(
-    settings: dict, seconds: float, rate_hz: float, points: int, size: tuple[int, int] = (480, 640)
-) -> dict[str, object]:
-    """`soak` without late queries of a fresh node with these parameters, and the share of points "with_depth"."""
+    settings: dict,
+    seconds: float,
+    rate_hz: float,
+    points: int,
+    size: tuple[int, int] = (480, 640),
+    when_ready: Callable[[], object] = lambda: None,
+) -> dict:
+    """`soak` without late queries of a fresh node with these parameters, and the share of points "with_depth".
+    `when_ready` is called between the start and the load."""
     client, rgb = Client(), random_frame(42, size).rgb
     with running_node(TOPICS, {"diagnostics_period_s": 0.5, **settings}) as process:
         client.connect(process)
         client.show(rgb, CAMERA.scaled(size[1] / 640))
         client.idle(1.0)
+        when_ready()
         result = soak(client, process.pid, rgb, seconds, rate_hz, points, late_hz=0.0)
     client.destroy_node()
     asked = result["queries"] * points
