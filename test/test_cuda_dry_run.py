@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from spd_core import SPD
 from spd_core.errors import SPDError
+from spd_core.preprocess import ImageTransform
 from spd_core.runtimes import CudaGraphRuntime, create_runtime
 
 
@@ -56,13 +57,16 @@ def make_cuda(model: SPD, dtype: torch.dtype) -> None:
 def test_answers_without_waiting_for_the_device(models, preset, dtype):
     model = copy.deepcopy(models[preset])
     points = np.random.default_rng(0).uniform([0, 0], [181, 125], (1, 40, 2))
+    transform, rgb = ImageTransform((250, 360), (126, 182), False, 500.0, 1.0), np.zeros((250, 360, 3), np.uint8)
     with FakeTensorMode():
         make_cuda(model, dtype)
-        features = model.encode(torch.empty(1, 3, 126, 182, dtype=dtype, device="cuda"))
+        images = transform.tensor(rgb, torch.device("cuda"), dtype)
+        features = model.encode(images)
         with Calls() as planning:
             plan = model.plan_points(points, features.grids, features.size)
         depth = model.decode_points(features, plan=plan)
         dense = model.decode_dense(features)
+    assert (images.device.type, images.dtype, images.shape) == ("cuda", dtype, (1, 3, 126, 182))
     for x in features.maps.values():
         assert (x.device.type, x.dtype, x.is_contiguous()) == ("cuda", dtype, True)  # channels-last: [B, H, W, C]
     assert 0 < planning.count[torch.ops.aten._to_copy] <= 3
