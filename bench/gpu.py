@@ -232,7 +232,7 @@ def verdict(case: Case, result: Result) -> str:
 def markdown(results: dict[Case, Result], title: str) -> str:
     """The one table: a row for each case, p50 / p99 in milliseconds."""
     head = ["what", "preset", "precision", "runtime", *STAGES, "target", "note"]
-    lines = [f"# SPD on {title}", "", "p50 / p99, ms; targets are for an H100.", ""]
+    lines = [f"# SPD on {title}", "", "p50 / p99, ms; fp32 without TF32; random weights; targets are for an H100.", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
     for case, result in results.items():
         what = {
@@ -264,19 +264,20 @@ def main() -> int:
         return 2
     command = [sys.executable, str(Path(__file__).resolve()), *(["--dry_run"] if arguments.dry_run else [])]
     file, results = arguments.out / ("gpu_dry_run" if arguments.dry_run else "gpu"), {}
+    title, table = machine() + (", dry run: times mean nothing" if arguments.dry_run else ""), ""
     ends_s = time.monotonic() + LIMIT_S
     with file.with_suffix(".log").open("w") as log:
         for part in parts(arguments.dry_run):
             first, left_s = part.cases[0], ends_s - time.monotonic()
-            if first.what in arguments.only:
-                print(f"{left_s:4.0f} s left:", first.what, first.preset, first.runtime, flush=True)
-                results |= run_part(part, min(part.budget_s, left_s), log, command)
-    title = machine() + (", dry run: times mean nothing" if arguments.dry_run else "")
-    table = markdown(results, title)
+            if first.what not in arguments.only:
+                continue
+            print(f"{left_s:4.0f} s left:", first.what, first.preset, first.runtime, flush=True)
+            results |= run_part(part, min(part.budget_s, left_s), log, command)
+            table = markdown(results, title)  # after each part: whoever ends the run early has what there is
+            file.with_suffix(".md").write_text(table)
+            rows = [asdict(case) | asdict(result) for case, result in results.items()]
+            file.with_suffix(".json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
     print(table)
-    file.with_suffix(".md").write_text(table)
-    rows = [asdict(case) | asdict(result) for case, result in results.items()]
-    file.with_suffix(".json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
     return int(any(case.what == "law" and result.error for case, result in results.items()))
 
 
