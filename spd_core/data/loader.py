@@ -4,14 +4,13 @@ processes or interruptions."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from .augment import Augmentation
-from .samples import DataError, Dataset, Sample
+from .samples import DataError, Dataset, Sample, attempt
 
 MAX_BROKEN_IN_A_ROW = 20
 
@@ -86,18 +85,6 @@ class AugmentedSamples(torch.utils.data.Dataset):
         raise DataError(f"{len(broken)} samples in a row are broken, the first: {broken[0]}")
 
 
-class _Positions(Sampler):
-    """Positions of one process: micro-batch m of the run is `batch_size` positions for each of `world` processes."""
-
-    def __init__(self, first: int, last: int, batch_size: int, rank: int, world: int):
-        self.first, self.last, self.batch_size, self.rank, self.world = first, last, batch_size, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for micro in range(self.first, self.last):
-            start = (micro * self.world + self.rank) * self.batch_size
-            yield list(range(start, start + self.batch_size))
-
-
 def _collate(samples: list[dict]) -> dict:
     batch = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in ("rgb", "depth_m")}
     return {**batch, "names": [s["name"] for s in samples], "broken": [name for s in samples for name in s["broken"]]}
@@ -114,11 +101,11 @@ def training_batches(
     pin: bool = False,
 ) -> DataLoader:
     """Micro-batches `first` ... `last` of this process: rgb uint8 [B, H, W, 3], depth_m [B, 1, H, W] at the training
-    focal length, names, broken."""
-    positions = _Positions(first, last, batch_size, rank, world)
+    focal length, names, broken. Micro-batch m of the run is `batch_size` positions for each of `world` processes."""
+    starts = ((micro * world + rank) * batch_size for micro in range(first, last))
     return DataLoader(
         samples,
-        batch_sampler=positions,
+        batch_sampler=[list(range(start, start + batch_size)) for start in starts],
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin,
@@ -134,16 +121,9 @@ class _Attempts(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample | DataError:
-        try:
-            return self.dataset[index]
-        except DataError as error:
-            return error
+        return attempt(self.dataset, index)
 
 
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
-    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
+    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers)

@@ -13,7 +13,7 @@ from .. import files
 from ..camera import Camera
 from ..extras import extra
 from .images import read_colour_and_depth
-from .samples import DataError, Sample, checked
+from .samples import DataError, Named, Sample, checked
 
 if TYPE_CHECKING:
     import h5py
@@ -43,7 +43,7 @@ def _h5_reader() -> type[h5py.File]:
     return h5py.File
 
 
-class _Published:
+class _Published(Named):
     """What all three layouts share: the split and the crop of published evaluations (Eigen et al. 2014)."""
 
     splits = ("train", "test")
@@ -56,13 +56,8 @@ class H5Files(_Published):
     layout = "NYU h5 (FastDepth, sparse-to-dense)"
 
     def __init__(self, root: Path, found: list[Path]):
-        self.root, self.files = root, found
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return str(self.files[index].relative_to(self.root))
+        super().__init__([str(file.relative_to(root)) for file in found])
+        self.files = found
 
     def __getitem__(self, index: int) -> Sample:
         file, h5 = self.files[index], _h5_reader()
@@ -102,12 +97,7 @@ class BTSList(_Published):
         for number, fields in enumerate(self.lines, start=1):
             if len(fields) != 3 or not _is_number(fields[2]):
                 raise DataError(f"{list_file}, line {number}: {' '.join(fields)!r}; expected '<rgb> <depth> <focal>'")
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def name(self, index: int) -> str:
-        return self.lines[index][0]
+        super().__init__([fields[0] for fields in self.lines])
 
     def __getitem__(self, index: int) -> Sample:
         rgb_name, depth_name, focal = self.lines[index]
@@ -155,14 +145,9 @@ class LabeledMat(_Published):
     layout = "NYU labelled .mat"
 
     def __init__(self, file: Path, indices: np.ndarray):
+        super().__init__([f"{file.name}[{index + 1}]" for index in indices])  # MATLAB counts from 1
         self.file, self.indices = file, indices
         self._opened: tuple[int, h5py.File] | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return f"{self.file.name}[{self.indices[index] + 1}]"  # MATLAB counts from 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file, which is of this process."""

@@ -80,26 +80,41 @@ class Dataset(Protocol):
     def name(self, index: int) -> str: ...
 
 
-class _Of:
-    """A data set made of another one, which says of itself what that one says."""
+class Named:
+    """What all data sets here share: a list of names. Undivided, and evaluated whole, unless they say otherwise."""
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-        self.layout = dataset.layout
-        self.splits = dataset.splits
-        self.evaluation_crop = dataset.evaluation_crop
+    splits: tuple[str, ...] = ONE_SPLIT
+    evaluation_crop = "none"
+
+    def __init__(self, names: list[str]):
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
 
 
-class InMemory(_Of):
+class Subset(Named):
+    """The samples of `dataset` at `indices`."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+        super().__init__([dataset.name(index) for index in indices])
+        self.dataset, self.indices = dataset, indices
+        self.layout, self.splits, self.evaluation_crop = dataset.layout, dataset.splits, dataset.evaluation_crop
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+class InMemory(Subset):
     """A data set read once and kept, for small ones: decoding a picture takes longer than augmenting it. A sample that
     cannot be read stays that way."""
 
     def __init__(self, dataset: Dataset):
-        super().__init__(dataset)
-        self.samples = [_read(dataset, index) for index in range(len(dataset))]
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(dataset, range(len(dataset)))
+        self.samples = [attempt(dataset, index) for index in self.indices]
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
@@ -107,32 +122,13 @@ class InMemory(_Of):
             raise sample
         return sample
 
-    def name(self, index: int) -> str:
-        return self.dataset.name(index)
 
-
-def _read(dataset: Dataset, index: int) -> Sample | DataError:
+def attempt(dataset: Dataset, index: int) -> Sample | DataError:
+    """A sample, or the error that opening it raised."""
     try:
         return dataset[index]
     except DataError as error:
         return error
-
-
-class Subset(_Of):
-    """The samples of `dataset` at `indices`."""
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]):
-        super().__init__(dataset)
-        self.indices = list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(self.indices[index])
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:

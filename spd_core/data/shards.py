@@ -8,34 +8,26 @@ import numpy as np
 
 from .. import files
 from ..camera import Camera
-from .samples import ONE_SPLIT, DataError, Sample
+from .samples import DataError, Named, Sample
 
 SHARD = 250  # frames
 PATTERN = "rooms_????????.npz"
 LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
-class RoomShards:
+class RoomShards(Named):
     """The rooms of a folder, in order of seed. Those of a shard that cannot be read say so when they are asked for."""
 
     layout = "synthetic rooms"
-    splits = ONE_SPLIT
-    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path):
-        self.files = files.listed(files.expanded(folder), PATTERN)
-        if not self.files:
+        found = files.listed(files.expanded(folder), PATTERN)
+        if not found:
             raise DataError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
-        self._shards = [_read(file) for file in self.files]
+        super().__init__([f"{file.stem}[{i}]" for file in found for i in range(SHARD)])
+        self._shards = [_read(file) for file in found]
         if all(isinstance(shard, DataError) for shard in self._shards):
             raise next(shard for shard in self._shards if isinstance(shard, DataError))
-
-    def __len__(self) -> int:
-        return len(self.files) * SHARD
-
-    def name(self, index: int) -> str:
-        shard, i = divmod(index, SHARD)
-        return f"{self.files[shard].stem}[{i}]"
 
     def __getitem__(self, index: int) -> Sample:
         number, i = divmod(index, SHARD)
