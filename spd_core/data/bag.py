@@ -33,8 +33,8 @@ from ..messages import (
 )
 from .pairing import Pairing, Series, pair
 from .samples import DataError
-from .serialised import Recorded, deserialised, stamp_ns_of
-from .storage import Topic, open_files
+from .serialised import Recorded, Topic, deserialised, stamp_ns_of
+from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02

@@ -21,8 +21,7 @@ from ..messages import (
     is_rectified_topic,
 )
 from .samples import DataError
-from .serialised import Recorded, deserialised
-from .storage import Topic
+from .serialised import Recorded, Topic, deserialised
 
 IMAGE, COMPRESSED, INFO, CLOUD = (
     f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo", "PointCloud2")
