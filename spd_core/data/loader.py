@@ -4,6 +4,7 @@ processes or interruptions."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,41 +16,29 @@ from .samples import DataError, Dataset, Sample, attempt
 MAX_BROKEN_IN_A_ROW = 20
 
 
+@dataclass
 class AugmentedSamples(torch.utils.data.Dataset):
     """Sample n of a run: a data set drawn by weight, one shuffle of it after the other, each sample augmented by its
     own random generator.
 
     A broken sample is replaced by the one after it in its data set and named in "broken".
-
-    Args:
-        datasets: one or several, with the share of each in the samples.
-        training_focal_px: depth is trained as a camera of this focal length would see it.
-        to_focal: scale images to that focal length first, as `SPDConfig.fit` "focal" does.
-        batch_size: of a process: samples of one batch get crops of one size.
     """
 
-    def __init__(
-        self,
-        datasets: list[tuple[Dataset, float]],
-        augment: Augmentation,
-        training_focal_px: float,
-        seed: int,
-        to_focal: bool = False,
-        batch_size: int = 1,
-    ):
-        self.datasets = [dataset for dataset, _ in datasets]
-        total = sum(weight for _, weight in datasets)
-        self.shares = [weight / total for _, weight in datasets]
-        self.augment = augment
-        self.training_focal_px = training_focal_px
-        self.seed = seed
-        self.to_focal = to_focal
-        self.batch_size = batch_size
+    datasets: list[tuple[Dataset, float]]  # one or several, with the share of each in the samples
+    augment: Augmentation
+    training_focal_px: float  # depth is trained as a camera of this focal length would see it
+    seed: int
+    to_focal: bool = False  # scale images to that focal length first, as `SPDConfig.fit` "focal" does
+    batch_size: int = 1  # of a process: samples of one batch get crops of one size
+
+    def __post_init__(self) -> None:
+        total = sum(weight for _, weight in self.datasets)
+        self.shares = [weight / total for _, weight in self.datasets]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # by data set: the epoch, and its shuffle
 
     def __len__(self) -> int:
         """Samples until each data set was seen once on average."""
-        return sum(len(dataset) for dataset in self.datasets)
+        return sum(len(dataset) for dataset, _ in self.datasets)
 
     def _place(self, position: int) -> tuple[Dataset, int]:
         """The data set of a position, and which of its samples."""
@@ -57,7 +46,7 @@ class AugmentedSamples(torch.utils.data.Dataset):
         if len(self.datasets) > 1:
             draw = np.random.default_rng([self.seed, 3, position]).random()
             chosen = min(int(np.searchsorted(np.cumsum(self.shares), draw, side="right")), len(self.shares) - 1)
-        dataset = self.datasets[chosen]
+        dataset, _ = self.datasets[chosen]
         epoch, i = divmod(int(position * self.shares[chosen]), len(dataset))
         if self._orders.get(chosen, (None,))[0] != epoch:
             of_set = [chosen] if chosen else []  # the first one's shuffles are those of a run without others
