@@ -219,9 +219,7 @@ def _bring_to_disk(path: Path) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace a file by this text, as `replaced` does."""
-    with replaced(path) as partial:
-        # File names that are no UTF-8 come back as the bytes they were.
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+    write_bytes(path, text.encode(errors="surrogateescape"))  # file names that are no UTF-8: the bytes they were
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:

@@ -26,11 +26,12 @@ def colour_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray
 def side_by_side(rows: list[list[np.ndarray]]) -> np.ndarray:
     """One picture from rows of RGB images; each is scaled to the size of the first."""
     size = rows[0][0].shape[1::-1]
-    scaled = [[cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in row] for row in rows]
     gap = [(0, 4), (0, 4), (0, 0)]  # px right of and below each
-    return np.vstack([np.hstack([np.pad(image, gap, constant_values=255) for image in row]) for row in scaled])[
-        :-4, :-4
-    ]
+
+    def cell(image: np.ndarray) -> np.ndarray:
+        return np.pad(cv2.resize(image, size, interpolation=cv2.INTER_AREA), gap, constant_values=255)
+
+    return np.vstack([np.hstack([cell(image) for image in row]) for row in rows])[:-4, :-4]
 
 
 def draw_overlay(
