@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 from nav_msgs.msg import Path
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
@@ -33,16 +33,9 @@ from .frames import PendingImage, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
-from .waypoints import NoTransformError, Transforms, path_points, projected
+from .waypoints import FrameTransforms, NoTransformError, path_points, projected
 
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
-
-
-class Output(Protocol):
-    """A publisher, as far as it is needed here."""
-
-    def publish(self, msg: Any) -> None: ...
-    def get_subscription_count(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -99,8 +92,8 @@ class Answers:
     """
 
     predictor: Predictor
-    outputs: Mapping[str, Output]  # `depths`, `waypoint_depths`, `overlay` and `dense`
-    transforms: Transforms  # for waypoints
+    outputs: Mapping[str, Publisher]  # `depths`, `waypoint_depths`, `overlay` and `dense`
+    transforms: FrameTransforms  # for waypoints
     scaling: Scaling
     settings: Settings
     calibration: Calibration

@@ -27,7 +27,7 @@ from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics
 from .notes import Note
 from .parameters import LEARNED_SCALES, Settings
-from .waypoints import NoTransformError, Transforms
+from .waypoints import FrameTransforms, NoTransformError
 
 FLOOR_PERIOD_S = 0.2  # between looks at the floor: they cost as much as a query of a hundred points
 # Inputs by topic: the type of their messages, and how they are read.
@@ -43,7 +43,7 @@ class Scaling:
     """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read` and `change`."""
 
     predictor: Predictor  # whose answers are scaled
-    transforms: Transforms  # from the frames of sensors and of the floor to the camera's
+    transforms: FrameTransforms  # from the frames of sensors and of the floor to the camera's
     settings: Settings
     statistics: Statistics  # of references, and the scale
     problems: Problems

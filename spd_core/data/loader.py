@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,17 +104,7 @@ def training_batches(
     )
 
 
-class _Attempts(torch.utils.data.Dataset):
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample | DataError:
-        return attempt(self.dataset, index)
-
-
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
-    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers)
+    numbers: Any = range(len(dataset))  # a data set for torch: what is collated is the sample
+    yield from DataLoader(numbers, batch_size=None, num_workers=workers, collate_fn=partial(attempt, dataset))

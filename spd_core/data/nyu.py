@@ -13,7 +13,7 @@ from .. import files
 from ..camera import Camera
 from ..extras import extra
 from .images import read_colour_and_depth
-from .samples import DataError, Named, Sample, checked
+from .samples import DataError, Dataset, Sample, checked
 
 if TYPE_CHECKING:
     import h5py
@@ -43,7 +43,7 @@ def _h5_reader() -> type[h5py.File]:
     return h5py.File
 
 
-class _Published(Named):
+class _Published(Dataset):
     """What all three layouts share: the split and the crop of published evaluations (Eigen et al. 2014)."""
 
     splits = ("train", "test")

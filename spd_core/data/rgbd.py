@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import files
 from ..camera import Camera
 from .images import read_colour, read_colour_and_depth
-from .samples import DataError, Named, Sample, checked
+from .samples import DataError, Dataset, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = (
@@ -32,7 +32,7 @@ def read_camera(folder: str | Path) -> Camera | None:
         raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
 
 
-class RGBDFolder(Named):
+class RGBDFolder(Dataset):
     """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
 
     layout = "RGB-D folder"

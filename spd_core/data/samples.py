@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -59,7 +58,7 @@ class TrainingSample(Sample):
     camera: Camera
 
 
-class Dataset(Protocol):
+class Dataset:
     """`[i]` opens a sample and raises DataError if it is broken, `name(i)` names one without opening it.
 
     Attributes:
@@ -68,21 +67,7 @@ class Dataset(Protocol):
         evaluation_crop: "eigen" or "none": which part of an image published evaluations count.
     """
 
-    @property
-    def layout(self) -> str: ...
-    @property
-    def splits(self) -> tuple[str, ...]: ...
-    @property
-    def evaluation_crop(self) -> str: ...
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample: ...
-    def name(self, index: int) -> str: ...
-
-
-class Named:
-    """What all data sets here share: a list of names. Undivided, and evaluated whole, unless they say otherwise."""
-
+    layout: str
     splits: tuple[str, ...] = ONE_SPLIT
     evaluation_crop = "none"
 
@@ -92,11 +77,14 @@ class Named:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
+
     def name(self, index: int) -> str:
         return self.names[index]
 
 
-class Subset(Named):
+class Subset(Dataset):
     """The samples of `dataset` at `indices`."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):

@@ -8,14 +8,14 @@ import numpy as np
 
 from .. import files
 from ..camera import Camera
-from .samples import DataError, Named, Sample
+from .samples import DataError, Dataset, Sample
 
 SHARD = 250  # frames
 PATTERN = "rooms_????????.npz"
 LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
-class RoomShards(Named):
+class RoomShards(Dataset):
     """The rooms of a folder, in order of seed. Those of a shard that cannot be read say so when they are asked for."""
 
     layout = "synthetic rooms"
