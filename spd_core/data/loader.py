@@ -107,4 +107,5 @@ def training_batches(
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
     numbers: Any = range(len(dataset))  # a data set for torch: what is collated is the sample
-    yield from DataLoader(numbers, batch_size=None, num_workers=workers, collate_fn=partial(attempt, dataset))
+    read = partial(attempt, dataset.__getitem__)
+    yield from DataLoader(numbers, batch_size=None, num_workers=workers, collate_fn=read)

@@ -32,7 +32,7 @@ LAYOUTS = """\
                                    Depth V2 page)"""
 
 
-# First bytes.
+# First bytes; MATLAB writes 512 bytes of its own before the HDF5.
 MATLAB5, MATLAB73 = b"MATLAB 5.0", b"MATLAB 7.3"
 HDF5 = b"\x89HDF\r\n"
 
@@ -61,13 +61,8 @@ class H5Files(_Published):
 
     def __getitem__(self, index: int) -> Sample:
         file, h5 = self.files[index], _h5_reader()
-        try:
-            with h5(file, "r") as content:
-                rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
-        except Exception as error:  # what the library makes of broken bytes
-            raise DataError(
-                f"{file} {files.fault(file, error, HDF5)}; expected an h5 file with 'rgb' and 'depth'"
-            ) from error
+        with files.read_as("an h5 file with 'rgb' and 'depth'", file, HDF5, DataError), h5(file, "r") as content:
+            rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
         return checked(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
@@ -182,19 +177,11 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     with extra("train"):
         from scipy.io import loadmat
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
-    try:
+    with files.read_as(f"a MATLAB file with {key!r}", splits, MATLAB5, DataError):
         indices = loadmat(splits)[key].ravel().astype(int) - 1
-    except Exception as error:  # what the library makes of broken bytes
-        raise DataError(
-            f"{splits} {files.fault(splits, error, MATLAB5)}; expected a MATLAB file with {key!r}"
-        ) from error
-    try:
-        with h5(file, "r") as content:
-            count = len(content["images"])
-    except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
-        raise DataError(
-            f"{file} {files.fault(file, error, MATLAB73)}; expected a MATLAB v7.3 file with 'images' and 'rawDepths'"
-        ) from error
+    what = "a MATLAB v7.3 file with 'images' and 'rawDepths'"
+    with files.read_as(what, file, MATLAB73, DataError), h5(file, "r") as content:
+        count = len(content["images"])
     outside = indices[(indices < 0) | (indices >= count)]
     if len(outside):
         raise DataError(f"{splits} names image {outside[0] + 1}, but {file} has {count}, counted from 1")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class InMemory(Subset):
 
     def __init__(self, dataset: Dataset):
         super().__init__(dataset, range(len(dataset)))
-        self.samples = [attempt(dataset, index) for index in self.indices]
+        self.samples = [attempt(dataset.__getitem__, index) for index in self.indices]
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
@@ -111,10 +112,10 @@ class InMemory(Subset):
         return sample
 
 
-def attempt(dataset: Dataset, index: int) -> Sample | DataError:
-    """A sample, or the error that opening it raised."""
+def attempt(read: Callable[[Any], Any], what: Any) -> Any:
+    """What reading gives, or the DataError that it raised."""
     try:
-        return dataset[index]
+        return read(what)
     except DataError as error:
         return error
 
