@@ -125,8 +125,7 @@ def compressed_to_rgb(msg: Message) -> np.ndarray:
 def compressed_depth_to_metres(msg: Message) -> np.ndarray:
     """A CompressedImage of image_transport's compressedDepth (PNG or RVL; 16UC1, or 32FC1 quantised as inverse depth),
     or a plain 16-bit PNG, as float32 [H, W] m."""
-    coded, _ = compressed_depth(msg)
-    return _metres(coded)
+    return _metres(compressed_depth(msg)[0])
 
 
 def compressed_depth(msg: Message) -> tuple[np.ndarray, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..messages import (
@@ -85,9 +85,9 @@ class Choice:
 
     topics: Topics
     contents: dict[str, Content]
-    others: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    others: list[str]
+    refused: list[str]
+    remarks: list[str]
 
     @property
     def expects_depth(self) -> bool:
@@ -108,9 +108,7 @@ class Choice:
 Matched = Callable[[str, str], float]
 
 
-def choose(
-    path: object, contents: list[Content], given: dict[str, str | None], matched: Matched = lambda image, depth: 1.0
-) -> Choice:
+def choose(path: object, contents: list[Content], given: dict[str, str | None], matched: Matched) -> Choice:
     """The topics of a recording; a name that is `given` (by "image", "depth", "camera_info", "query") is taken instead.
 
     Raises:
