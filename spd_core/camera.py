@@ -109,7 +109,7 @@ class Camera:
         where the lens model is not valid."""
         xyz_m = np.asarray(xyz_m, dtype=np.float64)
         z = np.where(xyz_m[..., 2:] > 0, xyz_m[..., 2:], np.nan)
-        with np.errstate(over="ignore"):  # pixels as far away as that are in no image
+        with np.errstate(all="ignore"):  # what overflows is in no image, and a lens answers NaN
             rays = xyz_m[..., :2] / z
             if self._is_bent:
                 rays = lens(self.distortion_model, self.distortion).distort(rays.reshape(-1, 2)).reshape(rays.shape)
@@ -121,7 +121,8 @@ class Camera:
         rays = (np.asarray(points_px, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
         z = np.asarray(depth_m, dtype=np.float64)[..., None]
         if self._is_bent:
-            rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
+            with np.errstate(all="ignore"):
+                rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
             z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
         return np.concatenate([rays * z, z], axis=-1)
 

@@ -109,9 +109,19 @@ def problem(path: Path, magic: bytes = b"") -> str:
     return f"is damaged or of another format ({size:,} bytes)"
 
 
-def fault(path: Path, error: Exception, magic: bytes = b"") -> str:
-    """As `problem`, of a file by which a library raised `error`; a KeyError of a whole one that lacks something."""
-    return f"{'lacks a part' if isinstance(error, KeyError) else problem(path, magic)} ({error})"
+@contextmanager
+def read_as(expected: str, path: Path, magic: bytes, error: type[SPDError] = FileError) -> Iterator[None]:
+    """Around a library that reads a file.
+
+    Raises:
+        SPDError: of the class `error`, for whatever the library makes of broken bytes: what is wrong with the file
+            (`problem`; a KeyError is of a whole one that lacks something), and what was expected.
+    """
+    try:
+        yield
+    except Exception as reason:
+        what = "lacks a part" if isinstance(reason, KeyError) else problem(path, magic)
+        raise error(f"{path} {what} ({reason}); expected {expected}") from reason
 
 
 def read_text(path: Path, error: type[SPDError] = FileError) -> str:
@@ -219,9 +229,7 @@ def _bring_to_disk(path: Path) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace a file by this text, as `replaced` does."""
-    with replaced(path) as partial:
-        # File names that are no UTF-8 come back as the bytes they were.
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+    write_bytes(path, text.encode(errors="surrogateescape"))  # file names that are no UTF-8: the bytes they were
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:

@@ -36,11 +36,8 @@ class GlobalPath(nn.Module):
 
     def forward(self, level3: Tensor, level4: Tensor) -> Tensor:
         """[B, H3, W3, C3], [B, H4, W4, C4] -> [B, 2 H3, 2 W3, D]."""
-        coarse = self.refine4(self.project_coarsest(level4), like=level3)
+        coarse = self.refine4(self.project4(level4), like=level3)
         return self.refine3(self.project3(level3), coarse)
-
-    def project_coarsest(self, level4: Tensor) -> Tensor:  # [B, H4, W4, C4] -> [B, H4, W4, D]
-        return self.project4(level4)
 
 
 class ReassembledGlobalPath(GlobalPath):

@@ -56,7 +56,10 @@ def camera_of_picture(
     if told is not None and fov_deg is not None:
         raise IntrinsicsError(f"give the camera or the angle of view, not both; got {told!r} and {fov_deg:g} degrees")
     if fov_deg is not None:
-        return KnownCamera(camera_of_view(fov_deg, size), f"an angle of view of {fov_deg:g} degrees")
+        if not 1 <= fov_deg <= 170:
+            raise IntrinsicsError(f"the horizontal angle of view must be 1 to 170 degrees, got {fov_deg:g}")
+        focal_px = size[1] / 2 / math.tan(math.radians(fov_deg) / 2)
+        return KnownCamera(centred_camera(focal_px, size), f"an angle of view of {fov_deg:g} degrees")
     if told is not None:
         return KnownCamera(_told(told, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
@@ -65,13 +68,6 @@ def camera_of_picture(
         focal_px, source = found
         return KnownCamera(centred_camera(focal_px, size), source)
     return KnownCamera(None, "nothing")
-
-
-def camera_of_view(fov_deg: float, size: tuple[int, int]) -> Camera:
-    """A pinhole whose image of `size` (height, width) px is `fov_deg` degrees wide."""
-    if not 1 <= fov_deg <= 170:
-        raise IntrinsicsError(f"the horizontal angle of view must be 1 to 170 degrees, got {fov_deg:g}")
-    return centred_camera(size[1] / 2 / math.tan(math.radians(fov_deg) / 2), size)
 
 
 def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:

@@ -1,7 +1,8 @@
 """Lens distortion, as OpenCV defines it, answered only where the model is valid.
 
 A *ray* is the ideal (x, y) = (X / Z, Y / Z) of a point in front of the camera, its *image* is what the lens makes of
-it; both [K, 2], in focal lengths from the principal point. Points without an answer are NaN.
+it; both [K, 2], in focal lengths from the principal point. Points without an answer are NaN, which `Camera` asks numpy
+not to warn of.
 
 A distortion polynomial is fitted to the angles that a calibration has seen. Farther out it turns back, and images of
 rays far outside lie among those of the picture. So a ray is valid if the model keeps its sense all the way to it from
@@ -12,10 +13,12 @@ an image has the one ray that it had before anything turned back. Where that end
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
 # of sensor_msgs/CameraInfo, with the numbers of coefficients they may have
 DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
@@ -44,36 +47,30 @@ def lens(model: str, coefficients: tuple[float, ...]) -> Lens:
         return RadialLens(lambda angle: _odd_polynomial(angle, coefficients), WIDEST_RAD, np.arctan, np.tan)
     k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tilt_x, tilt_y = (*coefficients, *[0.0] * 14)[:14]
     radial = RationalRadius((k1, k2, k3), (k4, k5, k6))
-    last = radial.end
-    along = RadialLens(radial.with_slope, last)
-    found: Lens = along
+    last = radial.end()
+    found: Lens = RadialLens(radial.with_slope, last)
     if any((p1, p2, s1, s2, s3, s4)):
-        found = DecentredLens(radial, along, (p1, p2), (s1, s2, s3, s4), last)
+        found = DecentredLens(radial, (p1, p2), (s1, s2, s3, s4), last)
     return TiltedLens(found, tilt_x, tilt_y) if tilt_x or tilt_y else found
 
 
 def _odd_polynomial(angle: np.ndarray, k: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """angle * (1 + k1 angle^2 + k2 angle^4 + ...), and its derivative."""
-    square = angle * angle
-    value, slope = np.zeros_like(angle), np.zeros_like(angle)
-    for i in range(len(k), 0, -1):
-        value = (value + k[i - 1]) * square
-        slope = (slope + (2 * i + 1) * k[i - 1]) * square
-    return angle * (1 + value), 1 + slope
+    square, coefficients = angle * angle, np.array([1, *k])
+    return angle * polyval(square, coefficients), polyval(square, coefficients * (2 * np.arange(len(k) + 1) + 1))
 
 
+@dataclass(frozen=True)
 class RationalRadius:
     """g(t) = (1 + k1 t + k2 t^2 + k3 t^3) / (1 + k4 t + k5 t^2 + k6 t^3), t the squared radius: radial distortion."""
 
-    def __init__(self, above: tuple[float, float, float], below: tuple[float, float, float]):
-        self.above, self.below = above, below
+    above: tuple[float, float, float]
+    below: tuple[float, float, float]
 
-    @property
     def end(self) -> float:
         """The radius up to which g is finite, at most that of the widest angle."""
         nodes = np.tan(np.linspace(0, WIDEST_RAD, ANGLES))
-        with np.errstate(all="ignore"):
-            return float(_ends(lambda r, _: _cubic(r * r, self.below)[0], nodes, 1)[1][0])
+        return float(_ends(lambda r, _: _cubic(r * r, self.below)[0], nodes, 1)[1][0])
 
     def __call__(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """g and dg/dt; NaN from the first pole on."""
@@ -156,30 +153,20 @@ class RadialLens:
         to_radius: Callable[[np.ndarray], np.ndarray] = np.positive,
     ):
         self._function, self._to_parameter, self._to_radius = function, to_parameter, to_radius
-        with np.errstate(all="ignore"):
-            nodes = to_parameter(np.tan(np.linspace(0, np.arctan(to_radius(np.array(last))), ANGLES)))
-            count, end = _ends(lambda value, _: function(value)[1], nodes, 1)
-            self._values = np.append(nodes[: count[0]], end)
-            self._images = np.maximum.accumulate(function(self._values)[0])
-
-    @property
-    def edge(self) -> float:
-        """The largest radius of a valid ray."""
-        return float(self._to_radius(self._values[-1]))
+        nodes = to_parameter(np.tan(np.linspace(0, np.arctan(to_radius(np.array(last))), ANGLES)))
+        count, end = _ends(lambda value, _: function(value)[1], nodes, 1)
+        self._values = np.append(nodes[: count[0]], end)
+        self._images = np.maximum.accumulate(function(self._values)[0])
 
     def distort(self, rays: np.ndarray) -> np.ndarray:
-        """Images of rays."""
-        with np.errstate(all="ignore"):
-            radius = _lengths(rays)
-            value = self._to_parameter(radius)
-            image, _ = self._function(np.where(value <= self._values[-1] * (1 + SOLVED), value, np.nan))
-            return rays * np.where(radius == 0, 1.0, image / radius)[:, None]
+        radius = _lengths(rays)
+        value = self._to_parameter(radius)
+        image, _ = self._function(np.where(value <= self._values[-1] * (1 + SOLVED), value, np.nan))
+        return rays * np.where(radius == 0, 1.0, image / radius)[:, None]
 
     def undistort(self, images: np.ndarray) -> np.ndarray:
-        """Rays of images."""
-        with np.errstate(all="ignore"):
-            wanted = _lengths(images)
-            return images * np.where(wanted == 0, 1.0, self._to_radius(self._solve(wanted)) / wanted)[:, None]
+        wanted = _lengths(images)
+        return images * np.where(wanted == 0, 1.0, self._to_radius(self._solve(wanted)) / wanted)[:, None]
 
     def near(self, images: np.ndarray) -> np.ndarray:
         """About the rays of images; that of the edge for those beyond."""
@@ -211,58 +198,51 @@ class DecentredLens:
     """Radial distortion with tangential (`p`) and thin prism (`s`) terms."""
 
     def __init__(
-        self,
-        radial: RationalRadius,
-        along: RadialLens,
-        p: tuple[float, float],
-        s: tuple[float, float, float, float],
-        last: float,
+        self, radial: RationalRadius, p: tuple[float, float], s: tuple[float, float, float, float], last: float
     ):
-        self._radial, self._along, self._p, self._s = radial, along, p, s
+        self._radial, self._along, self._p, self._s = radial, RadialLens(radial.with_slope, last), p, s
         directions = np.linspace(-np.pi, np.pi, DIRECTIONS)
-        self._unit = np.stack([np.cos(directions), np.sin(directions)], axis=1)
-        self._edges = self._find_edges(last)
-        with np.errstate(all="ignore"):
-            end, _ = self._map(self._unit * self._edges[:, None])
-            turns = np.unwrap(np.arctan2(end[:, 1], end[:, 0]))
-            self._end_turns, self._end_radii = turns, _lengths(end)
-            # A curve that turns once, steadily, encloses the images of all valid rays.
-            self._encloses = bool((np.diff(turns) > 0).all() and np.isfinite(end).all())
+        unit = np.stack([np.cos(directions), np.sin(directions)], axis=1)
+        nodes = np.tan(np.linspace(0, np.arctan(last), ANGLES // 2))
+        # The radius at which the valid rays end, for each of the directions.
+        _, self._edges = _ends(lambda r, column: _sense(self._map(unit[column] * r[:, None])[1]), nodes, DIRECTIONS)
+        end, _ = self._map(unit * self._edges[:, None])
+        turns = np.unwrap(np.arctan2(end[:, 1], end[:, 0]))
+        self._end_turns, self._end_radii = turns, _lengths(end)
+        # A curve that turns once, steadily, encloses the images of all valid rays.
+        self._encloses = bool((np.diff(turns) > 0).all() and np.isfinite(end).all())
 
     def distort(self, rays: np.ndarray) -> np.ndarray:
-        """Images of rays."""
-        with np.errstate(all="ignore"):
-            images, jacobian = self._map(rays)
-            return np.where(self._is_valid(rays, jacobian)[:, None], images, np.nan)
+        images, jacobian = self._map(rays)
+        return np.where(self._is_valid(rays, jacobian)[:, None], images, np.nan)
 
     def undistort(self, images: np.ndarray) -> np.ndarray:
-        """Rays of images: Newton, with steps that stay among the valid rays and come nearer each time."""
+        """Newton, with steps that stay among the valid rays and come nearer each time."""
         rays = np.full(images.shape, np.nan)
-        with np.errstate(all="ignore"):
-            todo: np.ndarray = np.flatnonzero(self._may_have_ray(images))
-            wanted = images[todo]
-            tolerance = _tolerance(_lengths(wanted))
-            here = self._along.near(wanted)
-            here *= np.minimum(1.0, 0.999 * self._edge(here) / np.maximum(_lengths(here), 1e-300))[:, None]
-            image, jacobian = self._map(here)
-            miss = np.where(self._is_valid(here, jacobian), _lengths(wanted - image), np.inf)
-            step = _solved(jacobian, wanted - image)
-            share: np.ndarray = np.ones(len(todo))
-            for _ in range(60):
-                rays[todo] = np.where((miss <= 100 * tolerance)[:, None], here, np.nan)
-                left = (miss > tolerance) & (share > 1e-4)
-                if not left.any():
-                    break
-                todo, wanted, tolerance, here, miss, step, share = (
-                    x[left] for x in (todo, wanted, tolerance, here, miss, step, share)
-                )
-                there = here + share[:, None] * step
-                image, jacobian = self._map(there)
-                new_miss = _lengths(wanted - image)
-                nearer = (new_miss < miss) & self._is_valid(there, jacobian)
-                here, miss = np.where(nearer[:, None], there, here), np.where(nearer, new_miss, miss)
-                step = np.where(nearer[:, None], _solved(jacobian, wanted - image), step)
-                share = np.where(nearer, 1.0, share / 2)
+        todo: np.ndarray = np.flatnonzero(self._may_have_ray(images))
+        wanted = images[todo]
+        tolerance = _tolerance(_lengths(wanted))
+        here = self._along.near(wanted)
+        here *= np.minimum(1.0, 0.999 * self._edge(here) / np.maximum(_lengths(here), 1e-300))[:, None]
+        image, jacobian = self._map(here)
+        miss = np.where(self._is_valid(here, jacobian), _lengths(wanted - image), np.inf)
+        step = _solved(jacobian, wanted - image)
+        share: np.ndarray = np.ones(len(todo))
+        for _ in range(60):
+            rays[todo] = np.where((miss <= 100 * tolerance)[:, None], here, np.nan)
+            left = (miss > tolerance) & (share > 1e-4)
+            if not left.any():
+                break
+            todo, wanted, tolerance, here, miss, step, share = (
+                x[left] for x in (todo, wanted, tolerance, here, miss, step, share)
+            )
+            there = here + share[:, None] * step
+            image, jacobian = self._map(there)
+            new_miss = _lengths(wanted - image)
+            nearer = (new_miss < miss) & self._is_valid(there, jacobian)
+            here, miss = np.where(nearer[:, None], there, here), np.where(nearer, new_miss, miss)
+            step = np.where(nearer[:, None], _solved(jacobian, wanted - image), step)
+            share = np.where(nearer, 1.0, share / 2)
         return rays
 
     def _map(self, rays: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -293,12 +273,6 @@ class DecentredLens:
         least = np.minimum(near, far)
         # Where a dip begins, the edge jumps.
         return np.where(np.maximum(near, far) > 1.1 * least, least, near + (place - cell) * (far - near))
-
-    def _find_edges(self, last: float) -> np.ndarray:
-        """The radius at which the valid rays end, for each of the directions."""
-        nodes = np.tan(np.linspace(0, np.arctan(last), ANGLES // 2))
-        with np.errstate(all="ignore"):
-            return _ends(lambda r, column: _sense(self._map(self._unit[column] * r[:, None])[1]), nodes, DIRECTIONS)[1]
 
     def _may_have_ray(self, images: np.ndarray) -> np.ndarray:
         """False for images that are surely beyond those of the edge."""
@@ -335,16 +309,13 @@ class TiltedLens:
         self._lens = lens
 
     def distort(self, rays: np.ndarray) -> np.ndarray:
-        """Images of rays."""
         return _in_front(self._lens.distort(rays), self._matrix)
 
     def undistort(self, images: np.ndarray) -> np.ndarray:
-        """Rays of images."""
         return self._lens.undistort(_in_front(images, self._inverse))
 
 
 def _in_front(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points [K, 2] under a homography [3, 3]; NaN beyond its horizon."""
-    with np.errstate(all="ignore"):
-        moved = points @ matrix[:, :2].T + matrix[:, 2]
-        return moved[:, :2] / np.where(moved[:, 2] > 0, moved[:, 2], np.nan)[:, None]
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    return moved[:, :2] / np.where(moved[:, 2] > 0, moved[:, 2], np.nan)[:, None]

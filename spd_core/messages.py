@@ -125,8 +125,7 @@ def compressed_to_rgb(msg: Message) -> np.ndarray:
 def compressed_depth_to_metres(msg: Message) -> np.ndarray:
     """A CompressedImage of image_transport's compressedDepth (PNG or RVL; 16UC1, or 32FC1 quantised as inverse depth),
     or a plain 16-bit PNG, as float32 [H, W] m."""
-    coded, _ = compressed_depth(msg)
-    return _metres(coded)
+    return _metres(compressed_depth(msg)[0])
 
 
 def compressed_depth(msg: Message) -> tuple[np.ndarray, str]:
@@ -297,26 +296,21 @@ def cloud_to_array(msg: Message) -> np.ndarray:
 def _point_type(msg: Message) -> np.dtype:
     """The structured type of a cloud's points, in the cloud's byte order."""
     order = ">" if msg.is_bigendian else "<"
-    names: list[str] = []
-    formats: list[np.dtype] = []
-    offsets: list[int] = []
+    formats: list[tuple[str, int] | str] = []
+    for field in msg.fields:
+        if field.datatype not in _FORMATS:
+            raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
+        scalar = order + _FORMATS[field.datatype]
+        end = field.offset + np.dtype(scalar).itemsize * max(field.count, 1)
+        if end > msg.point_step:
+            raise MessageError(
+                f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
+            )
+        formats.append((scalar, field.count) if field.count > 1 else scalar)
+    names, offsets = [field.name for field in msg.fields], [field.offset for field in msg.fields]
     try:
-        for field in msg.fields:
-            if field.datatype not in _FORMATS:
-                raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
-            scalar = np.dtype(order + _FORMATS[field.datatype])
-            end = field.offset + scalar.itemsize * max(field.count, 1)
-            if end > msg.point_step:
-                raise MessageError(
-                    f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
-                )
-            names.append(field.name)
-            formats.append(np.dtype((scalar, (field.count,))) if field.count > 1 else scalar)
-            offsets.append(field.offset)
         itemsize = max(msg.point_step, 1)
         return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
-    except MessageError:
-        raise
     except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes
         raise MessageError(f"cloud has fields that cannot be read: {error}") from error
 

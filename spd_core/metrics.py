@@ -30,26 +30,10 @@ def depth_metrics(
     Returns:
         Floats; NaN for all but `n_valid` where no pixel is valid.
     """
-    pred_m, gt_m = _evaluated(pred_m, gt_m, crop)
-    valid = (gt_m > min_depth) & (gt_m < max_depth)
-    gt = gt_m[valid]
+    pred, gt = _evaluated(pred_m, gt_m, min_depth, max_depth, crop)
     if gt.size == 0:
-        names = (
-            "abs_rel",
-            "sq_rel",
-            "rmse",
-            "rmse_log",
-            "log10",
-            "silog",
-            "d1",
-            "d2",
-            "d3",
-            "s_star",
-            "scaled_abs_rel",
-            "scale_gap",
-        )
-        return {**dict.fromkeys(names, float("nan")), "n_valid": 0}
-    pred = np.clip(pred_m[valid], min_depth, max_depth)
+        return {**dict.fromkeys(depth_metrics(np.ones(1), np.ones(1)), float("nan")), "n_valid": 0}
+    pred = np.clip(pred, min_depth, max_depth)
     g = np.log(pred) - np.log(gt)
     ratio = np.maximum(pred / gt, gt / pred)
     abs_rel = np.mean(np.abs(pred - gt) / gt)
@@ -72,8 +56,10 @@ def depth_metrics(
     }
 
 
-def _evaluated(pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both maps as float64, cut to the part that is evaluated."""
+def _evaluated(
+    pred_m: np.ndarray, gt_m: np.ndarray, min_depth: float, max_depth: float, crop: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both depths [N] float64 m of the valid pixels in the part that is evaluated."""
     pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
     if pred_m.shape != gt_m.shape:
         raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
@@ -84,7 +70,8 @@ def _evaluated(pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None) -> tuple[
         pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
     elif crop is not None:
         raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
-    return pred_m, gt_m
+    valid = (gt_m > min_depth) & (gt_m < max_depth)
+    return pred_m[valid], gt_m[valid]
 
 
 def range_metrics(
@@ -93,9 +80,7 @@ def range_metrics(
     """What shows how a model fails: AbsRel of the ranges 0-2, 2-5 and 5-10 m (NaN where a range is empty), the smallest
     and largest prediction and truth, m, and the coefficient of variation (std / mean) of both. Arguments as in
     `depth_metrics`; predictions are not clamped."""
-    pred_m, gt_m = _evaluated(pred_m, gt_m, crop)
-    valid = (gt_m > min_depth) & (gt_m < max_depth)
-    pred, gt = pred_m[valid], gt_m[valid]
+    pred, gt = _evaluated(pred_m, gt_m, min_depth, max_depth, crop)
     if gt.size == 0:
         return {}
     error = np.abs(np.clip(pred, min_depth, max_depth) - gt) / gt

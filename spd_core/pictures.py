@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -21,18 +23,15 @@ def colour_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray
     return np.where(known[..., None], colours, 0).astype(np.uint8)
 
 
-def side_by_side(rows: list[list[np.ndarray]], gap: int = 4) -> np.ndarray:
+def side_by_side(rows: list[list[np.ndarray]]) -> np.ndarray:
     """One picture from rows of RGB images; each is scaled to the size of the first."""
-    height, width = rows[0][0].shape[:2]
-    picture = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            if image.shape[:2] != (height, width):
-                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            picture[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = (
-                image
-            )
-    return picture
+    size = rows[0][0].shape[1::-1]
+    gap = [(0, 4), (0, 4), (0, 0)]  # px right of and below each
+
+    def cell(image: np.ndarray) -> np.ndarray:
+        return np.pad(cv2.resize(image, size, interpolation=cv2.INTER_AREA), gap, constant_values=255)
+
+    return np.vstack([np.hstack([cell(image) for image in row]) for row in rows])[:-4, :-4]
 
 
 def draw_overlay(
@@ -69,14 +68,8 @@ def _label(picture: np.ndarray, text: str, at: np.ndarray, scale: float, taken: 
     height, width = picture.shape[:2]
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     gap = 14 * scale
-    for dx, dy in (
-        (gap, -gap),
-        (gap, h + gap),
-        (-w - gap, -gap),
-        (-w - gap, h + gap),
-        (-w / 2, -2 * gap),
-        (-w / 2, h + 2 * gap),
-    ):
+    corners = itertools.product((gap, -w - gap), (-gap, h + gap))
+    for dx, dy in (*corners, (-w / 2, -2 * gap), (-w / 2, h + 2 * gap)):
         left, bottom = at[0] + dx, at[1] + dy
         box = (left - 2, bottom - h - 2, left + w + 2, bottom + 2)
         inside = box[0] >= 0 and box[1] >= 0 and box[2] < width and box[3] < height

@@ -107,13 +107,7 @@ def _network_size(
 
 def check_image(rgb: np.ndarray) -> None:
     """Raise SPDError where `rgb` is not an image uint8 [H, W, 3] of a usual shape."""
-    if (
-        not isinstance(rgb, np.ndarray)
-        or rgb.dtype != np.uint8
-        or rgb.ndim != 3
-        or rgb.shape[2] != 3
-        or min(rgb.shape) == 0
-    ):
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise SPDError(f"image must be a uint8 array [H, W, 3] in RGB order, got {found}")
     height, width = rgb.shape[:2]

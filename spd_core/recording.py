@@ -3,6 +3,7 @@ the report; the answers come from a `Predictor` here, or from the node over ROS 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import warnings
@@ -208,16 +209,9 @@ def _latency_ms(replies: list[Reply]) -> np.ndarray:
 
 def gaps(played: list[Replayed]) -> list[dict]:
     """Runs of frames of which no query was answered at all: from and to (stamps, s) and how many."""
-    found: list[dict] = []
-    was_silent = False
-    for frame in played:
-        silent = bool(frame.asked) and not frame.answered()
-        if silent and was_silent:
-            found[-1]["to_s"], found[-1]["frames"] = frame.stamp_ns / 1e9, found[-1]["frames"] + 1
-        elif silent:
-            found.append({"from_s": frame.stamp_ns / 1e9, "to_s": frame.stamp_ns / 1e9, "frames": 1})
-        was_silent = silent
-    return found
+    runs = itertools.groupby(played, lambda frame: bool(frame.asked) and not frame.answered())
+    silent = [[frame.stamp_ns / 1e9 for frame in run] for is_silent, run in runs if is_silent]
+    return [{"from_s": stamps[0], "to_s": stamps[-1], "frames": len(stamps)} for stamps in silent]
 
 
 def write(result: Report, folder: str | Path) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 from nav_msgs.msg import Path
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
@@ -33,16 +33,9 @@ from .frames import PendingImage, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
-from .waypoints import NoTransformError, Transforms, path_points, projected
+from .waypoints import FrameTransforms, NoTransformError, path_points, projected
 
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
-
-
-class Output(Protocol):
-    """A publisher, as far as it is needed here."""
-
-    def publish(self, msg: Any) -> None: ...
-    def get_subscription_count(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -55,103 +48,86 @@ class CameraFrame:
     encoded: EncodedFrame
 
 
+@dataclass
 class Calibration:
-    """The camera that `camera_info` says the images have, or what is wrong with it.
+    """The camera that `camera_info` says the images have, or what is wrong with it."""
 
-    Args:
-        image_topic: its name may say that the images are rectified.
-    """
-
-    def __init__(self, image_topic: str, statistics: Statistics, problems: Problems):
-        self._is_rectified_topic = is_rectified_topic(image_topic)
-        self._statistics = statistics
-        self._problems = problems
-        self._info: CameraInfo | None = None
+    image_topic: str  # its name may say that the images are rectified
+    statistics: Statistics
+    problems: Problems
+    info: CameraInfo | None = None  # the last one
 
     def receive(self, msg: CameraInfo) -> None:
-        self._info = msg
+        self.info = msg
 
     def camera(self, size: tuple[int, int], rectified: str) -> Camera | None:
         """The camera of an image of `size` (height, width) px; `rectified` is true, false or auto. None where it is not
         known; the reason is reported."""
-        info = self._info
+        info = self.info
         if info is None:
-            self._problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
+            self.problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
             return None
-        is_rectified = self._is_rectified_topic if rectified == "auto" else rectified == "true"
+        is_rectified = is_rectified_topic(self.image_topic) if rectified == "auto" else rectified == "true"
         try:
             camera = camera_from_info(info, size, is_rectified)
         except Exception as error:  # whatever it holds, images are answered without it
-            self._statistics.count("camera_infos bad")
-            self._problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
+            self.statistics.count("camera_infos bad")
+            self.problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
             return None
         source = "P" if is_rectified else "K, D" if camera.distortion else "K"
-        self._statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
+        self.statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
         if camera.distortion and camera.distortion_model != info.distortion_model:
             known = f"the distortion model {info.distortion_model!r} of camera_info is not one of ROS's names"
-            self._problems.report("calibration", f"{known}; taken for {camera.distortion_model}")
+            self.problems.report("calibration", f"{known}; taken for {camera.distortion_model}")
         else:
-            self._problems.resolved("calibration")
+            self.problems.resolved("calibration")
         return camera
 
 
+@dataclass
 class Answers:
     """Turns messages into frames, queries and answers: the client of a `FrameScheduler`, which says when.
 
     Every query gets one message, whatever it holds and whatever fails.
-
-    Args:
-        predictor: encodes and answers.
-        outputs: `depths`, `waypoint_depths`, `overlay` and `dense`.
-        transforms: for waypoints.
-        scaling: what answers are corrected by.
-        settings: may be replaced at any time.
-        calibration: of the images.
-        statistics: counts.
-        problems: takes what is wrong.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        outputs: Mapping[str, Output],
-        transforms: Transforms,
-        scaling: Scaling,
-        settings: Settings,
-        calibration: Calibration,
-        statistics: Statistics,
-        problems: Problems,
-    ):
-        self.settings = settings
-        self._predictor = predictor
-        self._outputs = outputs
-        self._transforms = transforms
-        self._scaling = scaling
-        self._calibration = calibration
-        self._statistics = statistics
-        self._problems = problems
+    predictor: Predictor
+    outputs: Mapping[str, Publisher]  # `depths`, `waypoint_depths`, `overlay` and `dense`
+    transforms: FrameTransforms  # for waypoints
+    scaling: Scaling
+    settings: Settings
+    calibration: Calibration
+    statistics: Statistics
+    problems: Problems
+
+    def __post_init__(self) -> None:
         self._image_size: tuple[int, int] | None = None  # of the last one
         self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other parameters; from any thread."""
+        self.settings = settings
+        self.scaling.change(settings)
 
     # --- messages in
 
     def read_query(self, msg: PointCloud2) -> Query:
         """The query of a message, with `failure` set if it cannot be read."""
         received_s, failure = time.monotonic(), None
-        self._statistics.count("queries received")
+        self.statistics.count("queries received")
         try:
             uv, ids = query_points(msg)
-            self._problems.resolved("query")
+            self.problems.resolved("query")
         except Exception as error:  # whatever it holds, it gets an answer
-            self._statistics.count("queries bad")
-            self._problems.report("query", str(error))
+            self.statistics.count("queries bad")
+            self.problems.report("query", str(error))
             count, failure = point_count(msg), Status.BAD_QUERY
             uv, ids = np.full((count, 2), np.nan), np.arange(count, dtype=np.uint32)
         parsing_s = time.monotonic() - received_s
         return Query(stamp_ns(msg.header), uv, ids, msg.header, failure, received_s=received_s, parsing_s=parsing_s)
 
     def read_waypoints(self, msg: Path) -> Query:
-        self._statistics.count("waypoint paths received")
+        self.statistics.count("waypoint paths received")
         points_m = path_points(msg)
         nowhere, ids = np.full((len(points_m), 2), np.nan), np.arange(len(points_m), dtype=np.uint32)
         return Query(stamp_ns(msg.header), nowhere, ids, msg.header, waypoints_m=points_m)
@@ -162,14 +138,14 @@ class Answers:
         started_s, message = time.monotonic(), image.message
         rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
         self._image_size = height, width = rgb.shape[:2]
-        encoded = self._predictor.encode(rgb, self._calibration.camera((height, width), self.settings.rectified))
-        self._statistics.encoded(time.monotonic() - started_s)
-        self._problems.resolved("image", "encode")
-        return CameraFrame(message.header, rgb if self._outputs["overlay"].get_subscription_count() else None, encoded)
+        encoded = self.predictor.encode(rgb, self.calibration.camera((height, width), self.settings.rectified))
+        self.statistics.encoded(time.monotonic() - started_s)
+        self.problems.resolved("image", "encode")
+        return CameraFrame(message.header, rgb if self.outputs["overlay"].get_subscription_count() else None, encoded)
 
     def prepare(self, query: Query) -> None:
         if self._image_size is not None and query.waypoints_m is None:
-            self._predictor.prepare(query.uv, self._image_size)
+            self.predictor.prepare(query.uv, self._image_size)
 
     def answer(self, query: Query, frame: CameraFrame) -> None:
         """Publish the one answer to a query: from its frame."""
@@ -181,13 +157,13 @@ class Answers:
             if query.waypoints_m is not None:
                 uv, waypoint_depth_m, status = self._project(query, frame)
             decoding_from_s = time.monotonic()
-            scale = self._scaling.scale()
+            scale = self.scaling.scale()
             answer = frame.encoded.answer(uv, scale)
             decoding_s = time.monotonic() - decoding_from_s
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
-            self._problems.resolved("answer")
+            self.problems.resolved("answer")
         except Exception as error:  # out of device memory, say
-            self._problems.failed("answer", error)
+            self.problems.failed("answer", error)
             answer = _nothing(count, Status.FAILED)
         self._check_network(answer.status)
         applied = None if scale is None else scale.applied(answer.depth_m)
@@ -195,7 +171,7 @@ class Answers:
         if frame.rgb is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
             picture = draw_overlay(frame.rgb, uv, answer.depth_m, caption=caption)
-            self._outputs["overlay"].publish(rgb_to_image(picture, frame.header))
+            self.outputs["overlay"].publish(rgb_to_image(picture, frame.header))
 
     def refuse(self, query: Query, why: Status) -> None:
         """Publish the one answer to a query that has no frame: NaN, and why."""
@@ -204,30 +180,30 @@ class Answers:
         self._publish(query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, started_s)
 
     def on_frame(self, frame: CameraFrame) -> None:
-        self._scaling.on_frame(frame.encoded, frame.header)
+        self.scaling.on_frame(frame.encoded, frame.header)
         columns, rows = self.settings.grid
         if columns and rows:
             uv = cell_centres(frame.encoded.size, columns, rows)
             self.answer(Query(stamp_ns(frame.header), uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame)
         if self._is_due("dense", self.settings.dense_rate_hz):
-            depth_m = frame.encoded.dense_depth(self._scaling.scale())
-            self._outputs["dense"].publish(depth_to_image(depth_m, frame.header))
+            depth_m = frame.encoded.dense_depth(self.scaling.scale())
+            self.outputs["dense"].publish(depth_to_image(depth_m, frame.header))
 
     def take(self, note: Note, frame: CameraFrame) -> None:
-        self._scaling.take(note, frame.encoded, frame.header)
+        self.scaling.take(note, frame.encoded, frame.header)
 
     def on_lost_notes(self, count: int) -> None:
-        self._statistics.count("references without image", count)
+        self.statistics.count("references without image", count)
 
     def on_skip(self, count: int) -> None:
-        self._statistics.count("images skipped", count)
+        self.statistics.count("images skipped", count)
 
     def on_error(self, work: str, error: Exception) -> None:
         if work == "encode" and isinstance(error, SPDError):
-            self._statistics.count("images bad")
-            self._problems.report("image", error)
+            self.statistics.count("images bad")
+            self.problems.report("image", error)
         else:
-            self._problems.failed(work, error)
+            self.problems.failed(work, error)
 
     # --- on the way
 
@@ -235,21 +211,21 @@ class Answers:
         """`projected` of a query's waypoints, from the frame that they are in."""
         assert query.waypoints_m is not None, "only waypoints are projected"
         try:
-            points_m = self._transforms.to_optical(query.waypoints_m, query.header.frame_id, frame.header)
+            points_m = self.transforms.to_optical(query.waypoints_m, query.header.frame_id, frame.header)
         except NoTransformError as error:
-            self._problems.report("transform", error)
+            self.problems.report("transform", error)
             count = len(query.uv)
             return query.uv, _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
-        self._problems.resolved("transform")
+        self.problems.resolved("transform")
         return projected(points_m, frame.encoded.camera)
 
     def _check_network(self, status: np.ndarray) -> None:
         """Report depths that are not numbers."""
         if bad := np.count_nonzero(status == Status.NETWORK_NAN):
             what = f"the network's depth is not a finite number at {bad} of {len(status)} points"
-            self._problems.report("network", what)
+            self.problems.report("network", what)
         elif (status == Status.OK).any():
-            self._problems.resolved("network")
+            self.problems.resolved("network")
 
     def _publish(
         self,
@@ -264,14 +240,14 @@ class Answers:
         """Publish an answer; the time since `since_s` is the node's own."""
         topic = "depths" if query.waypoints_m is None else "waypoint_depths"
         applied = np.ones(len(uv), np.float32) if applied is None else applied
-        self._outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
+        self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
         now_s = time.monotonic()
-        self._statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
+        self.statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
 
     def _is_due(self, picture: str, rate_hz: float) -> bool:
         """Whether someone listens to `overlay` or `dense` and its rate allows another one now."""
         now_s = time.monotonic()
-        if not self._outputs[picture].get_subscription_count() or now_s - self._last_s[picture] < 1 / rate_hz:
+        if not self.outputs[picture].get_subscription_count() or now_s - self._last_s[picture] < 1 / rate_hz:
             return False
         self._last_s[picture] = now_s
         return True

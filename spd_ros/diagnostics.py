@@ -35,9 +35,11 @@ class Statistics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._facts: dict[str, str] = {}
-        self._encode_ms: deque[float] = deque(maxlen=300)
-        self._latency_ms: deque[float] = deque(maxlen=1000)
-        self._overhead_ms: deque[float] = deque(maxlen=1000)
+        self._recent_ms: dict[str, deque[float]] = {
+            "encode": deque(maxlen=300),
+            "query latency": deque(maxlen=1000),
+            "node overhead": deque(maxlen=1000),
+        }
         self._started_s = time.monotonic()
         self._last_image_s: float | None = None
         self._rates_since: tuple[float, Counter[str]] = (self._started_s, Counter())
@@ -64,7 +66,7 @@ class Statistics:
     def encoded(self, seconds: float) -> None:
         with self._lock:
             self._counts["images encoded"] += 1
-            self._encode_ms.append(1000 * seconds)
+            self._recent_ms["encode"].append(1000 * seconds)
 
     def answered(self, status: np.ndarray, latency_s: float, overhead_s: float) -> None:
         """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer,
@@ -74,8 +76,8 @@ class Statistics:
             self._counts["points answered"] += len(status)
             for value, amount in zip(*np.unique(status, return_counts=True)):
                 self._counts[f"points {Status(value).name}"] += int(amount)
-            self._latency_ms.append(1000 * latency_s)
-            self._overhead_ms.append(1000 * overhead_s)
+            self._recent_ms["query latency"].append(1000 * latency_s)
+            self._recent_ms["node overhead"].append(1000 * overhead_s)
 
     def snapshot(self) -> dict[str, str]:
         """All values as text; rates are those since the last snapshot."""
@@ -85,11 +87,7 @@ class Statistics:
             self._rates_since = (now, self._counts.copy())
             for name in ("images received", "images encoded", "queries answered"):
                 values[f"{name} [Hz]"] = f"{(self._counts[name] - before[name]) / max(now - then, 1e-3):.1f}"
-            for name, series in (
-                ("encode", self._encode_ms),
-                ("query latency", self._latency_ms),
-                ("node overhead", self._overhead_ms),
-            ):
+            for name, series in self._recent_ms.items():
                 if series:
                     p50, p99 = np.percentile(series, [50, 99])
                     values[f"{name} p50 [ms]"], values[f"{name} p99 [ms]"] = f"{p50:.2f}", f"{p99:.2f}"

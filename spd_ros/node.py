@@ -83,7 +83,6 @@ class SPDNode(LifecycleNode):
         self._transforms: FrameTransforms | None = None
         self._answers: Answers | None = None
         self._scheduler: FrameScheduler | None = None
-        self._scaling: Scaling | None = None
         self._inputs: Inputs | None = None
         self._clockwork: list[Timer] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -139,7 +138,7 @@ class SPDNode(LifecycleNode):
         scheduler = FrameScheduler(answers, p.frame_buffer, p.query_timeout_s, round(p.stamp_tolerance_s * 1e9))
         super().on_activate(state)
         scheduler.start()
-        self._answers, self._scheduler, self._scaling = answers, scheduler, scaling
+        self._answers, self._scheduler = answers, scheduler
         statistics.start()
         inputs = self._inputs = Inputs(self, problems)
         inputs.add(image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"])
@@ -188,7 +187,7 @@ class SPDNode(LifecycleNode):
             self._inputs = None
         if self._scheduler is not None:
             self._scheduler.stop()
-            self._scheduler = self._answers = self._scaling = None
+            self._scheduler = self._answers = None
             self._publish_diagnostics()
         if self._transforms is not None:
             self._transforms.close()
@@ -237,9 +236,8 @@ class SPDNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         if is_configured:
             self._settings = p = replace(self._settings, **values)
-            if self._answers is not None and self._scheduler is not None and self._scaling is not None:
-                self._answers.settings = p
-                self._scaling.change(p)
+            if self._answers is not None and self._scheduler is not None:
+                self._answers.change(p)
                 self._scheduler.change(p.query_timeout_s, round(p.stamp_tolerance_s * 1e9))
         return SetParametersResult(successful=True)
 

@@ -36,15 +36,9 @@ class Row:
     at_run_time: bool = False  # may change while the node is configured
 
 
-def _setting(
-    default: Any,
-    description: str,
-    expected: str,
-    check: Callable[[Any], bool] = lambda value: True,
-    at_run_time: bool = False,
-) -> Any:
+def _setting(default: Any, *row: Any, **more: Any) -> Any:
     """A field of `Settings`, with its row of the table."""
-    return field(default=default, metadata={"row": Row(default, description, expected, check, at_run_time)})
+    return field(default=default, metadata={"row": Row(default, *row, **more)})
 
 
 def _one_of(default: str, options: tuple[str, ...], description: str, at_run_time: bool = False) -> Any:
@@ -188,30 +182,20 @@ _QOS = {
 }
 PARAMETERS: dict[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings) if f.default is not MISSING}
 for _topic, (_reliability, _history, _note) in _QOS.items():
-    PARAMETERS[f"{_topic}_reliability"] = Row(
-        _reliability,
-        f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}",
-        "one of reliable, best_effort",
-        lambda value: value in ("reliable", "best_effort"),
-    )
-    PARAMETERS[f"{_topic}_history"] = Row(
-        _history,
-        f"QoS history of the topic {_topic}: how many messages may wait",
-        "an integer from 1 to 10000",
-        lambda value: 1 <= value <= 10_000,
-    )
+    _about = f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}"
+    PARAMETERS[f"{_topic}_reliability"] = _one_of(_reliability, ("reliable", "best_effort"), _about).metadata["row"]
+    _about = f"QoS history of the topic {_topic}: how many messages may wait"
+    PARAMETERS[f"{_topic}_history"] = _between(_history, 1, 10_000, _about).metadata["row"]
 
 
 def declare(node: Node) -> None:
     """Declare every parameter of the table on the node; of any type, because ROS would refuse a 2 where 2.0 is meant,
     and `checked` says better what is wrong."""
     for name, row in PARAMETERS.items():
-        default = list(row.default) if isinstance(row.default, tuple) else row.default
-        node.declare_parameter(
-            name,
-            default,
-            ParameterDescriptor(description=row.description, additional_constraints=row.expected, dynamic_typing=True),
+        about = ParameterDescriptor(
+            description=row.description, additional_constraints=row.expected, dynamic_typing=True
         )
+        node.declare_parameter(name, list(row.default) if isinstance(row.default, tuple) else row.default, about)
 
 
 def read(node: Node) -> Settings:

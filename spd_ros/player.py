@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import subprocess
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import rclpy
@@ -17,7 +16,6 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from rclpy.task import Future
 from rich.progress import track
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -38,10 +36,6 @@ class ReplayError(SPDError):
     """There is no node that answers."""
 
 
-def _is_settled(reply: Future, process: subprocess.Popen) -> bool:
-    return reply.done() or process.poll() is not None
-
-
 class Player(Node):
     """Publishes frames and queries, and collects what comes back."""
 
@@ -51,11 +45,8 @@ class Player(Node):
         self.images = self.create_publisher(*image, 5)
         self.infos = self.create_publisher(CameraInfo, INFO_TOPIC, 5)
         self.queries = self.create_publisher(PointCloud2, QUERY_TOPIC, 50)
-        self.create_subscription(PointCloud2, ANSWER_TOPIC, self._receive, 200)
+        self.create_subscription(PointCloud2, ANSWER_TOPIC, lambda msg: self.on_answer(msg), 200)
         self.on_answer: Callable[[PointCloud2], None] = lambda msg: None
-
-    def _receive(self, msg: PointCloud2) -> None:
-        self.on_answer(msg)
 
     def spin(self, until: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -75,7 +66,7 @@ class Player(Node):
             request = ChangeState.Request()
             request.transition.id = transition
             reply = service.call_async(request)
-            self.spin(partial(_is_settled, reply, process), WAIT_FOR_NODE_S)
+            self.spin(lambda: reply.done() or process.poll() is not None, WAIT_FOR_NODE_S)  # noqa: B023  # at once
             response = reply.result() if reply.done() else None
             if response is None or not response.success:
                 raise ReplayError("the node cannot start; its output above says why")
@@ -112,32 +103,15 @@ class Player(Node):
 
 def _prefetched(frames: Iterable[RecordedFrame], ahead: int = 8) -> Generator[RecordedFrame]:
     """The same frames, read and decoded by a thread: decoding between two publications would count as latency."""
-    ready: queue.Queue = queue.Queue()
-    places, stopped = threading.Semaphore(ahead), threading.Event()
-
-    def read() -> None:
-        try:
-            for frame in frames:
-                places.acquire()
-                if stopped.is_set():
-                    return
-                ready.put(frame)
-            ready.put(None)
-        except Exception as error:  # raised again where the frames are taken
-            ready.put(error)
-
-    reader = threading.Thread(target=read, name="spd_bag_reader", daemon=True)
-    reader.start()
+    unread = iter(frames)
+    reader = ThreadPoolExecutor(1, "spd_bag_reader")
     try:
-        while (item := ready.get()) is not None:
-            places.release()
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        ready = deque(reader.submit(next, unread, None) for _ in range(ahead))
+        while (frame := ready.popleft().result()) is not None:
+            ready.append(reader.submit(next, unread, None))
+            yield frame
     finally:
-        stopped.set()
-        places.release()
-        reader.join()  # before the bag is closed
+        reader.shutdown(cancel_futures=True)  # before the bag is closed
 
 
 def replay_live(

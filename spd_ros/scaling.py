@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics
 from .notes import Note
 from .parameters import LEARNED_SCALES, Settings
-from .waypoints import NoTransformError, Transforms
+from .waypoints import FrameTransforms, NoTransformError
 
 FLOOR_PERIOD_S = 0.2  # between looks at the floor: they cost as much as a query of a hundred points
 # Inputs by topic: the type of their messages, and how they are read.
@@ -37,29 +38,17 @@ SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = 
 }
 
 
+@dataclass
 class Scaling:
-    """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read` and `change`.
+    """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read` and `change`."""
 
-    Args:
-        predictor: whose answers are scaled.
-        transforms: from the frames of sensors and of the floor to the camera's.
-        statistics: counts references, and says the scale.
-        problems: takes what is wrong with them.
-    """
+    predictor: Predictor  # whose answers are scaled
+    transforms: FrameTransforms  # from the frames of sensors and of the floor to the camera's
+    settings: Settings
+    statistics: Statistics  # of references, and the scale
+    problems: Problems
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        transforms: Transforms,
-        settings: Settings,
-        statistics: Statistics,
-        problems: Problems,
-    ):
-        self.settings = settings
-        self._predictor = predictor
-        self._transforms = transforms
-        self._statistics = statistics
-        self._problems = problems
+    def __post_init__(self) -> None:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
         self._looked_s = -np.inf  # when the floor was looked at
@@ -72,16 +61,16 @@ class Scaling:
 
     def read(self, kind: str, msg: Any) -> Note | None:
         """The note of a message of a source; None where it cannot be read or nobody wants it."""
-        self._statistics.count(f"{kind} received")
+        self.statistics.count(f"{kind} received")
         if self.settings.scale not in ("references", "both"):
             return None
         try:
             content = SOURCES[kind][1](msg)
         except Exception as error:  # whatever it holds
-            self._statistics.count(f"{kind} bad")
-            self._problems.report(kind, str(error))
+            self.statistics.count(f"{kind} bad")
+            self.problems.report(kind, str(error))
             return None
-        self._problems.resolved(kind)
+        self.problems.resolved(kind)
         return Note(stamp_ns(msg.header), content, msg.header, round(self.settings.reference_tolerance_s * 1e9))
 
     def scale(self) -> MetricScale | None:
@@ -90,8 +79,8 @@ class Scaling:
         if self._is_stale:
             self._is_stale = False
             is_learned = p.scale in LEARNED_SCALES
-            self._filter = ScaleFilter(self._predictor, factor=p.scale_factor) if is_learned else None
-            self._statistics.state("scale", f"{p.scale_factor:.3f}")
+            self._filter = ScaleFilter(self.predictor, factor=p.scale_factor) if is_learned else None
+            self.statistics.state("scale", f"{p.scale_factor:.3f}")
         if self._filter is not None:
             return self._filter
         return FixedScale(p.scale_factor) if p.scale_factor != 1 else None
@@ -105,19 +94,19 @@ class Scaling:
         content = note.content
         if isinstance(content, KnownPoints):
             if frame.camera is None:
-                self._statistics.count("references without camera_info")
+                self.statistics.count("references without camera_info")
                 return
             try:
-                points_m = self._transforms.to_optical(content.points_m, note.header.frame_id, header)
+                points_m = self.transforms.to_optical(content.points_m, note.header.frame_id, header)
             except NoTransformError as error:
-                self._statistics.count("references without transform")
-                self._problems.report("reference transform", error)
+                self.statistics.count("references without transform")
+                self.problems.report("reference transform", error)
                 return
-            self._problems.resolved("reference transform")
+            self.problems.resolved("reference transform")
             content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
         self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, stamp_ns(header) * 1e-9)
-        self._statistics.count("references used", self._filter.used - used)
-        self._statistics.count("references ignored", self._filter.ignored - ignored)
+        self.statistics.count("references used", self._filter.used - used)
+        self.statistics.count("references ignored", self._filter.ignored - ignored)
         self._say()
 
     def on_frame(self, frame: EncodedFrame, header: Header) -> None:
@@ -133,7 +122,7 @@ class Scaling:
             plane = self._plane(header)
             if plane is not None and frame.camera is not None:
                 is_seen = self._filter.update_floor(frame, plane, stamp_s)
-                self._statistics.count("floor seen" if is_seen else "floor not seen")
+                self.statistics.count("floor seen" if is_seen else "floor not seen")
         self._say()
 
     def _plane(self, header: Header) -> FloorPlane | None:
@@ -141,21 +130,21 @@ class Scaling:
         p = self.settings
         if not p.floor_frame:
             if p.camera_height_m == 0:
-                self._problems.report("floor", "the floor needs camera_height_m, or floor_frame and TF")
+                self.problems.report("floor", "the floor needs camera_height_m, or floor_frame and TF")
                 return None
-            self._problems.resolved("floor")
+            self.problems.resolved("floor")
             return FloorPlane.from_tilt(p.camera_height_m, p.camera_tilt_deg)
         try:
-            origin, up = self._transforms.to_optical(np.array([[0.0, 0, 0], [0, 0, 1]]), p.floor_frame, header)
+            origin, up = self.transforms.to_optical(np.array([[0.0, 0, 0], [0, 0, 1]]), p.floor_frame, header)
             down = origin - up
             plane = FloorPlane(p.camera_height_m or float(origin @ down), tuple(down))
         except ValueError as error:  # no transform, or a camera below the floor
-            self._problems.report("floor", str(error))
+            self.problems.report("floor", str(error))
             return None
-        self._problems.resolved("floor")
+        self.problems.resolved("floor")
         return plane
 
     def _say(self) -> None:
         assert self._filter is not None, "said only of a scale that is learned"
-        self._statistics.state("scale", f"{self._filter.factor:.3f}")
-        self._statistics.state("scale sigma", f"{self._filter.factor * self._filter.sigma_log:.3f}")
+        self.statistics.state("scale", f"{self._filter.factor:.3f}")
+        self.statistics.state("scale sigma", f"{self._filter.factor * self._filter.sigma_log:.3f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Transform
@@ -58,12 +58,6 @@ def rigid_transform(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
     return np.array(rotation), translation
-
-
-class Transforms(Protocol):
-    """Where frames are."""
-
-    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray: ...
 
 
 class FrameTransforms:

@@ -33,8 +33,8 @@ from ..messages import (
 )
 from .pairing import Pairing, Series, pair
 from .samples import DataError
-from .serialised import Recorded, deserialised, stamp_ns_of
-from .storage import Topic, open_files
+from .serialised import Recorded, Topic, deserialised, stamp_ns_of
+from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
@@ -136,7 +136,7 @@ class Bag:
         asked = Counter(image_of_query.values())
         parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
         infos: dict[int, Recorded | None] = {}
-        info = self._first(topics.camera_info)
+        info = self._index[topics.camera_info][2] if topics.camera_info else None
         for message, place in self._messages({name for name in vars(topics).values() if name}):
             if message.topic == topics.camera_info:
                 info = message if self._read(message, lambda m: m) is not None else info
@@ -195,9 +195,6 @@ class Bag:
 
     def _series(self, topic: str | None) -> Series:
         return self._index[topic][0] if topic else Series(np.zeros(0, np.int64), np.zeros(0, np.int64))
-
-    def _first(self, topic: str | None) -> Recorded | None:
-        return self._index[topic][2] if topic else None
 
     def _messages(self, topics: set[str]) -> Iterator[tuple[Recorded, int]]:
         """The messages of some topics in the order of recording, each with its place in its topic."""
@@ -265,26 +262,19 @@ def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
     return depth_m
 
 
-def find_topics(
-    path: str | Path,
-    image: str | None = None,
-    depth: str | None = None,
-    camera_info: str | None = None,
-    query: str | None = None,
-) -> Topics:
-    """The topics of a recording by their names and by what they hold; a name that is given is taken instead.
+def find_topics(path: str | Path) -> Topics:
+    """The topics of a recording by their names and by what they hold.
 
     Raises:
-        DataError: no bag, a named topic that it lacks or that is no such thing, or no colour image; the message lists
-            what the bag has.
+        DataError: no bag, or no colour image; the message lists what the bag has.
     """
     with Bag(path) as bag:
-        return bag.choose(image, depth, camera_info, query).topics
+        return bag.choose().topics
 
 
-def read_frames(path: str | Path, topics: Topics, tolerance_s: float = TOLERANCE_S) -> Iterator[RecordedFrame]:
+def read_frames(path: str | Path, topics: Topics) -> Iterator[RecordedFrame]:
     """`Bag.frames` of the recording at `path`; what is left out is warned of at its end, a line for each kind."""
     with Bag(path) as bag:
-        yield from bag.frames(topics, tolerance_s)
+        yield from bag.frames(topics)
         for line in [*bag.faults, *bag.left_out()]:
             warnings.warn(f"{path}: {line}", stacklevel=2)

@@ -55,7 +55,7 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
 
 
 def header(stamp_ns: int, frame_id: str = FRAME_ID) -> Any:
-    """A Header, as the messages below have it."""
+    """A Header of rosbags' types, as are the messages below."""
     seconds, nanoseconds = divmod(stamp_ns, 10**9)
     return TYPES.types["std_msgs/msg/Header"](
         TYPES.types["builtin_interfaces/msg/Time"](seconds, nanoseconds), frame_id
@@ -63,18 +63,15 @@ def header(stamp_ns: int, frame_id: str = FRAME_ID) -> Any:
 
 
 def image_message(stamp_ns: int, pixels: np.ndarray, encoding: str) -> Any:
-    """An Image of rosbags' types."""
     return TYPES.types[IMAGE](header=header(stamp_ns), **image_fields(pixels, encoding))
 
 
 def camera_info_message(stamp_ns: int, camera: Camera, size: tuple[int, int]) -> Any:
-    """A CameraInfo of rosbags' types."""
     roi = TYPES.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
     fields = camera_info_fields(camera, size)
     return TYPES.types[INFO](header=header(stamp_ns), **fields, binning_x=0, binning_y=0, roi=roi)
 
 
 def query_message(stamp_ns: int, uv: np.ndarray, ids: np.ndarray) -> Any:
-    """A query's PointCloud2 of rosbags' types."""
     point_field = TYPES.types["sensor_msgs/msg/PointField"]
     return TYPES.types[CLOUD](header=header(stamp_ns), **cloud_fields(query_array(uv, ids), point_field))

@@ -58,8 +58,8 @@ def summarise(dataset: Dataset, workers: int = 0) -> Summary:
     return summary
 
 
-def mean_depth(dataset: Dataset, limit: int = 1000) -> float:
-    """Mean depth, m, over the known pixels of (at most) `limit` samples spread over the data set."""
-    chosen = limited(dataset, limit)
+def mean_depth(dataset: Dataset) -> float:
+    """Mean depth, m, over the known pixels of (at most) 1,000 samples spread over the data set."""
+    chosen = limited(dataset, 1000)
     known = [truth_m[truth_m > 0] for truth_m in (chosen[i].truth_m for i in range(len(chosen)))]
     return float(np.mean(np.concatenate(known)))

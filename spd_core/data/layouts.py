@@ -34,8 +34,7 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
         rgbd.open_folder,
     )
     for opener in openers:
-        dataset = opener(path, split)
-        if dataset is not None:
+        if (dataset := opener(path, split)) is not None:
             return dataset
     found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else [path.name]
     raise DataError(

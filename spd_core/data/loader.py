@@ -4,53 +4,43 @@ processes or interruptions."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from .augment import Augmentation
-from .samples import DataError, Dataset, Sample
+from .samples import DataError, Dataset, Sample, attempt
 
 MAX_BROKEN_IN_A_ROW = 20
 
 
+@dataclass
 class AugmentedSamples(torch.utils.data.Dataset):
     """Sample n of a run: a data set drawn by weight, one shuffle of it after the other, each sample augmented by its
     own random generator.
 
     A broken sample is replaced by the one after it in its data set and named in "broken".
-
-    Args:
-        datasets: one or several, with the share of each in the samples.
-        training_focal_px: depth is trained as a camera of this focal length would see it.
-        to_focal: scale images to that focal length first, as `SPDConfig.fit` "focal" does.
-        batch_size: of a process: samples of one batch get crops of one size.
     """
 
-    def __init__(
-        self,
-        datasets: list[tuple[Dataset, float]],
-        augment: Augmentation,
-        training_focal_px: float,
-        seed: int,
-        to_focal: bool = False,
-        batch_size: int = 1,
-    ):
-        self.datasets = [dataset for dataset, _ in datasets]
-        total = sum(weight for _, weight in datasets)
-        self.shares = [weight / total for _, weight in datasets]
-        self.augment = augment
-        self.training_focal_px = training_focal_px
-        self.seed = seed
-        self.to_focal = to_focal
-        self.batch_size = batch_size
+    datasets: list[tuple[Dataset, float]]  # one or several, with the share of each in the samples
+    augment: Augmentation
+    training_focal_px: float  # depth is trained as a camera of this focal length would see it
+    seed: int
+    to_focal: bool = False  # scale images to that focal length first, as `SPDConfig.fit` "focal" does
+    batch_size: int = 1  # of a process: samples of one batch get crops of one size
+
+    def __post_init__(self) -> None:
+        total = sum(weight for _, weight in self.datasets)
+        self.shares = [weight / total for _, weight in self.datasets]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # by data set: the epoch, and its shuffle
 
     def __len__(self) -> int:
         """Samples until each data set was seen once on average."""
-        return sum(len(dataset) for dataset in self.datasets)
+        return sum(len(dataset) for dataset, _ in self.datasets)
 
     def _place(self, position: int) -> tuple[Dataset, int]:
         """The data set of a position, and which of its samples."""
@@ -58,7 +48,7 @@ class AugmentedSamples(torch.utils.data.Dataset):
         if len(self.datasets) > 1:
             draw = np.random.default_rng([self.seed, 3, position]).random()
             chosen = min(int(np.searchsorted(np.cumsum(self.shares), draw, side="right")), len(self.shares) - 1)
-        dataset = self.datasets[chosen]
+        dataset, _ = self.datasets[chosen]
         epoch, i = divmod(int(position * self.shares[chosen]), len(dataset))
         if self._orders.get(chosen, (None,))[0] != epoch:
             of_set = [chosen] if chosen else []  # the first one's shuffles are those of a run without others
@@ -86,18 +76,6 @@ class AugmentedSamples(torch.utils.data.Dataset):
         raise DataError(f"{len(broken)} samples in a row are broken, the first: {broken[0]}")
 
 
-class _Positions(Sampler):
-    """Positions of one process: micro-batch m of the run is `batch_size` positions for each of `world` processes."""
-
-    def __init__(self, first: int, last: int, batch_size: int, rank: int, world: int):
-        self.first, self.last, self.batch_size, self.rank, self.world = first, last, batch_size, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for micro in range(self.first, self.last):
-            start = (micro * self.world + self.rank) * self.batch_size
-            yield list(range(start, start + self.batch_size))
-
-
 def _collate(samples: list[dict]) -> dict:
     batch = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in ("rgb", "depth_m")}
     return {**batch, "names": [s["name"] for s in samples], "broken": [name for s in samples for name in s["broken"]]}
@@ -114,11 +92,11 @@ def training_batches(
     pin: bool = False,
 ) -> DataLoader:
     """Micro-batches `first` ... `last` of this process: rgb uint8 [B, H, W, 3], depth_m [B, 1, H, W] at the training
-    focal length, names, broken."""
-    positions = _Positions(first, last, batch_size, rank, world)
+    focal length, names, broken. Micro-batch m of the run is `batch_size` positions for each of `world` processes."""
+    starts = ((micro * world + rank) * batch_size for micro in range(first, last))
     return DataLoader(
         samples,
-        batch_sampler=positions,
+        batch_sampler=[list(range(start, start + batch_size)) for start in starts],
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin,
@@ -126,24 +104,8 @@ def training_batches(
     )
 
 
-class _Attempts(torch.utils.data.Dataset):
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample | DataError:
-        try:
-            return self.dataset[index]
-        except DataError as error:
-            return error
-
-
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:
     """Every sample in order, or the error that opening it raised, read by `workers` processes."""
-    yield from DataLoader(_Attempts(dataset), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
+    numbers: Any = range(len(dataset))  # a data set for torch: what is collated is the sample
+    read = partial(attempt, dataset.__getitem__)
+    yield from DataLoader(numbers, batch_size=None, num_workers=workers, collate_fn=read)

@@ -10,7 +10,6 @@ import heapq
 import itertools
 import mmap
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -20,11 +19,7 @@ from zlib import crc32
 from lz4.frame import LZ4FrameDecompressor
 
 from .samples import DataError
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdDecompressor
-else:
-    from backports.zstd import ZstdDecompressor
+from .serialised import Recorded, Topic, from_ros1, plain, ros2_name, zstd
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _CHUNK_INDEX, _STATISTICS, _DATA_END = 2, 3, 4, 5, 6, 8, 11, 15
@@ -32,7 +27,7 @@ _LAST_NS = 2**63 - 1  # what an int64 holds; a damaged time may be later
 _FOOTER_BYTES = 9 + 20 + len(MAGIC)
 _DECOMPRESSORS: dict[str, Callable[[bytes, int], bytes]] = {
     "": lambda data, size: data,
-    "zstd": lambda data, size: ZstdDecompressor().decompress(data, size),
+    "zstd": lambda data, size: zstd.ZstdDecompressor().decompress(data, size),
     "lz4": lambda data, size: LZ4FrameDecompressor().decompress(data, size),
 }
 
@@ -56,11 +51,11 @@ class _Piece(NamedTuple):
     channels: frozenset[int] = frozenset()  # of those with messages in it; empty where that is not known
 
 
-class McapFile:
-    """The channels and messages of one file.
+_END = _Piece(start_ns=1 << 64, begin=0, end=0, is_chunk=False)  # after every message
 
-    `channels` and `counts` are by the channel's number; `faults` says what of the file cannot be read, `losses` what
-    the last `messages` had to leave out.
+
+class McapStorage:
+    """An MCAP file (`storage.Storage`): messages in CDR, or of a ROS 1 bag that was converted.
 
     Raises:
         DataError: it is not an MCAP file.
@@ -68,42 +63,49 @@ class McapFile:
 
     def __init__(self, path: Path):
         self.path, self.faults, self.losses = path, list[str](), Counter[str]()
-        self.channels: dict[int, Channel] = {}
-        self.counts: Counter[int] = Counter()
+        self._channels: dict[int, Channel] = {}  # by number, as the next two
+        self._counts: Counter[int] = Counter()
         self._schemas: dict[int, str] = {}
         self._pieces: list[_Piece] = []
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if not self._read_index():
-            self._schemas, self.channels, self._pieces = {}, {}, []
-            self.counts.clear()
+            self._schemas, self._channels, self._counts, self._pieces = {}, {}, Counter(), []
             self._scan()
-        if not self.channels:
+        if not self._channels:
             raise DataError(
                 f"{path} has no topic that can be read{': ' if self.faults else ''}{'; '.join(self.faults)}"
             )
+        self.topics: dict[str, Topic] = {}
+        for number, channel in self._channels.items():
+            others = self.topics.get(channel.topic, Topic("", 0))  # of the same topic, from another publisher
+            self.topics[channel.topic] = Topic(channel.type_name, others.count + self._counts[number])
 
     def close(self) -> None:
         self._data.close()
 
-    def messages(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Log time (ns), channel and data of the messages of those channels, in the order of time."""
+    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
         self.losses.clear()
+        wanted = {number: channel for number, channel in self._channels.items() if channel.topic in topics}
         waiting: list[tuple[int, int, int, bytes]] = []
         order = itertools.count()
-        for piece in sorted(self._pieces):
+        for piece in (*sorted(self._pieces), _END):
             if piece.channels and piece.channels.isdisjoint(wanted):
                 continue
             while waiting and waiting[0][0] < piece.start_ns:
-                log_ns, _, channel, data = heapq.heappop(waiting)
-                yield log_ns, channel, data
-            for log_ns, channel, data in self._read(piece, wanted):
-                heapq.heappush(waiting, (log_ns, next(order), channel, data))
-        while waiting:
-            log_ns, _, channel, data = heapq.heappop(waiting)
-            yield log_ns, channel, data
+                log_ns, _, number, data = heapq.heappop(waiting)
+                topic, type_name, encoding = wanted[number]
+                try:
+                    data = from_ros1(data, type_name) if encoding == "ros1" else plain(data)
+                except ValueError:
+                    self.losses[f"message(s) of {topic}: damaged"] += 1
+                    continue
+                yield Recorded(log_ns, topic, data)
+            for log_ns, number, data in self._read(piece, wanted):
+                heapq.heappush(waiting, (log_ns, next(order), number, data))
 
     def _read(self, piece: _Piece, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+        """Log time (ns), channel and data of the messages of those channels."""
         try:
             content, begin, end = self._content(piece)
         except ValueError as error:
@@ -161,7 +163,7 @@ class McapFile:
                     self._define(opcode, at, data)
                 elif opcode == _STATISTICS:
                     count, entries = struct.unpack_from("<Q", data, at)[0], struct.unpack_from("<I", data, at + 42)[0]
-                    self.counts.update(dict(struct.iter_unpack("<HQ", data[at + 46 : at + 46 + entries])))
+                    self._counts.update(dict(struct.iter_unpack("<HQ", data[at + 46 : at + 46 + entries])))
                 elif opcode == _CHUNK_INDEX:
                     start_ns, _, offset, size, entries = struct.unpack_from("<QQQQI", data, at)
                     if data[offset] != _CHUNK or offset + size > len(data):
@@ -171,7 +173,7 @@ class McapFile:
                     self._pieces.append(_Piece(start_ns, offset + 9, offset + size, True, True, channels))
         except (struct.error, ValueError, IndexError):
             return False
-        return last == footer and bool(self.channels) and (bool(self._pieces) or count == 0)
+        return last == footer and bool(self._channels) and (bool(self._pieces) or count == 0)
 
     def _scan(self) -> None:
         """Fill in from the records themselves, as far as they are whole."""
@@ -183,10 +185,9 @@ class McapFile:
                 break
             if opcode == _CHUNK and stop - at >= 40:
                 piece = _Piece(struct.unpack_from("<Q", data, at)[0], at, stop, True)
-            elif opcode == _MESSAGE and stop - at >= 22:
-                piece = _Piece(struct.unpack_from("<Q", data, at + 6)[0], at - 9, stop, False)
             else:
-                piece = _Piece(0, at - 9, stop, False)
+                is_message = opcode == _MESSAGE and stop - at >= 22
+                piece = _Piece(struct.unpack_from("<Q", data, at + 6)[0] if is_message else 0, at - 9, stop, False)
             self._scan_piece(piece)
             if opcode in (_CHUNK, _MESSAGE):
                 self._pieces.append(piece)
@@ -206,7 +207,7 @@ class McapFile:
             content, begin, end = self._content(piece)
             for opcode, at, stop in _records(content, begin, end):
                 if opcode == _MESSAGE and stop - at >= 22:
-                    self.counts[struct.unpack_from("<H", content, at)[0]] += 1
+                    self._counts[struct.unpack_from("<H", content, at)[0]] += 1
                 elif opcode in (_SCHEMA, _CHANNEL):
                     self._define(opcode, at, content)
         except (ValueError, struct.error):
@@ -223,7 +224,8 @@ class McapFile:
             self._schemas[number] = _text(data, at + 2)[0]
         elif opcode == _CHANNEL:
             topic, after = _text(data, at + 4)
-            self.channels[number] = Channel(topic, self._schemas.get(schema, ""), _text(data, after)[0])
+            type_name = ros2_name(self._schemas.get(schema, ""))
+            self._channels[number] = Channel(topic, type_name, _text(data, after)[0])
 
 
 def _records(data: bytes | mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from .. import files
 from ..camera import Camera
 from ..extras import extra
 from .images import read_colour_and_depth
-from .samples import DataError, Sample, checked
+from .samples import DataError, Dataset, Sample, checked
 
 if TYPE_CHECKING:
     import h5py
@@ -32,7 +32,7 @@ LAYOUTS = """\
                                    Depth V2 page)"""
 
 
-# First bytes.
+# First bytes; MATLAB writes 512 bytes of its own before the HDF5.
 MATLAB5, MATLAB73 = b"MATLAB 5.0", b"MATLAB 7.3"
 HDF5 = b"\x89HDF\r\n"
 
@@ -43,7 +43,7 @@ def _h5_reader() -> type[h5py.File]:
     return h5py.File
 
 
-class _Published:
+class _Published(Dataset):
     """What all three layouts share: the split and the crop of published evaluations (Eigen et al. 2014)."""
 
     splits = ("train", "test")
@@ -56,23 +56,13 @@ class H5Files(_Published):
     layout = "NYU h5 (FastDepth, sparse-to-dense)"
 
     def __init__(self, root: Path, found: list[Path]):
-        self.root, self.files = root, found
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return str(self.files[index].relative_to(self.root))
+        super().__init__([str(file.relative_to(root)) for file in found])
+        self.files = found
 
     def __getitem__(self, index: int) -> Sample:
         file, h5 = self.files[index], _h5_reader()
-        try:
-            with h5(file, "r") as content:
-                rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
-        except Exception as error:  # what the library makes of broken bytes
-            raise DataError(
-                f"{file} {files.fault(file, error, HDF5)}; expected an h5 file with 'rgb' and 'depth'"
-            ) from error
+        with files.read_as("an h5 file with 'rgb' and 'depth'", file, HDF5, DataError), h5(file, "r") as content:
+            rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
         return checked(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
@@ -102,12 +92,7 @@ class BTSList(_Published):
         for number, fields in enumerate(self.lines, start=1):
             if len(fields) != 3 or not _is_number(fields[2]):
                 raise DataError(f"{list_file}, line {number}: {' '.join(fields)!r}; expected '<rgb> <depth> <focal>'")
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def name(self, index: int) -> str:
-        return self.lines[index][0]
+        super().__init__([fields[0] for fields in self.lines])
 
     def __getitem__(self, index: int) -> Sample:
         rgb_name, depth_name, focal = self.lines[index]
@@ -155,14 +140,9 @@ class LabeledMat(_Published):
     layout = "NYU labelled .mat"
 
     def __init__(self, file: Path, indices: np.ndarray):
+        super().__init__([f"{file.name}[{index + 1}]" for index in indices])  # MATLAB counts from 1
         self.file, self.indices = file, indices
         self._opened: tuple[int, h5py.File] | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return f"{self.file.name}[{self.indices[index] + 1}]"  # MATLAB counts from 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file, which is of this process."""
@@ -197,19 +177,11 @@ def open_labeled(path: Path, split: str) -> LabeledMat | None:
     with extra("train"):
         from scipy.io import loadmat
     key = {"train": "trainNdxs", "test": "testNdxs"}[split]
-    try:
+    with files.read_as(f"a MATLAB file with {key!r}", splits, MATLAB5, DataError):
         indices = loadmat(splits)[key].ravel().astype(int) - 1
-    except Exception as error:  # what the library makes of broken bytes
-        raise DataError(
-            f"{splits} {files.fault(splits, error, MATLAB5)}; expected a MATLAB file with {key!r}"
-        ) from error
-    try:
-        with h5(file, "r") as content:
-            count = len(content["images"])
-    except Exception as error:  # likewise; MATLAB writes 512 bytes of its own before the HDF5
-        raise DataError(
-            f"{file} {files.fault(file, error, MATLAB73)}; expected a MATLAB v7.3 file with 'images' and 'rawDepths'"
-        ) from error
+    what = "a MATLAB v7.3 file with 'images' and 'rawDepths'"
+    with files.read_as(what, file, MATLAB73, DataError), h5(file, "r") as content:
+        count = len(content["images"])
     outside = indices[(indices < 0) | (indices >= count)]
     if len(outside):
         raise DataError(f"{splits} names image {outside[0] + 1}, but {file} has {count}, counted from 1")

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import files
 from ..camera import Camera
 from .images import read_colour, read_colour_and_depth
-from .samples import ONE_SPLIT, DataError, Sample, checked
+from .samples import DataError, Dataset, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = (
@@ -32,12 +32,10 @@ def read_camera(folder: str | Path) -> Camera | None:
         raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
 
 
-class RGBDFolder:
+class RGBDFolder(Dataset):
     """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
 
     layout = "RGB-D folder"
-    splits = ONE_SPLIT
-    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
         folder = files.expanded(folder)
@@ -53,13 +51,8 @@ class RGBDFolder:
                 f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''}"
                 f" in {folder}"
             )
+        super().__init__([file.stem.removesuffix(".rgb") for file in self.files])
         self.camera = camera or read_camera(folder)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return self.files[index].stem.removesuffix(".rgb")
 
     def __getitem__(self, index: int) -> Sample:
         file = self.files[index]

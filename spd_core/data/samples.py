@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class TrainingSample(Sample):
     camera: Camera
 
 
-class Dataset(Protocol):
+class Dataset:
     """`[i]` opens a sample and raises DataError if it is broken, `name(i)` names one without opening it.
 
     Attributes:
@@ -68,38 +68,42 @@ class Dataset(Protocol):
         evaluation_crop: "eigen" or "none": which part of an image published evaluations count.
     """
 
-    @property
-    def layout(self) -> str: ...
-    @property
-    def splits(self) -> tuple[str, ...]: ...
-    @property
-    def evaluation_crop(self) -> str: ...
+    layout: str
+    splits: tuple[str, ...] = ONE_SPLIT
+    evaluation_crop = "none"
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample: ...
-    def name(self, index: int) -> str: ...
+    def __init__(self, names: list[str]):
+        self.names = names
 
+    def __len__(self) -> int:
+        return len(self.names)
 
-class _Of:
-    """A data set made of another one, which says of itself what that one says."""
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-        self.layout = dataset.layout
-        self.splits = dataset.splits
-        self.evaluation_crop = dataset.evaluation_crop
+    def name(self, index: int) -> str:
+        return self.names[index]
 
 
-class InMemory(_Of):
+class Subset(Dataset):
+    """The samples of `dataset` at `indices`."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+        super().__init__([dataset.name(index) for index in indices])
+        self.dataset, self.indices = dataset, indices
+        self.layout, self.splits, self.evaluation_crop = dataset.layout, dataset.splits, dataset.evaluation_crop
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+class InMemory(Subset):
     """A data set read once and kept, for small ones: decoding a picture takes longer than augmenting it. A sample that
     cannot be read stays that way."""
 
     def __init__(self, dataset: Dataset):
-        super().__init__(dataset)
-        self.samples = [_read(dataset, index) for index in range(len(dataset))]
-
-    def __len__(self) -> int:
-        return len(self.samples)
+        super().__init__(dataset, range(len(dataset)))
+        self.samples = [attempt(dataset.__getitem__, index) for index in self.indices]
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
@@ -107,32 +111,13 @@ class InMemory(_Of):
             raise sample
         return sample
 
-    def name(self, index: int) -> str:
-        return self.dataset.name(index)
 
-
-def _read(dataset: Dataset, index: int) -> Sample | DataError:
+def attempt(read: Callable[[Any], Any], what: Any) -> Any:
+    """What reading gives, or the DataError that it raised."""
     try:
-        return dataset[index]
+        return read(what)
     except DataError as error:
         return error
-
-
-class Subset(_Of):
-    """The samples of `dataset` at `indices`."""
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int]):
-        super().__init__(dataset)
-        self.indices = list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
-
-    def name(self, index: int) -> str:
-        return self.dataset.name(self.indices[index])
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import struct
+import sys
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rosbags.typesys import Stores, get_typestore
 
 from ..messages import MessageError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 TYPES = get_typestore(Stores.ROS2_JAZZY)
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a recording: its type and how many messages it says to have."""
+
+    type_name: str
+    count: int
 
 
 class Recorded(NamedTuple):
@@ -26,6 +42,18 @@ def deserialised(message: Recorded, type_name: str) -> Any:
     except Exception as error:  # rosbags' generated parsers let their own errors through
         reason = str(error) or type(error).__name__
         raise MessageError(f"{len(message.data)} bytes are no {type_name}: {reason}") from error
+
+
+def plain(data: bytes) -> bytes:
+    """A message without rosbag2's compression by message; serialised messages begin with 0.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return zstd.decompress(data) if data[:4] == ZSTD_MAGIC else data
+    except zstd.ZstdError as error:
+        raise ValueError(f"compressed message: {error}") from error
 
 
 def stamp_ns_of(message: Recorded) -> int:

@@ -8,34 +8,26 @@ import numpy as np
 
 from .. import files
 from ..camera import Camera
-from .samples import ONE_SPLIT, DataError, Sample
+from .samples import DataError, Dataset, Sample, attempt
 
 SHARD = 250  # frames
 PATTERN = "rooms_????????.npz"
 LAYOUT = "  synthetic rooms                  rooms_<seed>.npz, drawn by: spd data rooms FOLDER"
 
 
-class RoomShards:
+class RoomShards(Dataset):
     """The rooms of a folder, in order of seed. Those of a shard that cannot be read say so when they are asked for."""
 
     layout = "synthetic rooms"
-    splits = ONE_SPLIT
-    evaluation_crop = "none"
 
     def __init__(self, folder: str | Path):
-        self.files = files.listed(files.expanded(folder), PATTERN)
-        if not self.files:
+        found = files.listed(files.expanded(folder), PATTERN)
+        if not found:
             raise DataError(f"no rooms_*.npz in {folder}; draw some with: spd data rooms {folder}")
-        self._shards = [_read(file) for file in self.files]
+        super().__init__([f"{file.stem}[{i}]" for file in found for i in range(SHARD)])
+        self._shards = [attempt(_read, file) for file in found]
         if all(isinstance(shard, DataError) for shard in self._shards):
             raise next(shard for shard in self._shards if isinstance(shard, DataError))
-
-    def __len__(self) -> int:
-        return len(self.files) * SHARD
-
-    def name(self, index: int) -> str:
-        shard, i = divmod(index, SHARD)
-        return f"{self.files[shard].stem}[{i}]"
 
     def __getitem__(self, index: int) -> Sample:
         number, i = divmod(index, SHARD)
@@ -46,20 +38,21 @@ class RoomShards:
         return Sample(self.name(index), rgb[i], depth_mm[i].astype(np.float32) / 1000, Camera(*cameras[i]))
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | DataError:
-    """rgb uint8 [SHARD, H, W, 3], depth uint16 [SHARD, H, W] mm and cameras [SHARD, 4] of a shard, or what is wrong."""
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """rgb uint8 [SHARD, H, W, 3], depth uint16 [SHARD, H, W] mm and cameras [SHARD, 4] of a shard.
+
+    Raises:
+        DataError: it is damaged, or something else.
+    """
     redraw = f"delete it and draw it again with: spd data rooms {file.parent}"
-    try:
-        with np.load(file) as shard:
-            rgb, depth_mm, cameras = (shard[name] for name in ("rgb", "depth_mm", "camera"))
-    except Exception as error:  # what the library makes of broken bytes
-        return DataError(f"{file} {files.fault(file, error, b'PK')}; expected a shard of rooms: {redraw}")
+    with files.read_as(f"a shard of rooms: {redraw}", file, b"PK", DataError), np.load(file) as shard:
+        rgb, depth_mm, cameras = (shard[name] for name in ("rgb", "depth_mm", "camera"))
     if (
         (rgb.dtype, depth_mm.dtype) != (np.uint8, np.uint16)
         or (rgb.ndim, rgb.shape[-1], cameras.shape) != (4, 3, (SHARD, 4))
         or (len(rgb), depth_mm.shape) != (SHARD, rgb.shape[:3])
     ):
-        return DataError(
+        raise DataError(
             f"{file} holds rgb {rgb.dtype} {list(rgb.shape)}, depth_mm {depth_mm.dtype} {list(depth_mm.shape)} and"
             f" camera {list(cameras.shape)}; expected {SHARD} frames of one size: {redraw}"
         )

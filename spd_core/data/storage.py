@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -23,24 +21,11 @@ from ruamel.yaml import YAML
 from ..files import problem
 from . import mcap
 from .samples import DataError
-from .serialised import Recorded, from_ros1, ros2_name
+from .serialised import ZSTD_MAGIC, Recorded, Topic, from_ros1, plain, zstd
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-_ZSTD_MAGIC, _SQLITE_MAGIC, _ROS1_MAGIC = b"\x28\xb5\x2f\xfd", b"SQLite format 3\0", b"#ROSBAG V2.0"
+_SQLITE_MAGIC, _ROS1_MAGIC = b"SQLite format 3\0", b"#ROSBAG V2.0"
 _ROWS = "SELECT timestamp, id, topic_id FROM messages"
 _SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A topic of a recording: its type and how many messages it says to have."""
-
-    type_name: str
-    count: int
 
 
 class Storage(Protocol):
@@ -103,49 +88,14 @@ def _open(path: Path) -> Storage:
     with path.open("rb") as file:
         first = file.read(16)
     if first.startswith(mcap.MAGIC):
-        return McapStorage(path)
+        return mcap.McapStorage(path)
     if first == _SQLITE_MAGIC:
         return Sqlite3Storage(path)
     if first.startswith(_ROS1_MAGIC):
         return Ros1Storage(path)
-    if first.startswith(_ZSTD_MAGIC):
+    if first.startswith(ZSTD_MAGIC):
         return CompressedStorage(path)
     raise DataError(f"{path} {problem(path)}; expected an MCAP, sqlite3 (.db3) or ROS 1 (.bag) file")
-
-
-def _plain(data: bytes) -> bytes:
-    """A message without rosbag2's compression by message; serialised messages begin with 0."""
-    return zstd.decompress(data) if data[:4] == _ZSTD_MAGIC else data
-
-
-class McapStorage:
-    """An MCAP file: messages in CDR, or of a ROS 1 bag that was converted."""
-
-    def __init__(self, path: Path):
-        self._file = mcap.McapFile(path)
-        self.faults, self.losses = self._file.faults, self._file.losses
-        self._channels = {
-            number: channel._replace(type_name=ros2_name(channel.type_name))
-            for number, channel in self._file.channels.items()
-        }
-        counts: Counter[str] = Counter()
-        for number, channel in self._channels.items():
-            counts[channel.topic] += self._file.counts[number]
-        self.topics = {c.topic: Topic(c.type_name, counts[c.topic]) for c in self._channels.values()}
-
-    def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
-        wanted = {n: channel for n, channel in self._channels.items() if channel.topic in topics}
-        for log_ns, number, data in self._file.messages(wanted):
-            channel = wanted[number]
-            try:
-                data = from_ros1(data, channel.type_name) if channel.encoding == "ros1" else _plain(data)
-            except (ValueError, zstd.ZstdError):
-                self.losses[f"message(s) of {channel.topic}: damaged"] += 1
-                continue
-            yield Recorded(log_ns, channel.topic, data)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Sqlite3Storage:
@@ -236,8 +186,8 @@ class Sqlite3Storage:
         for log_ns, number, topic in self._rows(wanted):
             try:
                 [(data,)] = self._execute("SELECT data FROM messages WHERE id = ?", number)
-                data = _plain(memoryview(data).tobytes())
-            except (sqlite3.Error, TypeError, ValueError, zstd.ZstdError):
+                data = plain(memoryview(data).tobytes())
+            except (sqlite3.Error, TypeError, ValueError):
                 self.losses[f"message(s) of {wanted[topic]}: damaged"] += 1
                 continue
             yield Recorded(log_ns, wanted[topic], data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..messages import (
@@ -21,8 +21,7 @@ from ..messages import (
     is_rectified_topic,
 )
 from .samples import DataError
-from .serialised import Recorded, deserialised
-from .storage import Topic
+from .serialised import Recorded, Topic, deserialised
 
 IMAGE, COMPRESSED, INFO, CLOUD = (
     f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo", "PointCloud2")
@@ -86,9 +85,9 @@ class Choice:
 
     topics: Topics
     contents: dict[str, Content]
-    others: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    others: list[str]
+    refused: list[str]
+    remarks: list[str]
 
     @property
     def expects_depth(self) -> bool:
@@ -109,9 +108,7 @@ class Choice:
 Matched = Callable[[str, str], float]
 
 
-def choose(
-    path: object, contents: list[Content], given: dict[str, str | None], matched: Matched = lambda image, depth: 1.0
-) -> Choice:
+def choose(path: object, contents: list[Content], given: dict[str, str | None], matched: Matched) -> Choice:
     """The topics of a recording; a name that is `given` (by "image", "depth", "camera_info", "query") is taken instead.
 
     Raises:
@@ -129,19 +126,21 @@ def choose(
     def score(image: Content, depth: Content) -> float:
         return _pair_score(image, depth) + 3 * matched(image.topic, depth.topic)
 
+    def fitting(image: Content) -> list[Content]:
+        return [c for c in depths if "depth" in named or c.size == image.size]
+
     def image_score(image: Content) -> tuple[float, int, str]:
         own = _colour_score(image) or 0.0
         own += 2 * any(_folder(info.topic) == _folder(image.topic) for info in infos)
-        fitting = [score(image, depth) for depth in depths if "depth" in named or depth.size == image.size]
-        return -own - max(fitting, default=0.0), -image.count, image.topic
+        best = max((score(image, depth) for depth in fitting(image)), default=0.0)
+        return -own - best, -image.count, image.topic
 
     image = min(images, key=image_score)
-    fitting = [c for c in depths if "depth" in named or c.size == image.size]
-    depth = max(fitting, key=lambda c: (score(image, c), c.count), default=None)
+    depth = max(fitting(image), key=lambda c: (score(image, c), c.count), default=None)
     info = named.get("camera_info") or max(infos, key=lambda c: _info_score(image, c), default=None)
     if info is not None and "camera_info" not in named and _info_score(image, info)[0] < 0:
         info = None
-    query = named.get("query") or next(iter(sorted(queries, key=lambda c: (-c.count, c.topic))), None)
+    query = named.get("query") or min(queries, key=lambda c: (-c.count, c.topic), default=None)
     taken = [c for c in (image, depth, info, query) if c is not None]
     refused = [
         f"{c}: {why}"
@@ -151,7 +150,13 @@ def choose(
     told = {line.partition(":")[0] for line in refused}
     others = [str(c) for c in contents if c.encoding and c not in taken and str(c) not in told]
     topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
-    return Choice(topics, {c.topic: c for c in contents}, others, refused, _remarks(image, depth))
+    remarks = []
+    if depth is not None and image.frame_id and image.frame_id != depth.frame_id:
+        remarks = [
+            f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to"
+            " the image (aligned to it), else it is the truth of other pixels"
+        ]
+    return Choice(topics, {c.topic: c for c in contents}, others, refused, remarks)
 
 
 def _named(bag: str, contents: list[Content], given: dict[str, str | None], listed: str) -> dict[str, Content]:
@@ -180,15 +185,6 @@ def _named(bag: str, contents: list[Content], given: dict[str, str | None], list
     if given.get("image") and given.get("image") == given.get("depth"):
         raise DataError(f"{given['image']} cannot be both the image and its depth")
     return named
-
-
-def _remarks(image: Content, depth: Content | None) -> list[str]:
-    if depth is None or not image.frame_id or image.frame_id == depth.frame_id:
-        return []
-    return [
-        f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to the"
-        " image (aligned to it), else it is the truth of other pixels"
-    ]
 
 
 def may_be_query(content: Content) -> bool:
@@ -252,10 +248,8 @@ def _why_no_depth(content: Content) -> str:
 
 def _why_not(content: Content, image: Content) -> str:
     """Why a depth topic was not taken beside this image."""
-    why = _why_no_depth(content)
-    if not why and content.size != image.size:
-        return f"not registered to {image.topic} of {image.size[1]}x{image.size[0]} px"
-    return why
+    differs = f"not registered to {image.topic} of {image.size[1]}x{image.size[0]} px"
+    return _why_no_depth(content) or (differs if content.size != image.size else "")
 
 
 def _colour_score(content: Content) -> float | None:
@@ -317,8 +311,8 @@ def content_of(recorded: Recorded, topic: Topic) -> Content:
             return replace(empty, frame_id=frame_id, fields=tuple(f.name for f in message.fields))
         if topic.type_name == IMAGE:
             return replace(empty, encoding=message.encoding, size=(message.height, message.width), frame_id=frame_id)
-        pixels_encoding, size = _compressed_content(message)
-        return replace(empty, encoding=pixels_encoding, size=size, frame_id=frame_id)
+        encoding, size = _compressed_content(message)
+        return replace(empty, encoding=encoding, size=size, frame_id=frame_id)
     except MessageError as error:
         return replace(empty, fault=str(error))
 
