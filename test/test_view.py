@@ -18,7 +18,8 @@ import pytest
 
 from spd_cli import main
 from spd_cli.sources import Picture, pictures
-from spd_cli.viewing import SHOWN_PX, Gallery, _collected
+from spd_cli.viewing import Gallery, _collected
+from spd_cli.views import SHOWN_PX
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag

@@ -1,0 +1,157 @@
+"""The page of `spd view --node`: what a running node sees, what it answers to anyone, and what it answers here."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from spd_core.camera import inside_image
+from spd_core.messages import compressed_to_rgb, image_to_rgb
+from spd_core.pictures import draw_overlay
+from spd_core.predictor import Answer
+from spd_core.status import Status
+from spd_ros.conversions import stamp_ns
+from spd_ros.observer import POINT, Observer, Seen, answer_of, observing
+
+from .page import Page, offer, serve
+from .views import Pin, View, pins_of
+
+SHOWN_S = 0.2  # between images
+MOST_TAGS = 12
+TAG_SIZE = np.array([0.3, 0.08])  # how much of the picture's width and height a tag may need on a phone
+KEPT_VIEWS = 8  # those that a browser may still ask for
+
+
+def serve_node(namespace: str, host: str, port: int, browser: bool) -> None:
+    """Show what the node of that namespace sees at http://host:port until Ctrl-C; `browser` opens one where there is a
+    screen."""
+    with observing(namespace) as observer:
+        views = NodeViews(observer)
+        offer("picture", "image/jpeg", lambda serial: views[serial].picture)
+        serve(lambda: NodePage(observer, views), host, port, browser)
+
+
+@dataclass(frozen=True, eq=False)
+class NodeView(View):
+    """An image that a node hears; answers are the node's.
+
+    Attributes:
+        observer: asks it.
+        header: of the image.
+        others: `POINT`s [K] that the node answered others about it.
+    """
+
+    observer: Observer
+    header: Header
+    others: np.ndarray
+
+    def answer(self, uv: np.ndarray) -> Answer:
+        """What the node answers at points [K, 2] px, K > 0."""
+        return self.observer.ask(self.header, uv)
+
+    @property
+    def _others_uv(self) -> np.ndarray:
+        return np.stack([self.others["u"], self.others["v"]], axis=1)
+
+    @cached_property
+    def picture(self) -> bytes:
+        """What the browser gets, JPEG; with the others' points in the colours of their depths."""
+        if not len(self.others):
+            return super().picture
+        return self.encoded(draw_overlay(self.rgb, self._others_uv, self.others["depth"], labels=0), ".jpg")
+
+    def tagged(self) -> list[Pin]:
+        """Points of others, spread over them, whose tags have room in the picture; at most `MOST_TAGS`."""
+        uv, chosen = self._others_uv, list[int]()
+        shares = (uv + 0.5) / self.size[::-1]
+        inside = np.flatnonzero(inside_image(uv, self.size))
+        for i in inside[:: max(1, len(inside) // 200)]:  # many more than find room
+            if len(chosen) < MOST_TAGS and (np.abs(shares[chosen] - shares[i]) > TAG_SIZE).any(axis=1).all():
+                chosen.append(i)
+        return pins_of(uv[chosen], answer_of(self.others[chosen]))
+
+
+class NodeViews:
+    """The images of an observer as views, the last few of them by serial."""
+
+    def __init__(self, observer: Observer):
+        self._observer = observer
+        self._kept: OrderedDict[int, NodeView] = OrderedDict()
+
+    def __getitem__(self, serial: int) -> NodeView:
+        return self._kept[serial]
+
+    def view(self, seen: Seen) -> NodeView:
+        """An image that was seen.
+
+        Raises:
+            MessageError: it cannot be read.
+        """
+        if (kept := self._kept.get(seen.serial)) is not None:  # for another open page
+            return kept
+        message, topic = seen.message, self._observer.image_topic
+        rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
+        note = f"{rgb.shape[1]}x{rgb.shape[0]} px, stamp {stamp_ns(message.header) / 1e9:.3f} s"
+        others = np.concatenate(seen.answers or [np.zeros(0, POINT)])
+        view = NodeView(seen.serial, topic, rgb, note, False, self._observer, message.header, others)
+        self._kept[seen.serial] = view
+        while len(self._kept) > KEPT_VIEWS:
+            self._kept.popitem(last=False)
+        return view
+
+
+class NodePage(Page[Seen]):
+    """Looks at the newest image of an observer, again and again."""
+
+    help_text = (
+        "Point at the picture to ask the node, click to pin: pins are asked on every image that is shown; two pins give"
+        " their distance. Esc clears them."
+    )
+
+    def __init__(self, observer: Observer, views: NodeViews):
+        self.observer, self.views, self.serial = observer, views, -1
+        super().__init__()
+        self.photo.set_visibility(False)  # until there is an image
+        self.ui.timer(SHOWN_S, self._refresh)
+
+    def find(self, key: Seen) -> NodeView:
+        return self.views.view(key)
+
+    def build_below_picture(self) -> None:
+        with self.layers:
+            self.tags = self.ui.element("div").classes("marks others")
+        self.trouble = self.ui.label().classes("note fault trouble")
+        self.rates = self.ui.label().classes("note rates")
+
+    def build_below_pins(self) -> None:
+        self.asked = self.ui.label().classes("note asked")
+
+    async def _refresh(self) -> None:
+        observer = self.observer
+        images_hz, answers_hz = observer.rates
+        scale = "" if observer.scale is None else f", scale of the last one {observer.scale:.2f}"
+        self.rates.text = f"{images_hz:.1f} images/s, {answers_hz:.1f} answers/s{scale}"
+        self.trouble.text = "; ".join(observer.troubles)
+        seen = observer.newest()
+        if seen is not None and seen.serial != self.serial:
+            self.serial = seen.serial
+            await self.look(seen)
+
+    async def _look(self, key: Seen) -> None:
+        await super()._look(key)
+        self.tags.clear()
+        if not self.photo.visible:
+            self.asked.text = ""
+            return
+        assert isinstance(self.view, NodeView)
+        with self.tags:
+            for pin in self.view.tagged():
+                self.mark(self.place(pin), pin.tag)
+        found = sorted(Counter(self.view.others["status"].tolist()).items())
+        counts = ", ".join(f"{count} {Status(value).name}" for value, count in found)
+        self.asked.text = f"others asked about this image: {counts}" if counts else "nobody else asked about this image"
