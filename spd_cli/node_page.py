@@ -18,12 +18,13 @@ from spd_core.status import Status
 from spd_ros.conversions import stamp_ns
 from spd_ros.observer import POINT, Observer, Seen, answer_of, observing
 
-from .page import Page, offer, serve
+from .page import LEFT_FROM, Page, offer, serve
 from .views import Pin, View, pins_of
 
 SHOWN_S = 0.2  # between images
 MOST_TAGS = 12
-TAG_SIZE = np.array([0.3, 0.08])  # how much of the picture's width and height a tag may need on a phone
+# Shares of the picture's width and height that a tag needs, on a desktop's screen and on a phone's.
+TAG_SIZE, TAG_SIZE_ON_A_PHONE = (0.17, 0.05), (0.34, 0.1)
 KEPT_VIEWS = 8  # those that a browser may still ask for
 
 
@@ -66,14 +67,23 @@ class NodeView(View):
         return self.encoded(draw_overlay(self.rgb, self._others_uv, self.others["depth"], labels=0), ".jpg")
 
     def tagged(self) -> list[Pin]:
-        """Points of others, spread over them, whose tags have room in the picture; at most `MOST_TAGS`."""
-        uv, chosen = self._others_uv, list[int]()
-        shares = (uv + 0.5) / self.size[::-1]
+        """Points of others whose tags have room in the picture, at most `MOST_TAGS`."""
+        uv = self._others_uv
         inside = np.flatnonzero(inside_image(uv, self.size))
-        for i in inside[:: max(1, len(inside) // 200)]:  # many more than find room
-            if len(chosen) < MOST_TAGS and (np.abs(shares[chosen] - shares[i]) > TAG_SIZE).any(axis=1).all():
-                chosen.append(i)
+        inside = inside[:: max(1, len(inside) // 200)]  # many more than find room
+        chosen = inside[with_room((uv[inside] + 0.5) / self.size[::-1], TAG_SIZE)[:MOST_TAGS]]
         return pins_of(uv[chosen], answer_of(self.others[chosen]))
+
+
+def with_room(places: np.ndarray, tag_size: tuple[float, float]) -> list[int]:
+    """Which of the places [K, 2] in a picture (fractions across and down) can have a tag so large beside them, the
+    earlier ones first."""
+    aside = np.where(places[:, 0] > LEFT_FROM, -0.5, 0.5) * tag_size[0]
+    centres, chosen = places + np.stack([aside, np.zeros_like(aside)], axis=1), list[int]()
+    for i, centre in enumerate(centres):
+        if (np.abs(centres[chosen] - centre) >= tag_size).any(axis=1).all():
+            chosen.append(i)
+    return chosen
 
 
 class NodeViews:
@@ -134,7 +144,7 @@ class NodePage(Page[Seen]):
     async def _refresh(self) -> None:
         observer = self.observer
         images_hz, answers_hz = observer.rates
-        scale = "" if observer.scale is None else f", scale of the last one {observer.scale:.2f}"
+        scale = "" if observer.scale is None else f", scale {observer.scale:.2f}"
         self.rates.text = f"{images_hz:.1f} images/s, {answers_hz:.1f} answers/s{scale}"
         self.trouble.text = "; ".join(observer.troubles)
         seen = observer.newest()
@@ -149,9 +159,12 @@ class NodePage(Page[Seen]):
             self.asked.text = ""
             return
         assert isinstance(self.view, NodeView)
+        pins = self.view.tagged()
+        places = [self.place(pin) for pin in pins]
+        on_a_phone = with_room(np.array(places).reshape(-1, 2), TAG_SIZE_ON_A_PHONE)
         with self.tags:
-            for pin in self.view.tagged():
-                self.mark(self.place(pin), pin.tag)
+            for i, (pin, place) in enumerate(zip(pins, places)):
+                self.mark(place, pin.tag, kind="" if i in on_a_phone else "crowded")
         found = sorted(Counter(self.view.others["status"].tolist()).items())
         counts = ", ".join(f"{count} {Status(value).name}" for value, count in found)
         self.asked.text = f"others asked about this image: {counts}" if counts else "nobody else asked about this image"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 K = TypeVar("K")  # what a kind of page calls what can be looked at
+LEFT_FROM = 0.6  # of the picture's width: beyond, a tag stands to the left of its place
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
 CSS = """
 body { background: #14171c; color: #e8eaed; }
@@ -46,7 +47,7 @@ body { background: #14171c; color: #e8eaed; }
 .tag { background: #14171cd9; color: white; padding: 4px 6px; border-radius: 4px; transform: translate(10px, -50%); }
 .left > .tag { transform: translate(calc(-100% - 10px), -50%); }
 .between > .tag { transform: translate(-50%, -50%); background: #7ee0a1; color: #10241a; font-weight: 600; }
-@media (max-width: 800px) { .between { display: none; } }
+@media (max-width: 800px) { .between, .crowded { display: none; } }
 .bar { height: 10px; border-radius: 5px; flex: 1; }
 .reading { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .pins { display: flex; flex-direction: column; gap: 4px; }
@@ -135,7 +136,7 @@ class Page(ABC, Generic[K]):
             with ui.element("div").classes("part"):
                 self._build_picture()
                 self.build_below_picture()
-                self.note = ui.label().classes("note")
+                self.note = ui.label().classes("note about")
             with ui.element("div").classes("part"):
                 self._build_answers()
                 self.build_below_pins()
@@ -156,6 +157,7 @@ class Page(ABC, Generic[K]):
         with ui.element("div").classes("line"):
             ui.label(self.help_text).classes("note")
             self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
+            self.clearing.set_visibility(False)
 
     # --- what a kind of page says
 
@@ -225,11 +227,10 @@ class Page(ABC, Generic[K]):
         except SPDError as error:
             return [], str(error)
 
-    def mark(self, at: tuple[float, float], text: str, colour: str | None = None, between: bool = False) -> None:
-        """A tag beside a place of the picture (fractions across and down), or `between` two of them; and a dot there
-        where it has a colour."""
-        side = "mark between" if between else "mark left" if at[0] > 0.6 else "mark"
-        with self.ui.element("div").classes(side) as mark:
+    def mark(self, at: tuple[float, float], text: str, colour: str | None = None, kind: str = "") -> None:
+        """A tag beside a place of the picture (fractions across and down), and a dot there where it has a colour. Of a
+        `kind`: between two places, or crowded, which a phone has no room for."""
+        with self.ui.element("div").classes(f"mark {kind} {'left' if at[0] > LEFT_FROM else ''}") as mark:
             mark.style(f"left: {100 * at[0]:.3f}%; top: {100 * at[1]:.3f}%")
             if colour:
                 self.ui.element("div").classes("dot").style(f"background: {colour}")
@@ -268,7 +269,7 @@ class Page(ABC, Generic[K]):
             )
             if math.isfinite(end.step_m):
                 with self.marks:
-                    self.mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", between=True)
+                    self.mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", kind="between")
         self.photo.content = "".join(lines)
         self.pinned(pins)
 

@@ -196,11 +196,11 @@ class Observer(Node):
             self.troubles.insert(0, f"no image has come from {topic} for {silence_s:.0f} s")
 
     def _elsewhere(self) -> str:
-        """How to find, or to start, one."""
-        names = self.get_node_names_and_namespaces()
-        others = sorted(namespace for name, namespace in names if name == NODE and namespace != self.get_namespace())
+        """How to find one, or to start it."""
+        found = sorted(f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces())
+        others = [name for name in found if name.endswith(f"/{NODE}")]
         if others:
-            return f"; there is one with --namespace {' or '.join(other.strip('/') for other in others)}"
+            return f", but {' and '.join(others)}: --namespace says which"
         return "; ros2 launch spd_ros spd.launch.py starts one"
 
     def _listen(self, topic: str, type_: type) -> None:
@@ -208,6 +208,8 @@ class Observer(Node):
             if (self._images.topic_name, self._images.msg_type) == (topic, type_):
                 return
             self.destroy_subscription(self._images)
+        with self._lock:
+            self._seen.clear()
         self.image_topic = topic
         self._statistics.start()
         hear = self._problems.guarded("images", self._on_image)
