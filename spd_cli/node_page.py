@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +17,12 @@ from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import stamp_ns
-from spd_ros.observer import POINT, Observer, Seen, answer_of, observing
+from spd_ros.observer import POINT, Observer, ObserverError, Seen, answer_of, observing
 
 from .page import LEFT_FROM, Page, offer, serve
 from .views import Pin, View, pins_of
 
+Pixel = tuple[float, float]
 SHOWN_S = 0.2  # between images
 MOST_TAGS = 12
 # Shares of the picture's width and height that a tag needs, on a desktop's screen and on a phone's.
@@ -45,15 +47,20 @@ class NodeView(View):
         observer: asks it.
         header: of the image.
         others: `POINT`s [K] that the node answered others about it.
+        known: `POINT`s that it has answered here. They are not asked again.
     """
 
     observer: Observer
     header: Header
     others: np.ndarray
+    known: dict[Pixel, np.ndarray]
 
     def answer(self, uv: np.ndarray) -> Answer:
         """What the node answers at points [K, 2] px, K > 0."""
-        return self.observer.ask(self.header, uv)
+        pixels = [(u, v) for u, v in uv.tolist()]
+        if not self.known.keys() >= set(pixels):
+            self.known.update(zip(pixels, self.observer.ask(self.header, uv)[1]))
+        return answer_of(np.array([self.known[pixel] for pixel in pixels]))
 
     @property
     def _others_uv(self) -> np.ndarray:
@@ -96,19 +103,31 @@ class NodeViews:
     def __getitem__(self, serial: int) -> NodeView:
         return self._kept[serial]
 
-    def view(self, seen: Seen) -> NodeView:
-        """An image that was seen.
+    def pointed_at(self, seen: Seen, pixels: list[Pixel]) -> NodeView:
+        """An image that was seen; where pixels are asked, and nobody else has asked about it, the newest that the node
+        has encoded: one that is slower than its camera skips most of the others, and has no answers about them.
 
         Raises:
             MessageError: it cannot be read.
         """
-        if (kept := self._kept.get(seen.serial)) is not None:  # for another open page
+        known: dict[Pixel, np.ndarray] = {}
+        if pixels and not seen.answers:
+            with suppress(ObserverError):  # said where the answer would stand, which asks once more
+                stamp, points = self._observer.ask(Header(), np.array(pixels))
+                if (answered := self._observer.image(stamp)) is not None:
+                    seen, known = answered, dict(zip(pixels, points))
+        view = self._view(seen)
+        view.known.update(known)
+        return view
+
+    def _view(self, seen: Seen) -> NodeView:
+        if (kept := self._kept.get(seen.serial)) is not None:
             return kept
         message, topic = seen.message, self._observer.image_topic
         rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
         note = f"{rgb.shape[1]}x{rgb.shape[0]} px, stamp {stamp_ns(message.header) / 1e9:.3f} s"
         others = np.concatenate(seen.answers or [np.zeros(0, POINT)])
-        view = NodeView(seen.serial, topic, rgb, note, False, self._observer, message.header, others)
+        view = NodeView(seen.serial, topic, rgb, note, False, self._observer, message.header, others, {})
         self._kept[seen.serial] = view
         while len(self._kept) > KEPT_VIEWS:
             self._kept.popitem(last=False)
@@ -128,9 +147,10 @@ class NodePage(Page[Seen]):
         super().__init__()
         self.photo.set_visibility(False)  # until there is an image
         self.ui.timer(SHOWN_S, self._refresh)
+        self.ui.timer(SHOWN_S, self._say)
 
     def find(self, key: Seen) -> NodeView:
-        return self.views.view(key)
+        return self.views.pointed_at(key, [*self.uv, *([self.at] if self.at else [])])
 
     def build_below_picture(self) -> None:
         with self.layers:
@@ -142,15 +162,16 @@ class NodePage(Page[Seen]):
         self.asked = self.ui.label().classes("note asked")
 
     async def _refresh(self) -> None:
-        observer = self.observer
-        images_hz, answers_hz = observer.rates
-        scale = "" if observer.scale is None else f", scale {observer.scale:.2f}"
-        self.rates.text = f"{images_hz:.1f} images/s, {answers_hz:.1f} answers/s{scale}"
-        self.trouble.text = "; ".join(observer.troubles)
-        seen = observer.newest()
+        seen = self.observer.newest()
         if seen is not None and seen.serial != self.serial:
             self.serial = seen.serial
             await self.look(seen)
+
+    def _say(self) -> None:
+        images_hz, answers_hz = self.observer.rates
+        scale = "" if self.observer.scale is None else f", scale {self.observer.scale:.2f}"
+        self.rates.text = f"{images_hz:.1f} images/s, {answers_hz:.1f} answers/s{scale}"
+        self.trouble.text = "; ".join(self.observer.troubles)
 
     async def _look(self, key: Seen) -> None:
         await super()._look(key)

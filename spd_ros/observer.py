@@ -41,7 +41,7 @@ KEPT_IMAGES = 30  # as many as a node keeps (`frame_buffer`)
 KEPT_ANSWERS = 16  # of one image
 HELD_S = 1.0  # so long an image that has answers is preferred to newer ones
 PAUSE_S = 0.1  # from question to question: whoever points must not keep the node busy
-PATIENCE_S = 5.0  # with an answer: the node's own (`query_timeout_s`), and the time that encoding takes
+PATIENCE_S = 3.0  # with an answer: the node's own (`query_timeout_s`), and the time that encoding takes
 # Of the fields of an answer's points, those that are looked at.
 FIELDS = {**dict.fromkeys(("u", "v", "x", "y", "z", "depth", "sigma"), "<f4"), "status": "u1"}
 POINT = np.dtype(list(FIELDS.items()))
@@ -102,7 +102,7 @@ class Observer(Node):
         self._asked_s = 0.0
         # Ids that no one else takes: everyone hears all answers.
         self._first_id = self._next_id = random.SystemRandom().randrange(2**30, 2**31)
-        self._awaited: tuple[int, Future[Answer]] = 0, Future()
+        self._awaited: tuple[int, Future[tuple[int, np.ndarray]]] = 0, Future()
         self._images: Subscription | None = None
         self._queries = self.create_publisher(PointCloud2, f"{inside}{QUERY_TOPIC}", 50)
         hear = self._problems.guarded
@@ -118,8 +118,14 @@ class Observer(Node):
         answered = (image for image in seen if image.answers and seen[0].received_s - image.received_s < HELD_S)
         return next(answered, seen[0] if seen else None)
 
-    def ask(self, header: Header, uv: np.ndarray) -> Answer:
-        """The node's answer at points [K, 2] px, K > 0, of the image of that header. Questions wait for each other, and
+    def image(self, stamp_ns: int) -> Seen | None:
+        """The image with that stamp, if it is one of the last `KEPT_IMAGES`."""
+        with self._lock:
+            return self._seen.get(stamp_ns)
+
+    def ask(self, header: Header, uv: np.ndarray) -> tuple[int, np.ndarray]:
+        """The node's answer at points [K, 2] px, K > 0, of the image of that header (stamp 0: of the one that it has
+        encoded last): the stamp, ns, of the image that it is of, and `POINT`s [K]. Questions wait for each other, and
         for `PAUSE_S` to pass between them.
 
         Raises:
@@ -129,7 +135,7 @@ class Observer(Node):
             time.sleep(max(self._asked_s + PAUSE_S - time.monotonic(), 0))
             if not self._queries.get_subscription_count():
                 raise ObserverError(f"nothing listens to {self._queries.topic_name}")
-            self._asked_s, answer = time.monotonic(), Future[Answer]()
+            self._asked_s, answer = time.monotonic(), Future[tuple[int, np.ndarray]]()
             ids = np.arange(self._next_id, self._next_id + len(uv), dtype=np.uint32)
             self._awaited, self._next_id = (self._next_id, answer), self._next_id + len(uv)
             self._queries.publish(query_cloud(uv, header, ids))
@@ -160,7 +166,7 @@ class Observer(Node):
         if self._first_id <= cloud["id"][0] < self._next_id:
             asked_id, answer = self._awaited
             if cloud["id"][0] == asked_id and not answer.done():
-                answer.set_result(answer_of(points))
+                answer.set_result((stamp_ns(msg.header), points))
             return
         with self._lock:
             if (seen := self._seen.get(stamp_ns(msg.header))) is not None:

@@ -132,7 +132,6 @@ def test_a_click_says_what_the_node_answers_about_the_image_that_is_shown(page, 
     waits(page, running, ".pins", said(points[0]))
     xyz_m = np.stack([points[axis] for axis in "xyz"], axis=1)
     waits(page, running, ".distance", f"{np.linalg.norm(xyz_m[1] - xyz_m[0]):.2f} m apart")
-    assert len(running.asked) >= 3
     assert {stamp_ns(query.header) for query in running.asked} == {stamp_ns(header)}
     assert query_points(running.asked[-1])[0].tolist() == [list(pixel) for pixel in uv]
     page.keyboard.press("Escape")
@@ -167,6 +166,23 @@ def test_pins_are_asked_again_about_every_image_that_is_shown(page, running, rgb
     waits(page, running, ".pins", "100, 150: none (OUTSIDE_IMAGE)")
 
 
+def test_a_node_slower_than_its_camera_is_asked_about_images_that_it_has(page, running, rgb):
+    shown(page, running, rgb)
+    page.mouse.click(*at_pixel(page, 100, 150, SIZE))
+    page.wait_for_selector(".pin")
+    pins, stamps = [], set()
+    for i in range(300):
+        running.show(rgb, camera=None)
+        running.idle(0.01)
+        if i % 10 == 0:
+            pins += page.locator(".pin").all_inner_texts()
+            stamps |= set(page.locator(".about").all_inner_texts())
+    assert len(pins) > 20
+    assert all(text.startswith("100, 150: ") and "±" in text for text in pins), pins
+    assert len(stamps) > 3
+    page.keyboard.press("Escape")
+
+
 def test_a_hand_that_waves_does_not_keep_the_node_busy(page, running, rgb):
     shown(page, running, rgb)
     running.idle(0.5)
@@ -182,7 +198,6 @@ def test_a_hand_that_waves_does_not_keep_the_node_busy(page, running, rgb):
 
 def test_an_image_that_cannot_be_read_is_told_and_the_next_one_shown(page, running, rgb):
     shown(page, running, rgb)
-    page.mouse.move(*at_pixel(page, 10, 10, SIZE))
     bad = rgb_to_image(rgb, running.header())
     bad.encoding = "purple8"
 
@@ -196,7 +211,6 @@ def test_an_image_that_cannot_be_read_is_told_and_the_next_one_shown(page, runni
     shown(page, running, rgb)
     assert page.locator(".photo").is_visible()
     assert page.locator(".name").inner_text() == IMAGE_TOPIC
-    waits(page, running, ".reading", "10, 10: ")
 
 
 def test_silence_is_told_in_the_nodes_words(page, running, rgb):
