@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .viewing import Pin
+    from .views import Pin
 
 CLOUD_VIEW_DEG = 50  # vertical
 
@@ -55,6 +55,9 @@ class CloudScene:
             self._pins.append(sphere.move(*_in_scene(np.array(pin.xyz_m)).tolist()))
 
     def join(self, start: Pin, end: Pin) -> None:
+        """A line between two points; none where there is no distance."""
+        if not math.isfinite(end.step_m):
+            return
         ends = (_in_scene(np.array(pin.xyz_m)).tolist() for pin in (start, end))
         self._pins.append(self.scene.line(*ends).material("#ffffff"))
 

@@ -1,5 +1,5 @@
-"""The page of `spd view`: what `viewing` knows, on NiceGUI's elements. The server answers on loopback alone, and all
-that the page loads comes from it."""
+"""The page of `spd view`, as far as pictures and nodes share it: an image, pointing, pins. On NiceGUI's elements; the
+server answers on loopback alone, and all that the page loads comes from it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ import itertools
 import math
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
 from spd_core.errors import SPDError
 from spd_core.extras import extra
-from spd_core.pictures import colour_depth
 
-from .cloud import CloudScene
 from .console import say
 
 if TYPE_CHECKING:
-    from nicegui.events import KeyEventArguments, MouseEventArguments
+    from nicegui.events import KeyboardKey, KeyEventArguments, MouseEventArguments
 
-    from .viewing import Gallery, Pin, View
+    from .views import Pin, View
 
 T = TypeVar("T")
+K = TypeVar("K")  # what a kind of page calls what can be looked at
+LEFT_FROM = 0.6  # of the picture's width: beyond, a tag stands to the left of its place
 PIN_COLOURS = ("#ff4d6d", "#3fa7ff")  # by turns
-# On a slider that was touched, arrow keys are the slider's, and not the page's too.
-KEEP_ARROWS = "(event) => { if (event.key.startsWith('Arrow')) event.stopPropagation() }"
 CSS = """
 body { background: #14171c; color: #e8eaed; }
 .nicegui-content { padding: 12px; gap: 8px; }
@@ -50,7 +47,7 @@ body { background: #14171c; color: #e8eaed; }
 .tag { background: #14171cd9; color: white; padding: 4px 6px; border-radius: 4px; transform: translate(10px, -50%); }
 .left > .tag { transform: translate(calc(-100% - 10px), -50%); }
 .between > .tag { transform: translate(-50%, -50%); background: #7ee0a1; color: #10241a; font-weight: 600; }
-@media (max-width: 800px) { .between { display: none; } }
+@media (max-width: 800px) { .between, .crowded { display: none; } }
 .bar { height: 10px; border-radius: 5px; flex: 1; }
 .reading { min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .pins { display: flex; flex-direction: column; gap: 4px; }
@@ -61,32 +58,32 @@ body { background: #14171c; color: #e8eaed; }
 """
 
 
-def serve(gallery: Gallery, host: str, port: int, browser: bool) -> None:
-    """Show the pictures at http://host:port until Ctrl-C; `browser` opens one where there is a screen."""
+def offer(path: str, media_type: str, encoded: Callable[[int], bytes]) -> None:
+    """Serve pictures at /<path>/<number>. A LookupError says that there is no such one."""
+    with extra("view"):
+        from nicegui import app
+        from starlette.responses import Response
+
+    @app.get(f"/{path}/{{number}}")
+    def send(number: int) -> Response:
+        try:
+            return Response(encoded(number), media_type=media_type, headers={"Cache-Control": "no-store"})
+        except LookupError:
+            return Response(status_code=404)
+
+
+def serve(page: Callable[[], Page], host: str, port: int, browser: bool) -> None:
+    """Show a page to everyone who opens http://host:port until Ctrl-C; `browser` opens one where there is a screen."""
     with extra("view"):
         from nicegui import app, ui
         from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.responses import Response
-
-    def send(index: int, media_type: str, of: Callable[[View], bytes]) -> Response:
-        if not 0 <= index < len(gallery):
-            return Response(status_code=404)
-        return Response(of(gallery[index]), media_type=media_type, headers={"Cache-Control": "no-store"})
-
-    @app.get("/picture/{index}")
-    def picture(index: int) -> Response:
-        return send(index, "image/jpeg", lambda view: view.picture)
-
-    @app.get("/dense/{index}")
-    def dense(index: int) -> Response:
-        return send(index, "image/png", lambda view: view.dense[0])
 
     # A web page elsewhere whose name is made to mean this machine is not answered.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
     app.on_startup(lambda: say(f"http://{host}:{port}  (Ctrl-C ends it)"))
     ui.run(
-        lambda: Page(gallery),
+        page,
         host=host,
         port=port,
         title="spd view",
@@ -116,172 +113,155 @@ class Newest(Generic[T]):
             self._is_running = False
 
 
-class Page:
-    """One open page: the picture that is looked at, its pins, and the elements that show them."""
+class Page(ABC, Generic[K]):
+    """One open page: the image that is looked at, its pins, and the elements that show them.
 
-    def __init__(self, gallery: Gallery):
+    A kind of page says what there is to look at (`find`), and builds more below the picture and below the pins.
+    """
+
+    view: View  # once the first look has found one
+    help_text = "Point at the picture for metres, click to pin; two pins give their distance. Esc clears them."
+
+    def __init__(self) -> None:
         with extra("view"):
             from nicegui import ui
 
-        self.ui, self.gallery = ui, gallery
-        self.index, self.view = 0, gallery[0]
+        self.ui = ui
         self.uv: list[tuple[int, int]] = []  # of the pins
+        self.at: tuple[int, int] | None = None  # where the pointer is
         self.look, self.hover, self.show_pins = Newest(self._look), Newest(self._hover), Newest(self._show_pins)
         ui.add_css(CSS)
         ui.keyboard(self._key)
         with ui.element("div").classes("page"):
             with ui.element("div").classes("part"):
                 self._build_picture()
+                self.build_below_picture()
+                self.note = ui.label().classes("note about")
             with ui.element("div").classes("part"):
                 self._build_answers()
-        ui.timer(0, lambda: self.look(0), once=True)
+                self.build_below_pins()
 
     def _build_picture(self) -> None:
         ui = self.ui
         self.name = ui.label().classes("name")
         self.photo = ui.interactive_image(on_mouse=self._mouse, events=["click", "mousemove", "mouseleave"])
         with self.photo.classes("photo"):
-            self.dense = ui.element("img").classes("dense")
+            self.layers = ui.element("div")
             self.marks = ui.element("div").classes("marks")
             self.pointer = ui.element("div").classes("marks")
-        if len(self.gallery) > 1:
-            with ui.element("div").classes("line"):
-                ui.label("frame").classes("note")
-                self.slider = ui.slider(min=0, max=len(self.gallery) - 1, value=0).classes("frames")
-                self.slider.on_value_change(lambda event: self.look(int(event.value)))
-                self.slider.props('aria-label="frame"')
-                self.slider.on("keydown", js_handler=KEEP_ARROWS)
-                self.count = ui.label().classes("note count")
-        with ui.element("div").classes("line"):
-            ui.label("depth").classes("note")
-            self.opacity = ui.slider(min=0, max=1, step=0.05, value=0.35).classes("opacity")
-            self.opacity.props('aria-label="opacity of depth"')
-            self.opacity.on("keydown", js_handler=KEEP_ARROWS)
-            self.opacity.on_value_change(self._show_dense)
-        self.range = ui.element("div").classes("line note")
-        self.note = ui.label().classes("note")
 
     def _build_answers(self) -> None:
         ui = self.ui
         self.reading = ui.label().classes("reading")
         self.pins = ui.element("div").classes("pins")
         with ui.element("div").classes("line"):
-            help_text = "Point at the picture for metres, click to pin; two pins give their distance. Esc clears them."
-            walking = " Arrow keys walk the frames." if len(self.gallery) > 1 else ""
-            ui.label(help_text + walking).classes("note")
+            ui.label(self.help_text).classes("note")
             self.clearing = ui.button("clear", on_click=self._clear).props("flat dense no-caps")
-        self.cloud = CloudScene(ui)
-        with ui.element("div").classes("line"):
-            ui.label("Drag to turn, wheel or pinch to come closer.").classes("note")
-            ui.button("as seen", on_click=self.cloud.from_the_camera).props("flat dense no-caps")
+            self.clearing.set_visibility(False)
+
+    # --- what a kind of page says
+
+    @abstractmethod
+    def find(self, key: K) -> View:
+        """What is to be looked at; may take its time. An SPDError says why it cannot be."""
+
+    @abstractmethod
+    def build_below_picture(self) -> None:
+        """Elements, and what is put into `layers`, over the picture."""
+
+    @abstractmethod
+    def build_below_pins(self) -> None:
+        """Elements."""
+
+    def pinned(self, pins: list[Pin]) -> None:
+        """These are the pins now."""
+
+    def pressed(self, key: KeyboardKey) -> None:
+        """A key that means nothing to every page."""
 
     # --- what is looked at
 
-    async def _look(self, index: int) -> None:
-        if len(self.gallery) > 1:
-            self.count.text = f"{index + 1} of {len(self.gallery)}"
+    async def _look(self, key: K) -> None:
         fault = ""
         try:
-            view = await asyncio.to_thread(self.gallery.__getitem__, index)
+            view = await asyncio.to_thread(self.find, key)
         except SPDError as error:
             fault = self.name.text = str(error)
         self.name.classes(add="fault" if fault else "", remove="" if fault else "fault")
-        for element in (self.photo, self.pins, self.note, self.cloud.scene):
+        for element in (self.photo, self.pins, self.note):
             element.set_visibility(not fault)
         if fault:
             return
-        is_first, self.index, self.view = not self.photo.source, index, view
+        self.view = view
+        await self.show_pins(list(self.uv))  # before the picture, so that it does not come with the numbers of another
         height, width = view.shown_size
         self.name.text = view.name
         self.note.text = view.note
         self.note.classes(remove="assumed", add="assumed" if view.is_assumed else "")
         self.photo.style(f"max-width: calc(76vh * {width / height:.4f}); aspect-ratio: {width} / {height}")
-        self.photo.set_source(f"/picture/{index}")
-        self.pointer.clear()
-        self.reading.text = ""
-        await self._show_dense()
-        await self.show_pins(list(self.uv))
-        xyz_m, colours, spacing_m = await asyncio.to_thread(lambda: view.cloud)
-        self.cloud.show(xyz_m, colours, spacing_m)
-        if is_first:
-            self.cloud.from_the_camera()
-
-    async def _show_dense(self) -> None:
-        self.dense.style(f"opacity: {self.opacity.value}")
-        if self.opacity.value == 0:
-            return  # nobody waits for what is not seen
-        view = self.view
-        _, near_m, far_m = await asyncio.to_thread(lambda: view.dense)
-        if view is not self.view:
-            return
-        self.dense.props(f"src=/dense/{self.index}")
-        colours = colour_depth(np.linspace(near_m, far_m, 9), near_m, far_m)
-        stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colours)
-        self.range.clear()
-        with self.range:
-            self.ui.label(f"{near_m:.1f} m")
-            self.ui.element("div").classes("bar").style(f"background: linear-gradient(90deg, {stops})")
-            self.ui.label(f"{far_m:.1f} m")
+        self.photo.set_source(f"/picture/{view.number}")
+        await self.hover(self.at)
 
     # --- pointing
 
     async def _mouse(self, event: MouseEventArguments) -> None:
-        if event.type == "mouseleave":
-            await self.hover(None)
-            return
-        at = self.view.pixel(event.image_x, event.image_y)
-        if event.type == "click":
-            self.uv.append(at)
-            await self.hover(None)  # a finger points nowhere afterwards
+        pixel = None if event.type == "mouseleave" else self.view.pixel(event.image_x, event.image_y)
+        self.at = pixel if event.type == "mousemove" else None  # a finger points nowhere after its tap
+        if event.type == "click" and pixel is not None:
+            self.uv.append(pixel)
             await self.show_pins(list(self.uv))
-        else:
-            await self.hover(at)
+        await self.hover(self.at)
 
     async def _hover(self, at: tuple[int, int] | None) -> None:
+        pins, fault = await self._asked([at] if at else [])
+        self.reading.text = fault + "".join(map(_said, pins))
         self.pointer.clear()
-        if at is None:
-            self.reading.text = ""
-            return
-        [pin] = await asyncio.to_thread(self.view.pins, [at])
-        self.reading.text = _said(pin)
         with self.pointer:
-            self._mark(self._place(pin), pin.metres)
+            for pin in pins:
+                self.mark(self.place(pin), pin.tag)
 
-    def _mark(self, at: tuple[float, float], text: str, colour: str | None = None, between: bool = False) -> None:
-        """A tag beside a place of the picture (fractions across and down), or `between` two of them; and a dot there
-        where it has a colour."""
-        side = "mark between" if between else "mark left" if at[0] > 0.6 else "mark"
-        with self.ui.element("div").classes(side) as mark:
+    async def _asked(self, uv: list[tuple[int, int]]) -> tuple[list[Pin], str]:
+        """The answers at pixels, or none and why."""
+        try:
+            return await asyncio.to_thread(self.view.pins, uv), ""
+        except SPDError as error:
+            return [], str(error)
+
+    def mark(self, at: tuple[float, float], text: str, colour: str | None = None, kind: str = "") -> None:
+        """A tag beside a place of the picture (fractions across and down), and a dot there where it has a colour. Of a
+        `kind`: between two places, or crowded, which a phone has no room for."""
+        with self.ui.element("div").classes(f"mark {kind} {'left' if at[0] > LEFT_FROM else ''}") as mark:
             mark.style(f"left: {100 * at[0]:.3f}%; top: {100 * at[1]:.3f}%")
             if colour:
                 self.ui.element("div").classes("dot").style(f"background: {colour}")
             self.ui.label(text).classes("tag")
 
-    def _place(self, pin: Pin) -> tuple[float, float]:
-        height, width = self.view.frame.size
+    def place(self, pin: Pin) -> tuple[float, float]:
+        """Where it is in the picture, fractions across and down."""
+        height, width = self.view.size
         return (pin.uv[0] + 0.5) / width, (pin.uv[1] + 0.5) / height
 
     async def _show_pins(self, uv: list[tuple[int, int]]) -> None:
-        pins = await asyncio.to_thread(self.view.pins, uv)
-        self.clearing.set_visibility(bool(pins))
+        pins, fault = await self._asked(uv)
+        self.clearing.set_visibility(bool(uv))
         self.marks.clear()
         self.pins.clear()
-        self.cloud.clear()
+        with self.pins:
+            if fault:
+                self.ui.label(fault).classes("fault")
         for number, pin in enumerate(pins):
-            colour = PIN_COLOURS[number % len(PIN_COLOURS)]
             with self.marks:
-                self._mark(self._place(pin), pin.metres, colour)
+                self.mark(self.place(pin), pin.tag, pin_colour(number))
             with self.pins:
                 if math.isfinite(pin.step_m):
                     self.ui.label(f"{pin.step_m:.2f} m apart").classes("distance")
                 with self.ui.element("div").classes("pin"):
-                    self.ui.element("div").classes("dot").style(f"background: {colour}")
+                    self.ui.element("div").classes("dot").style(f"background: {pin_colour(number)}")
                     self.ui.label(_said(pin))
-            self.cloud.mark(pin, colour)
         shown_height, shown_width = self.view.shown_size
         lines = []
         for start, end in itertools.pairwise(pins):
-            (x1, y1), (x2, y2) = self._place(start), self._place(end)
+            (x1, y1), (x2, y2) = self.place(start), self.place(end)
             lines.append(
                 f'<line x1="{x1 * shown_width:.1f}" y1="{y1 * shown_height:.1f}" x2="{x2 * shown_width:.1f}"'
                 f' y2="{y2 * shown_height:.1f}" stroke="white" stroke-width="2" stroke-dasharray="6 4"'
@@ -289,23 +269,25 @@ class Page:
             )
             if math.isfinite(end.step_m):
                 with self.marks:
-                    self._mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", between=True)
-                self.cloud.join(start, end)
+                    self.mark(((x1 + x2) / 2, (y1 + y2) / 2), f"{end.step_m:.2f} m", kind="between")
         self.photo.content = "".join(lines)
+        self.pinned(pins)
 
     async def _key(self, event: KeyEventArguments) -> None:
-        if not event.action.keydown:
-            return
-        if event.key.escape:
+        if event.action.keydown and event.key.escape:
             await self._clear()
-        step = 1 if event.key.arrow_right else -1 if event.key.arrow_left else 0
-        if step and len(self.gallery) > 1:
-            self.slider.value = min(max(self.slider.value + step, 0), len(self.gallery) - 1)
+        elif event.action.keydown:
+            self.pressed(event.key)
 
     async def _clear(self) -> None:
         self.uv.clear()
         await self.show_pins(list(self.uv))
 
 
+def pin_colour(number: int) -> str:
+    """CSS colour of the pin of that number."""
+    return PIN_COLOURS[number % len(PIN_COLOURS)]
+
+
 def _said(pin: Pin) -> str:
-    return f"{pin.uv[0]}, {pin.uv[1]}: {pin.metres}  ({pin.place})"
+    return f"{pin.uv[0]:g}, {pin.uv[1]:g}: {pin.metres}  ({pin.place})"

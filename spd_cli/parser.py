@@ -51,7 +51,7 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
             options.append(next(words, ""))
         elif word in flags:
             options[-1] += "=true"
-    return [arguments[0], *([json.dumps(positional)] if positional else []), *options]
+    return [arguments[0], json.dumps(positional), *options]
 
 
 def check_settings_files(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`spd view`: pictures in a local page that answers where one points. What is shown; `page` shows it."""
+"""`spd view`: the command, and pictures as its page shows them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from spd_core.camera import cell_centres, scale_points
+from spd_core.camera import cell_centres
 from spd_core.errors import SPDError
 from spd_core.extras import extra
 from spd_core.intrinsics import centred_camera
 from spd_core.pictures import colour_depth, depth_range
 from spd_core.pixels import pixel_under
-from spd_core.predictor import EncodedFrame, Predictor
-from spd_core.status import Status
+from spd_core.predictor import Answer, EncodedFrame, Predictor
 
 from .console import say
-from .sources import Picture, about_the_camera, focal_length_px, in_metres, pictures
+from .sources import Picture, about_the_camera, focal_length_px, pictures
+from .views import View
 
 HOST, PORT = "127.0.0.1", 8080
-SHOWN_PX = 1600  # longer side of what the browser gets; answers are of the picture itself
 CLOUD_POINTS = 20_000
 KEPT_VIEWS = 4  # a photograph of 20 megapixels is 60 MB
 
@@ -38,6 +37,8 @@ class ViewError(SPDError):
 
 def view(
     what: list[str],
+    node: bool = False,
+    namespace: str = "",
     camera: str | None = None,
     fov: float | None = None,
     weights: str = "embedded",
@@ -47,10 +48,12 @@ def view(
     port: int | None = None,
     browser: bool = True,
 ) -> None:
-    """Point at pictures in a local page and read metres: spd view photo.jpg.
+    """Point at pictures in a local page and read metres: spd view photo.jpg. Or see what a node answers: --node.
 
     Args:
         what: pictures, folders of them, bags, videos or /dev/video0.
+        node: in place of these the images of a node that runs, all that it answers, and its answer where you point.
+        namespace: of that node, say front for /front/spd.
         camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration). Without
             it: the bag's camera_info, camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
@@ -63,14 +66,29 @@ def view(
     """
     with extra("view"):
         import nicegui  # noqa: F401  # said before minutes of reading
-    from .page import serve
 
     if frames < 1:
         raise ViewError(f"frames must be positive, got {frames}")
+    if node and what:
+        raise ViewError(f"--node shows what a running node sees, and no files besides; got {' '.join(what)}")
+    if node and (camera is not None or fov is not None):
+        raise ViewError("the node takes its camera from camera_info; --camera and --fov are of files")
+    if namespace and not node:
+        raise ViewError(f"--namespace is that of the node to look at, with --node; got {namespace}")
+    if not (node or what):
+        raise ViewError("nothing to look at was named: spd view photo.jpg, or spd view --node")
     port = _free_port(port)
+    if node:
+        with extra("ros"):
+            from .node_page import serve_node
+
+        serve_node(namespace, HOST, port, browser)
+        return
+    from .picture_page import serve_pictures
+
     shown = Gallery(_collected(what, frames), Predictor.load(weights, device, runtime=runtime), camera, fov)
     shown[0]  # what is wrong with it is said here
-    serve(shown, HOST, port, browser)
+    serve_pictures(shown, HOST, port, browser)
 
 
 def _free_port(port: int | None) -> int:
@@ -115,7 +133,7 @@ def _unpacked(png: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
-class Gallery(Sequence["View"]):
+class Gallery(Sequence["PictureView"]):
     """The pictures, each encoded when it is looked at; the last few stay encoded.
 
     Args:
@@ -133,10 +151,10 @@ class Gallery(Sequence["View"]):
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def __getitem__(self, index: int) -> View:  # type: ignore[override]  # of no slices
+    def __getitem__(self, index: int) -> PictureView:  # type: ignore[override]  # of no slices
         return self._kept(range(len(self))[index])
 
-    def _view(self, index: int) -> View:
+    def _view(self, index: int) -> PictureView:
         picture = self._pictures[index]
         rgb = picture.read()
         known = picture.known_camera(rgb.shape[:2], *self._told)
@@ -145,98 +163,37 @@ class Gallery(Sequence["View"]):
             frame = self._predictor.encode(rgb, known.camera)
         note = about_the_camera(known, frame)
         frame = replace(frame, camera=known.camera or centred_camera(focal_length_px(known, frame), frame.size))
-        return View(picture.name, rgb, frame, note, is_assumed=known.camera is None)
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A pixel that is asked: `uv` px, its answer, and how far its point is from that of the pin before it, m (NaN
-    where one of them has no point)."""
-
-    uv: tuple[int, int]
-    depth_m: float
-    sigma_m: float
-    xyz_m: tuple[float, float, float]
-    status: Status
-    step_m: float
-
-    @property
-    def metres(self) -> str:
-        """Depth and its standard deviation in words."""
-        return in_metres(self.depth_m, self.sigma_m)
-
-    @property
-    def place(self) -> str:
-        """x y z in words, or why there is none."""
-        if not all(map(math.isfinite, self.xyz_m)):
-            return self.status.name
-        return " ".join(f"{name} {value:.2f}" for name, value in zip("xyz", self.xyz_m))
+        return PictureView(index, picture.name, rgb, note, known.camera is None, frame)
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """An encoded picture and what the page shows of it.
+class PictureView(View):
+    """An encoded picture.
 
     Attributes:
-        name: of the picture.
-        rgb: uint8 [H, W, 3].
         frame: its encoding; where nothing says what the camera is, with one of the focal length that is assumed.
         note: where the focal length comes from.
         is_assumed: it comes from nothing.
     """
 
-    name: str
-    rgb: np.ndarray
     frame: EncodedFrame
-    note: str
-    is_assumed: bool
 
-    @property
-    def shown_size(self) -> tuple[int, int]:
-        """(height, width) px of what the browser gets."""
-        scale = min(1.0, SHOWN_PX / max(self.frame.size))
-        height, width = (max(1, round(extent * scale)) for extent in self.frame.size)
-        return height, width
-
-    def pixel(self, x: float, y: float) -> tuple[int, int]:
-        """The pixel (u, v) of the picture under a point of what is shown, px from its upper left corner; at the border
-        the nearest."""
-        (height, width), (shown_height, shown_width) = self.frame.size, self.shown_size
-        at = scale_points(np.array([x - 0.5, y - 0.5]), np.array([width / shown_width, height / shown_height]))
-        u, v = np.clip(pixel_under(at), 0, [width - 1, height - 1]).tolist()
-        return u, v
-
-    def pins(self, uv: list[tuple[int, int]]) -> list[Pin]:
-        """What the frame answers at pixels, in their order."""
-        answer = self.frame.answer(np.array(uv, float).reshape(-1, 2))
-        steps_m = [math.nan, *np.linalg.norm(np.diff(answer.xyz_m, axis=0), axis=1)]
-        rows = zip(uv, answer.depth_m, answer.sigma_m, answer.xyz_m, answer.status, steps_m)
-        return [
-            Pin(at, float(depth_m), float(sigma_m), (float(x), float(y), float(z)), Status(status), float(step_m))
-            for at, depth_m, sigma_m, (x, y, z), status, step_m in rows
-        ]
-
-    @cached_property
-    def picture(self) -> bytes:
-        """What the browser gets, JPEG."""
-        return self._encoded(self.rgb, ".jpg")
+    def answer(self, uv: np.ndarray) -> Answer:
+        """What the frame answers at points [K, 2] px."""
+        return self.frame.answer(uv)
 
     @cached_property
     def dense(self) -> tuple[bytes, float, float]:
         """Depth of every pixel in colours, PNG, and the near and far end of their scale, m."""
         depth_m = self.frame.dense_depth()
         near_m, far_m = depth_range(depth_m)
-        return self._encoded(colour_depth(depth_m, near_m, far_m), ".png"), near_m, far_m
-
-    def _encoded(self, rgb: np.ndarray, suffix: str) -> bytes:
-        shown = cv2.resize(rgb, self.shown_size[::-1], interpolation=cv2.INTER_AREA)
-        return cv2.imencode(suffix, cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
+        return self.encoded(colour_depth(depth_m, near_m, far_m), ".png"), near_m, far_m
 
     @cached_property
     def cloud(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Points float32 [N, 3] m in the optical frame, on a grid of about CLOUD_POINTS pixels; their colours, float32
         [N, 3] of 0 to 1; and how far neighbours are apart at the median depth, m. Those without x y z are left out."""
-        height, width = self.frame.size
+        height, width = self.size
         share = min(1.0, math.sqrt(CLOUD_POINTS / (height * width)))
         uv = cell_centres((height, width), max(1, round(width * share)), max(1, round(height * share)))
         xyz_m = self.frame.answer(uv).xyz_m

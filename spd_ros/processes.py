@@ -28,9 +28,14 @@ def fastdds_profile() -> Path:
     return source if source.exists() else Path(get_package_share_directory("spd_ros")) / "config" / "fastdds.xml"
 
 
+def use_fastdds_profile() -> None:
+    """From now on this process, if it has no participant yet, and those that it starts; one that is set stays."""
+    os.environ.setdefault(PROFILE_VARIABLE, str(fastdds_profile()))
+
+
 def isolate() -> None:
     """Settings that child processes inherit: the Fast DDS profile, and a DDS domain of our own on this machine."""
-    os.environ.setdefault(PROFILE_VARIABLE, str(fastdds_profile()))
+    use_fastdds_profile()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
 

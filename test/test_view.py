@@ -1,12 +1,8 @@
 """`spd view`: what is shown, and the page itself in a browser without a screen."""
 
-import os
 import re
-import shutil
 import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,10 +11,12 @@ from urllib.parse import urlparse
 import cv2
 import numpy as np
 import pytest
+from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
 
 from spd_cli import main
 from spd_cli.sources import Picture, pictures
-from spd_cli.viewing import SHOWN_PX, Gallery, _collected
+from spd_cli.viewing import Gallery, _collected
+from spd_cli.views import SHOWN_PX
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
@@ -27,21 +25,6 @@ from spd_rooms.synthetic import random_frame
 
 SIZE = (96, 128)
 CAMERA = Camera(104.0, 104.0, 63.5, 47.5)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-gl=angle",  # WebGL by the processor
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-PATIENCE_MS = 60_000  # a machine that trains beside it
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +133,12 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         (["p.png", "--port", "70000"], "a port is 1 to 65535, got 70000"),
         (["p.png", "--frames", "0"], "frames must be positive, got 0"),
         (["p.png", "--fov", "0"], "1 to 170 degrees, got 0"),
+        ([], "nothing to look at was named"),
+        (["p.png", "--node"], r"--node shows what a running node sees, and no files besides; got p\.png"),
+        (["--node", "p.png"], r"--node shows what a running node sees, and no files besides; got p\.png"),
+        (["--node", "--fov", "60"], "the node takes its camera from camera_info"),
+        (["p.png", "--namespace", "front"], "--namespace is that of the node to look at, with --node; got front"),
+        (["--node", "--namespace", "a b"], "cannot join ROS 2: Invalid namespace"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -172,6 +161,15 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     assert "'.[view]'" in said
 
 
+def test_a_node_cannot_be_looked_at_without_ros(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "spd_cli.node_page", raising=False)
+    monkeypatch.delitem(sys.modules, "spd_ros.observer", raising=False)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    assert "this needs rclpy, which is not installed: source a ROS 2 installation" in failing(
+        monkeypatch, capsys, "--node"
+    )
+
+
 def failing(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["spd", "view", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -185,11 +183,6 @@ def failing(monkeypatch, capsys, *arguments):
 # --- the page
 
 
-def is_answering(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
 def address(rooms, tmp_path_factory):
     """Of a page that shows three rooms, and a file that is none."""
@@ -198,33 +191,8 @@ def address(rooms, tmp_path_factory):
         cv2.imwrite(str(folder / f"{i}.png"), rgb[..., ::-1])
     (folder / "3.png").write_text("hello")
     (folder / "camera.txt").write_text(f"{CAMERA.fx} {CAMERA.fy} {CAMERA.cx} {CAMERA.cy}")
-    command = [sys.executable, "-m", "spd_cli", "view", str(folder), "--browser", "false"]
-    command += ["--device", "cpu", "--runtime", "torch"]
-    # NiceGUI serves elsewhere where it takes itself for the thing that is tested.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        said = ""
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
-            said = process.stdout.readline()
-            assert said, f"the page ended with exit code {process.wait()}"
-        while not is_answering(urlparse(found[0]).port):
-            time.sleep(0.1)
-        yield found[0]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with served(folder, "--device", "cpu", "--runtime", "torch") as address:
+        yield address
 
 
 @pytest.fixture
@@ -254,17 +222,6 @@ def reach(page, address):
     page.wait_for_function("document.querySelector('.photo > img')?.naturalWidth > 0")
 
 
-def at_pixel(page, u, v):
-    box = page.locator(".photo > img").first.bounding_box()
-    return box["x"] + (u + 0.5) / SIZE[1] * box["width"], box["y"] + (v + 0.5) / SIZE[0] * box["height"]
-
-
-def waits_for(page, selector, text):
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)", arg=[selector, text]
-    )
-
-
 def said(answer, i, u, v):
     x, y, z = answer.xyz_m[i]
     return f"{u}, {v}: {answer.depth_m[i]:.2f} ± {answer.sigma_m[i]:.2f} m (x {x:.2f} y {y:.2f} z {z:.2f})"
@@ -275,10 +232,10 @@ def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor
     uv = [(20, 30), (100, 60)]
     answer = predictor.encode(rooms[0], CAMERA).answer(np.array(uv, float))
     for i, (u, v) in enumerate(uv):
-        page.mouse.move(*at_pixel(page, u, v))
+        page.mouse.move(*at_pixel(page, u, v, SIZE))
         waits_for(page, ".reading", said(answer, i, u, v))
     for u, v in uv:
-        page.mouse.click(*at_pixel(page, u, v))
+        page.mouse.click(*at_pixel(page, u, v, SIZE))
     distance_m = np.linalg.norm(answer.xyz_m[1] - answer.xyz_m[0])
     waits_for(page, ".distance", f"{distance_m:.2f} m apart")
     waits_for(page, ".pins", said(answer, 1, *uv[1]))
@@ -290,7 +247,7 @@ def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor
 
 @pytest.mark.timeout(600)
 def test_slider_and_arrow_keys_walk_the_frames_and_pins_stay_at_their_pixels(page, rooms, predictor):
-    page.mouse.click(*at_pixel(page, 64, 50))
+    page.mouse.click(*at_pixel(page, 64, 50, SIZE))
     keys = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)]
     for key, index in keys:
         page.keyboard.press(key)
@@ -358,7 +315,7 @@ def test_a_phones_width_holds_the_page_and_a_finger_pins(browser, address):
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     reach(page, address)
-    page.touchscreen.tap(*at_pixel(page, 40, 40))
+    page.touchscreen.tap(*at_pixel(page, 40, 40, SIZE))
     page.wait_for_selector(".pin")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.get_by_text("clear", exact=True).tap()
