@@ -36,18 +36,18 @@ SPARSE = ("lite", "atto", "v15", "v15_refinenet", "v15_dinov2", "depth_anything_
 POINTS = 128
 
 
-def precisions() -> list[str]:
+def precisions(preset: str) -> list[str]:
     """Those that this machine computes in hardware."""
     if DEVICE.type == "cuda":
         return ["fp32", "bf16", "fp16"]
-    return (
-        ["fp32", "bf16"]
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
-        else ["fp32"]
-    )
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+    has_int8 = preset == "lite" and export.is_available()
+    return ["fp32", *(["bf16"] if has_bf16 else []), *(["int8"] if has_int8 else [])]
 
 
 def runtimes(precision: str, with_compile: bool) -> list[str]:
+    if precision == "int8":
+        return ["onnxruntime"]
     return [
         "torch",
         *(["onnxruntime"] if DEVICE.type == "cpu" and precision == "fp32" and export.is_available() else []),
@@ -63,7 +63,7 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             SPD.from_preset(preset).eval().encode(torch.zeros(1, 3, *size))
         macs[name] = counter.get_total_flops() / 2
-        for precision in precisions():
+        for precision in precisions(preset):
             for runtime in runtimes(precision, with_compile):
                 predictor = Predictor(SPD.from_preset(preset), str(DEVICE), precision, runtime=runtime)
                 images = torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype)

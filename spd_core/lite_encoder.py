@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .backbones import MEAN, STD, EncoderError, create_backbone, keep_channels_last, timm
@@ -37,6 +39,7 @@ class LiteEncoder(nn.Module):
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
         self.backbone = _create_lite(name, pretrained)
+        _pad_by_constants(self.backbone)
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         # These networks were trained on (rgb - 127) / 128; images come as `normalise` leaves them.
         scale = 255 * torch.tensor(STD) / 128
@@ -56,6 +59,22 @@ class LiteEncoder(nn.Module):
         images = torch.addcmul(self.offset, images, self.scale)
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+
+
+class EvenSizeConv2d(Conv2dSame):
+    """TensorFlow's "same" padding of a convolution with stride 2, for maps of even size: the encoder's input is padded
+    to multiples of 32. It is a constant there, that timm works out of each map's size."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, C', H/2, W/2]
+        total = self.kernel_size[0] - 2
+        x = pad(x, (total // 2, total - total // 2) * 2)
+        return conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def _pad_by_constants(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, Conv2dSame):
+            module.__class__ = EvenSizeConv2d
 
 
 def fold_batch_norm(module: nn.Module) -> None:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from .errors import SPDError
 from .export import encoder_graph, is_available, onnx_session
-from .lite_encoder import fold_batch_norm
+from .lite_encoder import LiteEncoder, fold_batch_norm
 from .model import SPD, Features
+from .quantise import int8_graph
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "compile", "cuda_graph")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What the network is in; of "int8" the encoder alone is, inside onnxruntime.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,7 +41,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """ "fp32", "bf16" or, on a GPU, "fp16"."""
+    """ "fp32", "bf16", on a GPU "fp16", or "int8", where all but the encoder is fp32."""
     if precision not in PRECISIONS:
         raise SPDError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and device.type == "cpu":
@@ -176,12 +178,24 @@ class OnnxRuntime(GraphRuntime):
         return _size(self._model.padded(torch.empty(1, 3, *size, device="meta")))
 
     def _make(self, size: tuple[int, int]) -> Any:
-        return onnx_session(encoder_graph(self._model, self._padded(size), self._model.encoder.size_is_free))
+        return onnx_session(self._onnx(size))
+
+    def _onnx(self, size: tuple[int, int]) -> bytes:
+        return encoder_graph(self._model, self._padded(size), self._model.encoder.size_is_free)
 
     def _run(self, graph: Any, images: Tensor) -> Features:
         names = self._model.sparse_decoder.inputs
         maps = graph.run(names, {"images": self._model.padded(images).numpy()})
         return Features(dict(zip(names, map(torch.from_numpy, maps))), _size(images))
+
+
+class Int8Runtime(OnnxRuntime):
+    """onnxruntime with an EfficientNet-Lite encoder in int8, from the first image on."""
+
+    IMAGES_BEFORE_GRAPH = 0
+
+    def _onnx(self, size: tuple[int, int]) -> bytes:
+        return int8_graph(super()._onnx(size))
 
 
 class CudaGraphRuntime(GraphRuntime):
@@ -238,9 +252,9 @@ class CudaGraphRuntime(GraphRuntime):
         return replace(static, maps={name: x.clone() for name, x in static.maps.items()})
 
 
-def create_runtime(name: str, model: SPD) -> Runtime:
+def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
     """The runtime of that name for a model where it is; "auto": onnxruntime where it is installed and possible, else
-    torch."""
+    torch. Of precisions it minds "int8"; the others are the model's own type."""
     if name not in RUNTIMES:
         raise SPDError(f"runtime must be one of {', '.join(RUNTIMES)}, got {name!r}")
     first = next(model.parameters())
@@ -250,6 +264,14 @@ def create_runtime(name: str, model: SPD) -> Runtime:
             f"runtime onnxruntime needs the packages onnx and onnxruntime, a CPU and fp32; got {first.device},"
             f" {first.dtype}, {'packages installed' if is_available() else 'packages not installed'}"
         )
+    if precision == "int8":
+        if not is_possible or name not in ("auto", "onnxruntime") or not isinstance(model.encoder, LiteEncoder):
+            raise SPDError(
+                "precision int8 is for EfficientNet-Lite encoders on a CPU, by runtime auto or onnxruntime with the"
+                f" packages onnx and onnxruntime; got encoder {model.config.encoder}, {first.device}, runtime {name},"
+                f" {'packages installed' if is_available() else 'packages not installed'}"
+            )
+        return Int8Runtime(model)
     if name == "cuda_graph":
         if first.device.type != "cuda":
             raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")

@@ -71,7 +71,12 @@ class Settings:
     device: str = _setting(
         "auto", "auto (CUDA where there is one), cpu, cuda or cuda:<n>", "the name of a device", bool
     )
-    precision: str = _one_of("fp32", tuple(PRECISIONS), "arithmetic of the network; the depth head is always fp32")
+    precision: str = _one_of(
+        "fp32",
+        tuple(PRECISIONS),
+        "arithmetic of the network: fp32, bf16, fp16 (GPU) or int8 (CPU; the encoder of `lite`); the depth head is"
+        " always fp32",
+    )
     runtime: str = _one_of(
         "auto",
         RUNTIMES,
