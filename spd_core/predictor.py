@@ -46,8 +46,8 @@ class Predictor:
         model: used as it is where it is in eval mode, on that device, of that precision and without BatchNorm; else a
             copy is made ready. The model given is never changed.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
-        precision: "fp32", "bf16", on a GPU "fp16" (the head stays in fp32), or, on a CPU, "int8" (of the encoder; for
-            EfficientNet-Lite).
+        precision: "fp32" (for the whole process without TF32), "bf16", on a GPU "fp16" (the head stays in fp32), or, on
+            a CPU, "int8" (of the encoder; for EfficientNet-Lite).
         input_size: (height, width) px that images are scaled to fit; None takes the model's own way (`SPDConfig.fit`).
         runtime: what runs the encoder. "torch"; "compile": torch.compile (minutes at the first image; for GPUs);
             "cuda_graph": its kernels on CUDA, recorded once for a size of image and replayed; "onnxruntime": on a CPU,
@@ -65,6 +65,9 @@ class Predictor:
         self._forced_size = check_input_size(input_size)
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
+        if self.device.type == "cuda" and precision == "fp32":
+            # cuDNN would round to TF32's ten bits, differently for maps and for rows: fp32 is what the law is about.
+            torch.backends.cudnn.allow_tf32 = False
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model, precision)
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself
