@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from spd_core.camera import inside_image
+from spd_core.extras import extra
 from spd_core.messages import compressed_to_rgb, image_to_rgb
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer
@@ -21,6 +20,10 @@ from spd_ros.observer import POINT, Observer, ObserverError, Seen, answer_of, ob
 
 from .page import LEFT_FROM, Page, offer, serve
 from .views import Pin, View, pins_of
+
+with extra("ros"):
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
 
 Pixel = tuple[float, float]
 SHOWN_S = 0.2  # between images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +57,18 @@ def draw_rooms(
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
     ]
     # Not forked: a copy of a process that has used torch waits for ever for threads that it does not have.
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
+    # Ctrl-C is this process's: the workers, which start here, inherit that they do not hear it, from their first
+    # instruction on. One that comes meanwhile waits.
+    resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
-        for _ in track(pool.map(draw_shard, missing), "drawing rooms", total=len(missing)):
+        drawn = pool.map(draw_shard, missing)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+    try:
+        for _ in track(drawn, "drawing rooms", total=len(missing)):
             pass
     finally:  # interrupted, it does not wait for the shards that no process has begun
         pool.shutdown(cancel_futures=True)
