@@ -147,14 +147,12 @@ def loaded(
     return result | {"with_depth": result["points_by_status"].get("0", 0) / asked}
 
 
-def sweep(weights: str, precision: str, seconds: float) -> list[dict]:
+def sweep(settings: dict, seconds: float) -> list[dict]:
     """`loaded` for each row of `SWEEP`."""
     rows = []
     for size, points, rate_hz, input_size in SWEEP:
-        settings: dict = {"weights": weights, "precision": precision}
-        if input_size:
-            settings["input_size"] = list(input_size)
-        result = loaded(settings, seconds, rate_hz, points, size)
+        own = {"input_size": list(input_size)} if input_size else {}
+        result = loaded(settings | own, seconds, rate_hz, points, size)
         rows.append(
             {
                 "image": f"{size[1]}x{size[0]}",
@@ -223,14 +221,17 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=128)
     parser.add_argument("--weights", default="embedded")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int, default=0, help="of the node; 0: one for each core")
     parser.add_argument("--fuzz", type=int, default=0, help="send so many malformed messages instead")
     parser.add_argument("--sweep", action="store_true", help="measure the rows of SWEEP instead")
     given = parser.parse_args()
     isolate()
     rclpy.init()
+    settings = {"weights": given.weights, "precision": given.precision, "threads": given.threads}
+    title = f"node, {', '.join(f'{name} {value}' for name, value in settings.items())}, {machine()}"
     if given.sweep:
-        rows = sweep(given.weights, given.precision, min(given.seconds, 10.0))
-        table = Table(*rows[0], title=f"node, {given.weights}, {given.precision}, {machine()}")
+        rows = sweep(settings, min(given.seconds, 10.0))
+        table = Table(*rows[0], title=title)
         for row in rows:
             table.add_row(*(f"{value:.0%}" if name == "with_depth" else str(value) for name, value in row.items()))
         Console(width=170).print(table)
@@ -238,8 +239,7 @@ def main() -> None:
         return
     client = Client()
     rgb = random_frame(42, (480, 640)).rgb
-    settings = {"weights": given.weights, "precision": given.precision, "diagnostics_period_s": 0.5}
-    with running_node(TOPICS, settings) as process:
+    with running_node(TOPICS, settings | {"diagnostics_period_s": 0.5}) as process:
         client.connect(process)
         client.show(rgb)
         client.idle(1.0)
@@ -248,7 +248,7 @@ def main() -> None:
             if given.fuzz
             else soak(client, process.pid, rgb, given.seconds, given.rate, given.points)
         )
-    table = Table("", "", title=f"node, {given.weights}, {given.precision}, {machine()}")
+    table = Table("", "", title=title)
     for name, value in {**result, "exit code": process.returncode}.items():
         table.add_row(name, str(value))
     Console().print(table)

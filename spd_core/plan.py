@@ -13,10 +13,12 @@ from .layers import TapLayer
 from .sites import Grid, Sites, point_taps
 
 # A value needed at more than this share of its map is computed dense: where it comes from a 3x3 convolution, and where
-# not. Per site a dense convolution is cheaper than gather + GEMM: 1.5 x on AVX2, 2.6 x on AVX-512. A resize to a large
-# map is bound by memory, and gains nothing. Maps that are dense also serve the next query of the frame: on AVX-512 a
-# second one of 128 points takes 0.40 of the first (`lite`; bench/network.py), and hardly less than the first at 0.65.
-DENSE_ABOVE = (0.3 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.65, 0.65)
+# not. Per site a dense convolution is cheaper than gather + GEMM: 1.8 x on AVX2, 2.6 x on AVX-512. Maps that are dense
+# also serve the next query of the frame: where they are small that pays for them, so convolutions wait longer on
+# large ones (bench/decoder.py --dense_above, bench/network.py). A resize to a large map is bound by memory, and gains
+# nothing.
+DENSE_ABOVE = (0.3, 0.65)
+LARGE_SITES, LARGE_TIMES = 16384, 1.5
 
 
 @dataclass
@@ -168,7 +170,9 @@ class _Walk:
             if known is None and value in self.bordered:
                 self.sites[value] = self.changed[value] = Sites.all(self._grids[value])
             return
-        limit = self._dense_above[0 if self._graph.is_convolution[value] else 1]
+        limit = self._dense_above[1]
+        if self._graph.is_convolution[value]:
+            limit = self._dense_above[0] * (LARGE_TIMES if self._grids[value].count > LARGE_SITES else 1)
         out = _gather_wishes(self._grids[value], self._wanted[value], known, limit)
         if known is not None and out is not None and len(out) == 0:
             self.sites[value] = known

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from nav_msgs.msg import Path
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -29,7 +30,7 @@ from spd_core.status import Status
 
 from .conversions import answer_cloud, depth_to_image, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
-from .frames import PendingImage, Query
+from .frames import ANSWER, PendingImage, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
@@ -103,6 +104,7 @@ class Answers:
     def __post_init__(self) -> None:
         self._image_size: tuple[int, int] | None = None  # of the last one
         self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
+        self._threads = torch.get_num_threads()
 
     def change(self, settings: Settings) -> None:
         """Go on with other parameters; from any thread."""
@@ -133,6 +135,11 @@ class Answers:
         return Query(stamp_ns(msg.header), nowhere, ids, msg.header, waypoints_m=points_m)
 
     # --- for the scheduler: `encode` runs in one of its threads, the rest in the other
+
+    def on_start(self, thread: str) -> None:
+        """Images are encoded on all of torch's threads, queries answered on half of them: an answer is many small
+        layers, and on cores that also encode the next image each waits for its slowest part (docs/performance.md)."""
+        torch.set_num_threads(max(self._threads // 2, 1) if thread == ANSWER else self._threads)
 
     def encode(self, image: PendingImage) -> CameraFrame:
         started_s, message = time.monotonic(), image.message

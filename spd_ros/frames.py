@@ -33,6 +33,7 @@ from .workers import Job, Workers
 MAX_WAITING_QUERIES = 256
 REMEMBERED_STAMPS = 1000
 JUMP_NS = 1_000_000_000
+ENCODE, ANSWER = "spd_encode", "spd_answer"
 
 
 @dataclass
@@ -64,6 +65,9 @@ class PendingImage:
 class Client(Protocol):
     """Who does what the scheduler plans. `encode` runs in one thread, all others but `on_skip` in the other; none may
     call the scheduler."""
+
+    def on_start(self, thread: str) -> None:
+        """First in each thread: ENCODE or ANSWER."""
 
     def encode(self, image: PendingImage) -> Any:
         """The encoded frame. An SPDError says that the image is bad, any other exception that encoding failed."""
@@ -136,8 +140,8 @@ class FrameScheduler:
         self._encoding_ns: int | None = None
         self._last_failure: Status | None = None  # why the last image has no frame, if it has none
         self._condition = threading.Condition()
-        sources = {"spd_encode": (self._next_image, lambda: None), "spd_answer": (self._next_answer, self._patience_s)}
-        self._workers = Workers(self._condition, client.on_error, sources)
+        sources = {ENCODE: (self._next_image, lambda: None), ANSWER: (self._next_answer, self._patience_s)}
+        self._workers = Workers(self._condition, client.on_error, client.on_start, sources)
 
     def start(self) -> None:
         self._workers.start()

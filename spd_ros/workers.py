@@ -19,14 +19,20 @@ class Workers:
     Args:
         condition: the lock of the sources, and what wakes the threads to ask them again.
         on_error: takes the name of the function that raised, and the exception.
+        on_start: called first in each thread, with its name.
         sources: by name of the thread.
     """
 
     def __init__(
-        self, condition: threading.Condition, on_error: Callable[[str, Exception], None], sources: dict[str, Source]
+        self,
+        condition: threading.Condition,
+        on_error: Callable[[str, Exception], None],
+        on_start: Callable[[str], None],
+        sources: dict[str, Source],
     ):
         self._condition = condition
         self._on_error = on_error
+        self._on_start = on_start
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, args=source, name=name, daemon=True) for name, source in sources.items()
@@ -53,6 +59,7 @@ class Workers:
             return None
 
     def _work(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> None:
+        self.run("start", partial(self._on_start, threading.current_thread().name))
         while not self._stopping:
             if (job := self.run("schedule", partial(self._wait, next_job, patience_s))) is not None:
                 self.run(job.func.__name__, job)

@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
-from spd_ros.frames import FrameScheduler, Query
+from spd_ros.answers import Answers
+from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
 from spd_ros.notes import Note
 
 MS = 1_000_000
@@ -23,9 +25,13 @@ class Bench:
         self.notes, self.skipped, self.lost_notes = [], 0, 0
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
+        self.started = {}
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
         self.scheduler = FrameScheduler(self, **settings)
         self.scheduler.start()
+
+    def on_start(self, thread):
+        self.started[thread] = threading.current_thread().name
 
     def encode(self, image):
         self.encoding.set()
@@ -106,6 +112,15 @@ def bench():
         one.gate.release(100)
         one.may_answer.set()
         one.scheduler.stop()
+
+
+def test_each_thread_starts_by_its_name(bench):
+    b = bench()
+    b.occupy()
+    b.gate.release(1)
+    b.query("one", 1)
+    b.wait(1)
+    assert b.started == {ENCODE: ENCODE, ANSWER: ANSWER}
 
 
 def test_newest_image_wins_and_the_rest_is_counted(bench):
@@ -412,3 +427,24 @@ def test_notes_without_an_image_are_given_up_and_counted(bench):
         time.sleep(0.002)
     assert b.lost_notes == 1
     assert b.notes == []
+
+
+@pytest.mark.parametrize(("thread", "expected"), [(ENCODE, 6), (ANSWER, 3)])
+def test_answers_take_half_of_the_threads_and_change_those_of_no_other(thread, expected):
+    """torch keeps the number for each thread; on two cores an answer that waits for both costs twice."""
+    before, counts = torch.get_num_threads(), []
+
+    def work():
+        answers.on_start(thread)
+        counts.append(torch.get_num_threads())
+
+    try:
+        torch.set_num_threads(6)
+        answers = Answers(*[None] * 8)
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+        assert counts == [expected]
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
