@@ -20,7 +20,7 @@ from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.floor_evaluation import evaluate_floor
 from spd_core.predictor import Predictor
-from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale
+from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale, narrowed
 
 from .console import make_console, say
 
@@ -99,7 +99,8 @@ def calibrate(
             network.multiply_depth(depth_factor)
     predictor = Predictor(tried)  # without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit)
-    prior = asdict(fit_prior(predictor, dataset, how, progress=True))
+    fitted = fit_prior(predictor, dataset, how, progress=True)
+    prior = asdict(narrowed(fitted, predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
     if floor_log is not None:
         prior["floor_log"] = floor_log

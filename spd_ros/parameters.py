@@ -89,7 +89,9 @@ class Settings:
         "two integers from 0 to 8192",
         lambda value: len(value) == 2 and all(0 <= side <= 8192 for side in value),
     )
-    threads: int = _between(0, 0, 1024, "CPU threads of the network, half of them also for answers; 0 leaves torch's choice")
+    threads: int = _between(
+        0, 0, 1024, "CPU threads of the network, half of them also for answers; 0 leaves torch's choice"
+    )
     image_transport: str = _one_of(
         "raw", ("raw", "compressed"), "raw subscribes to `image`, compressed to `image/compressed`"
     )

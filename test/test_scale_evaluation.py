@@ -18,7 +18,14 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.samples import DataError, Sample
 from spd_core.evaluation import Protocol
-from spd_core.scale_evaluation import draw_references, evaluate_scale, fit_prior, measure_scale, sigma_report
+from spd_core.scale_evaluation import (
+    draw_references,
+    evaluate_scale,
+    fit_prior,
+    measure_scale,
+    narrowed,
+    sigma_report,
+)
 from spd_core.scale_prior import ScalePrior
 from spd_rooms.synthetic import random_frame
 
@@ -81,6 +88,24 @@ def test_the_prior_that_is_fitted_is_that_of_the_errors(predictor, truths):
         ),
         rel=0.02,
     )
+
+
+def test_a_prior_that_lets_nonsense_pull_is_narrowed_and_one_that_is_narrow_stays(predictor, truths):
+    dataset, factors = truths
+    wide, narrow = (ScalePrior(sigma_log=times * np.std(factors)) for times in (2.0, 0.5))
+    chosen = narrowed(wide, predictor, dataset, counts=(1, 3))
+    assert 0.55 * wide.sigma_log < chosen.sigma_log < 0.95 * wide.sigma_log
+    assert (chosen.sigma_slope, chosen.spread_log, chosen.pivot_m) == (0.2, 0.12, 2.5)
+    assert narrowed(narrow, predictor, dataset, counts=(1, 3)) == narrow
+
+
+def test_a_few_images_are_scored_with_many_draws(predictor, truths):
+    few = Samples(truths[0].samples[:2])
+    one, many = (evaluate_scale(predictor, few, counts=(1,), least_draws=n)["references"] for n in (1, 40))
+    assert one["0"]["abs_rel"] == many["0"]["abs_rel"]
+    assert one["1"]["scale_68"] in (0.0, 0.5, 1.0)
+    assert many["1"]["scale_68"] not in (0.0, 0.5, 1.0)  # a mean of 40
+    assert many["1"]["n_valid"] == one["1"]["n_valid"]
 
 
 def test_sigma_that_is_right_covers_what_it_says():
