@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class ComparisonConfig(TrainConfig):
     --help` explains all but `only`.
 
     Args:
-        only: systems to run, with commas between; all of them without it.
+        only: systems ("v14") or single runs ("v14-third") to do, with commas between; all of them without it.
     """
 
     only: str | None = None
@@ -90,8 +91,8 @@ def run_system(config: TrainConfig) -> dict[str, Any]:
 
 
 def compare(common: TrainConfig, only: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Run the systems named (all without `only`) at each learning rate; writes `out`/comparison.json and .md after
-    each, with the systems that earlier calls finished.
+    """Run the systems and single runs named (without `only`, all systems at each learning rate); writes
+    `out`/comparison.json and .md after each, with the runs that earlier calls finished.
 
     Returns:
         Results by "<system>-<rate>".
@@ -99,17 +100,20 @@ def compare(common: TrainConfig, only: list[str] | None = None) -> dict[str, dic
     Raises:
         SPDError: an unknown system; TrainingError as in `train`.
     """
-    if unknown := sorted(set(only or ()) - set(SYSTEMS)):
-        raise SPDError(f"--only takes systems of {', '.join(SYSTEMS)}, got {', '.join(unknown)}")
+    runs = {f"{name}-{rate}": (name, rate) for name, rate in product(SYSTEMS, RATES)}
+    if unknown := sorted(set(only or ()) - {*SYSTEMS, *runs}):
+        raise SPDError(
+            f"--only takes systems of {', '.join(SYSTEMS)}, or their runs with -{' or -'.join(RATES)}; got"
+            f" {', '.join(unknown)}"
+        )
     out = files.expanded(common.out)
     results: dict[str, dict[str, Any]] = {}
-    for name in SYSTEMS:
-        for rate in RATES:
-            config = system_config(common, name, rate)
-            if only is None or name in only or (Path(config.out) / "result.json").exists():
-                results[f"{name}-{rate}"] = run_system(config)
-                files.write_text(out / "comparison.json", json.dumps(results, indent=1))
-                files.write_text(out / "comparison.md", table(results))
+    for run, (name, rate) in runs.items():
+        config = system_config(common, name, rate)
+        if only is None or {name, run} & set(only) or (Path(config.out) / "result.json").exists():
+            results[run] = run_system(config)
+            files.write_text(out / "comparison.json", json.dumps(results, indent=1))
+            files.write_text(out / "comparison.md", table(results))
     return results
 
 

@@ -279,7 +279,7 @@ def test_compare_end_to_end(rooms, tmp_path, monkeypatch, capsys):
         "data": rooms,
         "val": rooms,
         "out": tmp_path,
-        "only": "v14,lite",
+        "only": "v14,lite-third,lite-full",
         "steps": 2,
         "pretrained": "false",
         "batch_size": 2,
