@@ -32,8 +32,9 @@ $(VENV)/.ready: requirements.txt pyproject.toml setup.py
 demo: setup  ## a real node answers a synthetic sequence (or IMAGE_DIR=folder, CAMERA=fx,fy,cx,cy); writes demo/
 	$(VENV)/bin/spd demo $(if $(IMAGE_DIR),--image_dir "$(IMAGE_DIR)") $(if $(CAMERA),--camera "[$(CAMERA)]")
 
+# Two processes that take the test files in turns; with a thread each they do not wait for one another.
 test: setup  ## every test
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadscope
 
 lint: setup  ## errors, format (ruff) and types (mypy)
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

@@ -2,12 +2,16 @@
 networks; a second query of the same image; one training step.
 
 python bench/network.py                     # --compile adds torch.compile (minutes)
+python bench/network.py --peer FOLDER       # only that: beside its authors' Depth Anything V2, a checkout of it
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -147,6 +151,32 @@ def answer_stages(predictor: Predictor, rgb: np.ndarray, camera: Camera, points:
     }
 
 
+def peer(folder: Path, repeats: int) -> dict[str, float]:
+    """Milliseconds of the authors' own Depth Anything V2 ViT-S, dense, random weights, from a checkout of their
+    repository, and of ours in turns with it: dense, and at 128 points; as it is, and what it is an alternative to."""
+    sys.path.insert(0, str(folder))
+    from depth_anything_v2.dpt import DepthAnythingV2
+
+    preset = "depth_anything_v2_vits"
+    theirs = DepthAnythingV2("vits", features=64, out_channels=[48, 96, 192, 384]).eval().to(DEVICE)
+    size = INPUTS[preset]
+    variants: dict[str, Callable] = {}
+    images = torch.randn(1, 3, *size, device=DEVICE)
+    variants["theirs, dense, torch"] = lambda: theirs(images)
+    for name in (preset, "v15"):
+        points = np.random.default_rng(0).integers(0, INPUTS[name][::-1], (1, POINTS, 2)).astype(float)
+        for runtime in runtimes("fp32", False):
+            predictor = Predictor(SPD.from_preset(name), str(DEVICE), runtime=runtime)
+            given = images if INPUTS[name] == size else torch.randn(1, 3, *INPUTS[name], device=DEVICE)
+            model, encode = predictor.model, partial(predictor.encoder, given)
+            variants[f"{name}, dense, {runtime}"] = lambda model=model, encode=encode: model.decode_dense(encode())
+            variants[f"{name}, {POINTS} points, {runtime}"] = lambda model=model, encode=encode, points=points: (
+                model.decode_points(encode(), points)
+            )
+    with torch.inference_mode():
+        return interleaved(variants, repeats, "beside theirs")
+
+
 def training_steps(repeats: int) -> dict:
     """One forward, backward and AdamW step with a batch of one, fp32: milliseconds and peak MB."""
     result = {}
@@ -192,9 +222,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--peer", type=Path, help="folder of a checkout of DepthAnything/Depth-Anything-V2")
     arguments = parser.parse_args()
     prepare()
     console, roof = Console(width=130), matmul_gflops()
+    if arguments.peer:
+        table = Table("network", "ms", "theirs ÷ it", title=f"beside its authors' Depth Anything V2, fp32, {machine()}")
+        times = peer(arguments.peer, arguments.repeats)
+        for name, ms in times.items():
+            table.add_row(name, f"{ms:.0f}", f"{next(iter(times.values())) / ms:.2f}")
+        console.print(table)
+        return
     ms, macs = encoders(arguments.compile, arguments.repeats)
     result = {"title": f"network, fp32 unless said, {machine()}", "matmul_gflops": roof, "encoders": {}}
     table = Table(

@@ -6,10 +6,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spd_core.names import REMAPPINGS
 
 # Fast DDS 3 (Kilted) renamed the variable and warns about the old name.
 _FAST_DDS = "FASTRTPS" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS"
+_RESERVED_PORTS, _RESERVATIONS = 27300, list[socket.socket]()  # held by this process, on loopback
 PROFILE_VARIABLE = f"{_FAST_DDS}_DEFAULT_PROFILES_FILE"
 
 
@@ -34,10 +36,21 @@ def use_fastdds_profile() -> None:
 
 
 def isolate() -> None:
-    """Settings that child processes inherit: the Fast DDS profile, and a DDS domain of our own on this machine."""
+    """Settings that child processes inherit: the Fast DDS profile, and a DDS domain of our own on this machine, which
+    no other process that asks here gets while this one lives."""
     use_fastdds_profile()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
+    os.environ["ROS_DOMAIN_ID"] = str(_reserved_domain())
+
+
+def _reserved_domain() -> int:
+    """A domain whose port of `_RESERVED_PORTS` was free. After a hundred of them, any."""
+    domains = random.SystemRandom().sample(range(1, 100), 99)
+    for domain in domains:
+        with suppress(OSError):
+            _RESERVATIONS.append(socket.create_server(("127.0.0.1", _RESERVED_PORTS + domain), reuse_port=False))
+            return domain
+    return domains[0]
 
 
 def start_node(

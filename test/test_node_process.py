@@ -1,8 +1,13 @@
 """The life of the node's process: under load, at its end, with bad weights, and through its lifecycle."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -211,3 +216,16 @@ def test_fifty_rounds_of_the_lifecycle(client, rgb):
         # MB. The buffers of a first encoded image come in any round (60); weights that stay would be 14 in each of 30.
         assert np.median(memory[-10:]) - np.median(memory[10:20]) < 120, memory
     assert process.returncode == 0
+
+
+def test_no_two_processes_have_the_same_domain():
+    code = "import os, spd_ros.processes as p; p.isolate(); print(os.environ['ROS_DOMAIN_ID'], flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)) for _ in range(20)
+        ]
+        domains = [process.stdout.readline().strip() for process in processes]
+        for process in processes:
+            process.communicate("\n")
+    assert len({*domains, os.environ["ROS_DOMAIN_ID"]}) == 21
