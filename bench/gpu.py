@@ -11,6 +11,7 @@ are random. The exit code is 1 if the law's tests failed, 2 without a GPU.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -30,6 +31,7 @@ from timing import DEVICE, HERE, machine, prepare, series
 
 from spd_core import SPD, Camera, Predictor
 from spd_core.camera import NYU_FOCAL_PX
+from spd_core.errors import first_line
 
 LIMIT_S = 600.0
 LEAST_S = 10.0  # a part that has less left is not started
@@ -184,14 +186,10 @@ def measure(cases: list[Case], small: bool, rows: Path) -> None:
         try:
             result = MEASURES[case.what](case, small)
         except Exception as error:  # whatever it is, it belongs into the table
-            result = Result(error=_first_line(error))
+            result = Result(error=first_line(error))
             print(result.error)
         with rows.open("a") as file:
             print(json.dumps([asdict(case), asdict(result)]), file=file)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def run_part(part: Part, budget_s: float, log, command: list[str]) -> dict[Case, Result]:
@@ -211,9 +209,9 @@ def run_part(part: Part, budget_s: float, log, command: list[str]) -> dict[Case,
         except subprocess.TimeoutExpired:
             ending = f"took longer than {budget_s:.0f} s"
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its compilers and its node too
-                process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its compilers and its node too, also where it has ended
+            process.wait()
         read = [json.loads(line) for line in rows.read_text().splitlines()]
     results = {Case(**case): Result(**result) for case, result in read}
     return {case: results.get(case, Result(error=ending)) for case in part.cases}

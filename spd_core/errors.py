@@ -6,3 +6,8 @@ class SPDError(ValueError):
 
     The command line prints these in one line; every other exception is a bug and shows its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception is, in one line: many bring pages, some not a word."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

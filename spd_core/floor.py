@@ -62,10 +62,11 @@ class FloorPlane:
         rays = camera.unproject(uv, np.ones(len(uv)))
         fall = rays @ self.down  # metres down for each metre forward
         forward = np.array([0.0, 0.0, 1.0]) - self.down[2] * np.array(self.down)
+        length = max(float(np.linalg.norm(forward)), 1e-9)  # a camera that looks straight down tilts to no side
         with np.errstate(divide="ignore", invalid="ignore"):
             depth_m = np.where(fall > 0, self.height_m / fall, np.nan)
             # Tilting turns `down` towards where the camera looks.
-            by_tilt = rays @ (forward / np.linalg.norm(forward)) / fall * self.tilt_sigma_rad
+            by_tilt = rays @ (forward / length) / fall * self.tilt_sigma_rad
         return depth_m, depth_m * np.hypot(self.height_sigma_m / self.height_m, by_tilt)
 
 

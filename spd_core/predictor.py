@@ -280,7 +280,6 @@ class EncodedFrame:
         depth_m, sigma_log = self._decode(uv)
         if scale is not None:
             depth_m, sigma_log = scale.correct(depth_m, sigma_log)
-        depth_m[np.isinf(depth_m)] = np.nan
         xyz_m = np.full((len(uv), 3), np.nan, np.float32)
         status = np.full(len(uv), Status.OK, np.uint8)
         if self.camera is None:
@@ -312,7 +311,7 @@ class EncodedFrame:
             depth_m[part] = values[:, 0] * self.focal_factor
             if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth
                 sigma_log[part] = math.sqrt(2) * self.predictor.sigma_temperature * values[:, 1]
-        return depth_m, sigma_log
+        return _finite(depth_m), sigma_log
 
     def depth_at(self, uv: np.ndarray) -> np.ndarray:
         """z-depth, m, float32 [K], at points `uv` [K, 2] px of the image; NaN outside the image and for non-finite
@@ -331,8 +330,13 @@ class EncodedFrame:
         """z-depth, m, float32 [H, W], at every pixel of the image: what `answer` says there."""
         depth = self.predictor.model.decode_dense(self.features)
         depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
-        depth_m = depth_m * np.float32(self.focal_factor)
+        depth_m = _finite(depth_m * np.float32(self.focal_factor))
         return depth_m if scale is None else scale.correct(depth_m, np.full_like(depth_m, np.nan))[0]
+
+
+def _finite(depth_m: np.ndarray) -> np.ndarray:
+    """Depths of which those without end are NaN: no answer."""
+    return np.where(np.isinf(depth_m), np.float32(np.nan), depth_m)
 
 
 def _points(uv: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ class ImageTransform:
         """The image, uint8 [H, W, 3], as the network takes it: normalised [1, 3, *size] on the device."""
         if self.is_cubic and self.size != self.image_size:
             rgb = cv2.resize(rgb.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_CUBIC)
-        image = upload(torch.from_numpy(np.ascontiguousarray(rgb)), device).permute(2, 0, 1)[None]
+        image = upload(torch.from_numpy(np.require(rgb, requirements=["C", "W"])), device).permute(2, 0, 1)[None]
         if self.size != tuple(image.shape[2:]):
             if device.type != "cpu":  # a CPU resizes uint8 faster; CUDA cannot
                 image = image.float()

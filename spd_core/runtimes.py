@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .errors import SPDError
+from .errors import SPDError, first_line
 from .export import encoder_graph, is_available, onnx_session
 from .lite_encoder import LiteEncoder, fold_batch_norm
 from .model import SPD, Features
@@ -32,10 +32,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise SPDError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
+        raise SPDError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
         raise SPDError(
-            f"device {name!r} was asked for, but torch {torch.__version__} finds no CUDA device here; use 'auto' or"
-            " 'cpu'"
+            f"device {name!r} was asked for, but torch {torch.__version__} finds {found or 'no'} CUDA device"
+            f"{'s' if found > 1 else ''} here; use 'auto' or 'cpu'"
         )
     return device
 
@@ -107,11 +109,7 @@ class CompiledRuntime:
         except Exception as error:  # the compiler's own exceptions come from many places
             if self._run == self._model.encode:
                 raise
-            warnings.warn(
-                f"torch.compile failed, the encoder runs as it is: {type(error).__name__}:"
-                f" {str(error).splitlines()[0]}",
-                stacklevel=2,
-            )
+            warnings.warn(f"torch.compile failed, the encoder runs as it is: {first_line(error)}", stacklevel=2)
             self._run = self._model.encode
             return self._run(images)
 
@@ -134,23 +132,31 @@ class GraphRuntime(ABC):
         self._model = model
         self._graphs: dict[tuple[int, int] | None, Any] = {}
         self._seen: Counter[tuple[int, int] | None] = Counter()
+        self._lock = threading.RLock()  # of both
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Make the graph for network input of `size`."""
-        if len(self._graphs) == self.KEPT_GRAPHS:
-            self._graphs.clear()
-        self._graphs[self._key(size)] = self._make(size)
+        with self._lock:
+            key = self._key(size)
+            if key not in self._graphs and len(self._graphs) == self.KEPT_GRAPHS:
+                self._graphs.clear()
+            self._graphs[key] = self._make(size)
 
     def __call__(self, images: Tensor) -> Features:
-        size = _size(images)
+        with self._lock:
+            is_there, graph = self._find(_size(images))
+        return self._run(graph, images) if is_there else self._model.encode(images)
+
+    def _find(self, size: tuple[int, int]) -> tuple[bool, Any]:
+        """Whether there is a graph for images of a size by now, and which."""
         key = self._key(size)
         if key not in self._graphs:
             self._seen[key] += 1
             if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:
-                return self._model.encode(images)
+                return False, None
             self._seen.clear()
             self.prepare(size)
-        return self._run(self._graphs[key], images)
+        return True, self._graphs[key]
 
     def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """The same for sizes that share a graph."""
@@ -205,19 +211,14 @@ class CudaGraphRuntime(GraphRuntime):
     name = "cuda_graph"
     WARM_UPS = 3  # libraries choose their kernels and allocate at the first calls, which is not allowed while recording
 
-    def __init__(self, model: SPD):
-        super().__init__(model)
-        self._lock = threading.RLock()  # a graph has one input and one output: copy, replay and copy are one step
-
     @torch.inference_mode()
     def prepare(self, size: tuple[int, int]) -> None:
         """Record the graph for network input of `size`."""
-        with self._lock:
-            super().prepare(size)
+        super().prepare(size)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
-        with self._lock:
+        with self._lock:  # a graph has one input and one output: copy, replay and copy are one step
             return super().__call__(images)
 
     def _make(self, size: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor, Features] | None:
@@ -237,8 +238,7 @@ class CudaGraphRuntime(GraphRuntime):
         except RuntimeError as error:
             cause = error.__context__ or error  # that of the recording hides the reason why it ended
             warnings.warn(
-                f"no CUDA graph for {size[1]}x{size[0]}, the encoder runs as it is: {str(cause).splitlines()[0]}",
-                stacklevel=2,
+                f"no CUDA graph for {size[1]}x{size[0]}, the encoder runs as it is: {first_line(cause)}", stacklevel=2
             )
             return None
         return graph, images, features

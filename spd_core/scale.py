@@ -14,8 +14,9 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
   anything up to a third of it is as likely.
 - **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
   `ALIKE_PX` share the weight of one, also if they come one after the other, as those of a fixed range finder do.
-- **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior follows the estimate
-  within CENTRE_S, so a camera that is always 20 % off is known to be. Without references the estimate stays as it is
+- **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior of s follows the
+  estimate within CENTRE_S, so a camera that is always 20 % off is known to be; that of b stays at nought, or references
+  at one depth would make everything as far as they are. Without references the estimate stays as it is
   and its sigma grows to the prior's.
 
 What a set of references says is `scale_posterior.posterior`; here is what is remembered, and for how long.
@@ -187,11 +188,9 @@ class ScaleFilter:
         if len(new) != len(may_show):
             return False  # a network that fails
         new["is_limit"], new["alike"] = 1 - chance, FLOOR_ALIKE_PX
-        alone = ScaleFilter(frame.predictor, self.prior, math.exp(self._centre[0]))
-        alone._take(new)
-        moved = abs(alone._mean[0] - self._centre[0])
-        seen = share_seen(alone._kept, alone._mean, alone._stamp_s)
-        if seen < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
+        alone, _ = posterior(new, self._centre, self.prior, stamp_s)
+        moved = abs(alone[0] - self._centre[0])
+        if share_seen(new, alone, stamp_s) < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
             return False
         self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False))
         return True
@@ -220,7 +219,11 @@ class ScaleFilter:
         return new[np.isfinite(log_network)]
 
     def advance(self, stamp_s: float) -> None:
-        """Let time pass: without references the estimate stays and its sigma grows to the prior's."""
+        """Let time pass: without references the estimate stays and its sigma grows to the prior's. Of a time long
+        before the last reference nothing is known."""
+        if stamp_s < self._stamp_s - JUMP_S:
+            self._silence = 1.0
+            return
         silent_s = max(stamp_s - self._stamp_s, 0.0)
         if math.isfinite(silent_s):
             self._silence = 1 - math.exp(-max(silent_s - PAUSE_S, 0.0) / FADE_S)
@@ -231,13 +234,13 @@ class ScaleFilter:
         stamp_s = float(new["stamp_s"].max())
         if stamp_s < self._stamp_s - JUMP_S:
             self._kept, self._stamp_s = self._kept[:0], stamp_s
-            self._centre = self._mean
+            self._centre = np.array([self._mean[0], 0.0])
         passed_s = max(stamp_s - self._stamp_s, 0.0)
         self._stamp_s = max(stamp_s, self._stamp_s)
         if math.isfinite(passed_s):
             silent_s = max(passed_s - PAUSE_S, 0.0)
             kept = math.exp(-silent_s / FADE_S - (passed_s - silent_s) / CENTRE_S)
-            self._centre = self._mean + kept * (self._centre - self._mean)
+            self._centre = np.array([self._mean[0] + kept * (self._centre[0] - self._mean[0]), 0.0])
         everything = np.concatenate([self._kept, new])
         newest_last = np.argsort(everything["stamp_s"], kind="stable")
         self._kept = everything[newest_last[-MOST_KEPT:]]

@@ -95,7 +95,10 @@ def evaluate_scale(
                 metrics = _score(depth_m[held_out], truth_m[held_out], protocol)
                 off = abs(math.log(metrics["s_star"])) / scale.sigma_log
                 of_draws.append(metrics | {f"scale_{name}": float(off < width) for name, width in COVERED.items()})
-            scored[str(count)].append(mean_metrics(of_draws) | {"n_valid": of_draws[0]["n_valid"]})
+            held_out_count = of_draws[0]["n_valid"]  # of each draw; none where the image has no more pixels than that
+            scored[str(count)].append(
+                mean_metrics(of_draws) | {"n_valid": held_out_count} if held_out_count else of_draws[0]
+            )
         exact = np.median(truth_m / network_m)
         scored["exact"].append(_score(network_m * exact, truth_m, protocol))
     means = {name: mean_metrics(metrics) for name, metrics in scored.items()}

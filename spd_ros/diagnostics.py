@@ -54,9 +54,11 @@ class Statistics:
             self._counts[name] += amount
 
     def state(self, name: str, fact: str) -> None:
-        """Something to show beside the numbers."""
+        """Something to show beside the numbers, and no more where it is empty."""
         with self._lock:
             self._facts[name] = fact
+            if not fact:
+                del self._facts[name]
 
     def image_received(self) -> None:
         with self._lock:

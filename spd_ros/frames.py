@@ -63,8 +63,8 @@ class PendingImage:
 
 
 class Client(Protocol):
-    """Who does what the scheduler plans. `encode` runs in one thread, all others but `on_skip` in the other; none may
-    call the scheduler."""
+    """Who does what the scheduler plans. `encode` runs in one thread, `prepare` to `take` in the other, and those that
+    tell of losses and errors in any; none may call the scheduler."""
 
     def on_start(self, thread: str) -> None:
         """First in each thread: ENCODE or ANSWER."""
@@ -208,8 +208,10 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         stamp = query.stamp_ns
         kept = self._frames.kept
-        found = next(reversed(kept), None) if stamp == 0 else near(kept, stamp, self._tolerance_ns)
-        if found is not None:
+        encoding = () if self._encoding_ns is None else (self._encoding_ns,)
+        here = (*kept, *self._pending, *encoding)
+        found = next(reversed(kept), None) if stamp == 0 else near(here, stamp, self._tolerance_ns)
+        if found is not None and found in kept:
             return partial(self._client.answer, query, kept[found])
         if self._is_being_encoded(query):
             return None
@@ -222,7 +224,7 @@ class FrameScheduler:
         is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
             lost = near(self._frames.lost, stamp, self._tolerance_ns)
-            if lost is not None:
+            if lost is not None and (self._newest_ns is None or stamp <= self._newest_ns):
                 return self._frames.lost[lost]
             if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
                 return Status.NO_IMAGE
@@ -272,7 +274,7 @@ class FrameScheduler:
             return None
         self._encoding_ns = max(self._wanted() or self._pending, key=lambda s: self._pending[s].received_s)
         self._condition.notify_all()  # its queries can be prepared
-        return partial(self._encode_image, self._pending.pop(self._encoding_ns))
+        return partial(self._encode_image, self._pending.pop(self._encoding_ns), self._frames)
 
     def _patience_s(self) -> float | None:
         """Seconds until the first of the waiting queries or notes will have waited too long."""
@@ -283,7 +285,7 @@ class FrameScheduler:
 
     # --- in the encoder's thread
 
-    def _encode_image(self, image: PendingImage) -> None:
+    def _encode_image(self, image: PendingImage, frames: Frames) -> None:
         frame, error = None, None
         try:
             frame = self._client.encode(image)
@@ -291,7 +293,9 @@ class FrameScheduler:
             error = raised
         with self._condition:
             self._encoding_ns, self._last_failure = None, None
-            if error is None:
+            if frames is not self._frames:
+                pass  # a bag has started again meanwhile
+            elif error is None:
                 self._fresh = frame
                 self._frames.keep(image.stamp_ns, frame)
             else:

@@ -35,6 +35,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from spd_core.errors import SPDError
 from spd_core.predictor import Predictor
 from spd_core.process import keep_freed_memory
+from spd_core.scale_prior import ScalePrior
 
 from . import parameters
 from .answers import Answers, Calibration
@@ -76,6 +77,7 @@ class SPDNode(LifecycleNode):
     def __init__(self, **kwargs: Any):
         super().__init__("spd", **kwargs)
         self._settings = Settings()
+        self._threads = torch.get_num_threads()  # torch's choice
         self._statistics = Statistics()
         self._problems = Problems(self._statistics, self.get_logger().error)
         self._predictor: Predictor | None = None
@@ -100,11 +102,11 @@ class SPDNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             p = parameters.read(self)
-            if p.threads:
-                torch.set_num_threads(p.threads)
+            torch.set_num_threads(p.threads or self._threads)
             input_size = (p.input_size[0], p.input_size[1]) if any(p.input_size) else None
             predictor = Predictor.load(p.weights, p.device, p.precision, input_size, p.runtime)
             predictor.warm_up()
+            ScalePrior.of(predictor)  # raises here what would else stop the answers
         except Exception as error:
             reason = str(error) if isinstance(error, (SPDError, OSError)) else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"cannot configure: {reason}")

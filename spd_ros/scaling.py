@@ -75,15 +75,17 @@ class Scaling:
 
     def scale(self) -> MetricScale | None:
         """What answers are corrected by now."""
-        p = self.settings
         if self._is_stale:
-            self._is_stale = False
+            self._is_stale = False  # before the settings are read, or a change meanwhile would be lost
+            p = self.settings
             is_learned = p.scale in LEARNED_SCALES
             self._filter = ScaleFilter(self.predictor, factor=p.scale_factor) if is_learned else None
             self.statistics.state("scale", f"{p.scale_factor:.3f}")
+            self.statistics.state("scale sigma", "")
         if self._filter is not None:
             return self._filter
-        return FixedScale(p.scale_factor) if p.scale_factor != 1 else None
+        factor = self.settings.scale_factor
+        return FixedScale(factor) if factor != 1 else None
 
     def take(self, note: Note, frame: EncodedFrame, header: Header) -> None:
         """References of a frame with its header."""

@@ -163,6 +163,20 @@ def test_a_table_is_a_floor_of_an_unlikely_scale(rooms, share_of_height, is_clai
         assert scale.factor == pytest.approx(1 / share_of_height, rel=0.03)
 
 
+def test_floor_in_the_upper_part_of_the_picture_is_seen_too(rooms):
+    plane = FloorPlane.from_tilt(0.5, 50)
+    floor_m, _ = plane.depth(rooms[0].camera, pixels())
+    depth_m = np.where(pixels()[:, 1] < SIZE[0] / 3, floor_m, 0.3).reshape(SIZE)
+    assert ScaleFilter(None, PRIOR).update_floor(DrawnFrame(rooms[0], depth_m=depth_m), plane)
+
+
+def test_a_camera_that_looks_straight_down_sees_floor_everywhere(rooms):
+    plane = FloorPlane(1.3, (0.0, 0.0, 1.0))
+    depth_m, sigma_m = plane.depth(rooms[0].camera, pixels())
+    np.testing.assert_allclose(depth_m, 1.3)
+    np.testing.assert_allclose(sigma_m, plane.height_sigma_m, rtol=1e-6)
+
+
 def test_depths_of_a_network_that_sees_all_too_near_come_nearer_to_the_truth(rooms):
     """The embedded weights, whose errors are those of a network, off by a quarter more."""
     model, errors = checkpoint.load("embedded"), []

@@ -288,6 +288,43 @@ def test_stamps_within_the_tolerance_belong_together(bench):
     assert b.wait(1) == [("near", 100 * MS, None)]
 
 
+def test_a_neighbour_within_the_tolerance_does_not_stand_in_for_the_image_itself(bench):
+    b = bench(tolerance_ns=50 * MS)
+    b.gate.release(1)
+    b.query("first", 1000 * MS)
+    b.image(1000 * MS)
+    b.wait(1)
+    b.occupy(1020 * MS)
+    b.image(1040 * MS)  # has to wait
+    b.query("of the third", 1040 * MS)
+    b.image(1060 * MS)
+    b.gate.release(2)
+    assert b.wait(2)[1] == ("of the third", 1040 * MS, None)
+
+
+def test_a_query_for_a_stamp_that_comes_again_waits_for_it(bench):
+    b = bench()
+    b.occupy(100_000 * MS)
+    b.image(100_100 * MS)
+    b.image(5 * MS)  # a bag has started again, and what waited is gone
+    b.query("ahead", 100_100 * MS)
+    time.sleep(0.1)
+    assert b.answers == []
+    b.image(100_100 * MS)
+    b.gate.release(3)
+    assert b.wait(1) == [("ahead", 100_100 * MS, None)]
+
+
+def test_an_image_of_before_a_bag_started_again_is_not_kept(bench):
+    b = bench()
+    b.occupy(100_000 * MS)
+    b.image(5 * MS)
+    b.gate.release(2)
+    b.query("newest", 0)
+    assert b.wait(1) == [("newest", 5 * MS, None)]
+    assert b.frames == [5 * MS]
+
+
 def test_a_bad_image_is_told_to_its_queries_and_the_threads_live_on(bench):
     b = bench()
     b.gate.release(3)
@@ -429,22 +466,30 @@ def test_notes_without_an_image_are_given_up_and_counted(bench):
     assert b.notes == []
 
 
-@pytest.mark.parametrize(("thread", "expected"), [(ENCODE, 6), (ANSWER, 3)])
-def test_answers_take_half_of_the_threads_and_change_those_of_no_other(thread, expected):
+@pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])
+def test_answers_take_half_of_the_threads_and_change_those_of_no_other(order):
     """torch keeps the number for each thread; on two cores an answer that waits for both costs twice."""
-    before, counts = torch.get_num_threads(), []
+    before, counts, have_begun = torch.get_num_threads(), {}, threading.Barrier(3)
 
-    def work():
-        answers.on_start(thread)
-        counts.append(torch.get_num_threads())
+    def work(name):
+        answers.on_start(name)
+        have_begun.wait(10)
+        have_begun.wait(10)
+        torch.ones(2_000_000).add_(1)  # a thread's first parallel operation may take over what another has set
+        counts[name] = torch.get_num_threads()
 
     try:
         torch.set_num_threads(6)
         answers = Answers(*[None] * 8)
-        worker = threading.Thread(target=work)
-        worker.start()
-        worker.join()
-        assert counts == [expected]
+        workers = [threading.Thread(target=work, args=[name]) for name in order]
+        for worker in workers:
+            worker.start()
+            time.sleep(0.05)
+        have_begun.wait(10)
+        have_begun.wait(10)
+        for worker in workers:
+            worker.join()
+        assert counts == {ENCODE: 6, ANSWER: 3}
         assert torch.get_num_threads() == 6
     finally:
         torch.set_num_threads(before)

@@ -271,16 +271,23 @@ def test_nothing_is_made_at_the_first_image_after_warming_up(models, preset, rgb
     assert np.isfinite(predictor.encode(rgb[:420, :462], CAMERA).depth_at(np.array([[5.0, 6.0]]))).all()
 
 
-def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no C++ compiler found\nat all"), r"RuntimeError: no C\+\+ compiler found"),
+        (AssertionError(), "no message"),
+    ],
+)
+def test_a_compiler_that_fails_is_named_and_done_without(models, rgb, monkeypatch, error, said):
     def broken(function):
         def run(*arguments):
-            raise RuntimeError("no C++ compiler found")
+            raise error
 
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
     compiled = Predictor(models["lite"], "cpu", runtime="compile")
-    with pytest.warns(UserWarning, match=r"torch.compile failed.*no C\+\+ compiler found"):
+    with pytest.warns(UserWarning, match=f"torch.compile failed.*{said}$"):
         frame = compiled.encode(rgb, CAMERA)
     uv = np.array([[5.0, 6.0]])
     np.testing.assert_array_equal(frame.depth_at(uv), Predictor(models["lite"], "cpu").encode(rgb, CAMERA).depth_at(uv))
@@ -301,6 +308,14 @@ def test_bad_images_are_named(predictor, bad):
         predictor.encode(bad)
 
 
+def test_an_image_that_may_not_be_written_to_is_no_reason_to_warn(predictor):
+    rgb = np.zeros((240, 320, 3), np.uint8)
+    rgb.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.encode(rgb, CAMERA.scaled(0.5))
+
+
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 100)])
 def test_slivers_are_refused(predictor, size):
     with pytest.raises(ValueError, match="ratio up to 16"):
@@ -317,6 +332,8 @@ def test_bad_points_are_named(predictor, rgb):
     [
         ({"weights": "/nowhere/w.safetensors"}, "does not exist"),
         ({"device": "abacus"}, "device must be auto, cpu, cuda"),
+        ({"device": "meta"}, "device must be auto, cpu, cuda or cuda:<n>, got 'meta'"),
+        ({"device": "cuda:99"}, "'cuda:99' was asked for, but torch .* finds .* CUDA device"),
         ({"precision": "fp7"}, "precision must be one of"),
         ({"precision": "fp16"}, "fp16 is for GPUs"),
         ({"runtime": "abacus"}, "one of auto, torch, onnxruntime, compile, cuda_graph, got 'abacus'"),

@@ -311,6 +311,28 @@ def test_no_garbage_makes_the_estimate_infinite(predictor, frame):
         assert np.isfinite(frame.answer(np.array([[100.0, 100.0]]), scale=scale).depth_m).all()
 
 
+def test_a_range_finder_that_is_stuck_does_not_make_everything_as_far_as_it_says(predictor, frame):
+    rng, scale = np.random.default_rng(13), ScaleFilter(predictor)
+    uv = places(rng, 500)
+    for i in range(1000):
+        scale.update(frame, uv[i % 500, None], np.array([0.3]), stamp_s=i)
+    assert abs(scale.slope) < 0.7
+    depth_m, _ = scale.correct(np.float32([0.5, 1, 2, 4]), np.zeros(4))
+    assert np.all(np.diff(np.log(depth_m)) > 0.2)
+    np.testing.assert_allclose(scale.applied(depth_m), depth_m / [0.5, 1, 2, 4], rtol=1e-4)
+
+
+def test_of_a_time_long_before_the_last_reference_nothing_is_known(predictor, frame):
+    rng, scale = np.random.default_rng(14), ScaleFilter(predictor)
+    for i in range(20):
+        scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=100 + i / 10)
+    sure = scale.sigma_log
+    scale.advance(0.0)  # a bag that has started again, and no references
+    assert scale.sigma_log == pytest.approx(PRIOR.sigma_log, rel=1e-3)
+    scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=102.0)
+    assert scale.sigma_log < 1.2 * sure
+
+
 def test_stamps_that_fall_back_start_anew_from_the_estimate(predictor, frame):
     rng, scale = np.random.default_rng(12), ScaleFilter(predictor)
     for i in range(30):

@@ -108,6 +108,15 @@ def test_a_few_images_are_scored_with_many_draws(predictor, truths):
     assert many["1"]["n_valid"] == one["1"]["n_valid"]
 
 
+def test_an_image_with_fewer_known_pixels_than_references_does_not_count(predictor, truths):
+    whole, other = truths[0].samples[:2]
+    sparse = np.zeros(SIZE, np.float32)
+    sparse[10, 10:25] = 2.0
+    dataset = Samples([whole, Sample("sparse", other.rgb, sparse, other.camera)])
+    result = evaluate_scale(predictor, dataset, counts=(1, 20), least_draws=4)["references"]
+    assert (result["1"]["n_images"], result["20"]["n_images"]) == (2, 1)
+
+
 def test_sigma_that_is_right_covers_what_it_says():
     rng = np.random.default_rng(3)
     sigma = rng.uniform(0.02, 0.4, 40_000)
