@@ -18,7 +18,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -262,12 +262,13 @@ def observing(namespace: str = "") -> Iterator[Observer]:
         raise ObserverError(f"cannot join ROS 2: {' '.join(str(error).split())}") from error
     executor = SingleThreadedExecutor()
     executor.add_node(observer)
+    stop = threading.Event()
 
     def spin() -> None:
-        while rclpy.ok():
+        while not stop.is_set():
             try:
                 executor.spin_once(timeout_sec=0.1)
-            except (ExternalShutdownException, ShutdownException):
+            except ExternalShutdownException:
                 break
             except Exception as error:  # of rclpy itself, which takes the messages
                 observer.report(error)
@@ -278,7 +279,8 @@ def observing(namespace: str = "") -> Iterator[Observer]:
     try:
         yield observer
     finally:
-        executor.shutdown()
+        stop.set()
         thread.join()
+        executor.shutdown()
         observer.destroy_node()
         rclpy.try_shutdown()
