@@ -16,12 +16,12 @@ from std_msgs.msg import Header
 from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
 from support.robot import TOPICS, client, rgb  # noqa: F401
 
-from spd_cli.node_page import TAG_SIZE, TAG_SIZE_ON_A_PHONE, NodePage, NodeViews, with_room
+from spd_cli.node_page import MOST_POINTS, TAG_SIZE, TAG_SIZE_ON_A_PHONE, NodePage, NodeView, NodeViews, with_room
 from spd_core.messages import cloud_to_array, query_points
 from spd_core.names import IMAGE_TOPIC, INFO_TOPIC
 from spd_core.predictor import Answer
 from spd_ros.conversions import answer_cloud, query_cloud, rgb_to_image, stamp_ns
-from spd_ros.observer import PAUSE_S, Observer, observing
+from spd_ros.observer import PAUSE_S, POINT, Observer, observing
 from spd_ros.processes import running_node
 
 SIZE = (480, 640)
@@ -118,6 +118,15 @@ def test_tags_have_room():
     assert with_room(np.zeros((0, 2)), TAG_SIZE) == []
 
 
+def test_of_very_many_points_some_are_drawn(monkeypatch):
+    drawn, circle = [], cv2.circle
+    monkeypatch.setattr(cv2, "circle", lambda *what: drawn.append(what) or circle(*what))
+    others = np.zeros(65_536, POINT)
+    others["depth"] = 1.0
+    assert NodeView(0, "", np.zeros((*SIZE, 3), np.uint8), "", False, None, Header(), others, {}).picture
+    assert 5_000 < len(drawn) <= 2 * MOST_POINTS  # a point is two circles
+
+
 def test_an_error_that_no_callback_catches_is_told_and_does_not_end_the_observing():
     def fail():
         raise RuntimeError("a message that cannot be taken")
@@ -170,6 +179,7 @@ def said_of(header, depth_m, scale):
 
 
 def test_late_answers_of_every_kind_are_seen_and_stand_on_their_image(observed, client, monkeypatch):
+    monkeypatch.setattr("spd_ros.observer.PATIENCE_S", 60)  # a machine that is busy with other things
     observer, node, spin = observed
     first, *_, last = (seen_by(*observed, client.header()) for _ in range(40))
     late_s = time.monotonic() + 1.2
