@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import math
+import os
 import re
 import time
 import warnings
@@ -24,9 +25,10 @@ from spd_core.predictor import Answer, EncodedFrame, Predictor
 from spd_core.status import Status
 
 from .console import make_console, printable, say
-from .sources import about_the_camera, focal_length_px, in_metres, pictures
+from .sources import about_the_camera, check_frames, focal_length_px, in_metres, pictures
 
 POINT = re.compile(r"[-+\d.e]+,[-+\d.e]+")
+MOST_LABELS = 500  # in a picture; more find no room, and looking for it takes seconds
 
 
 class AskError(SPDError):
@@ -80,30 +82,51 @@ def ask(
     if not sources:
         raise AskError("no picture was named: spd ask photo.jpg 320,240")
     wanted = _points(points), _grid(grid)
+    check_frames(frames)
     predictor = Predictor.load(weights, device, runtime=runtime)
-    outside, several = [], len(sources) > 1 or files.expanded(sources[0]).is_dir()
+    outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
+    originals, written = _originals(sources), set[Path]()
     for count, picture in enumerate(pictures(sources, frames)):
         name, rgb, is_moving = picture.name, picture.read(), picture.is_moving
         asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov))
         if json:
             print(json_format.dumps(_record(asked)), flush=True)
         elif is_moving:
+            if about != (about := about_the_camera(asked.known, asked.frame)):
+                say(about)
             say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(_words(asked)))
         else:
             _show(asked)
         if out is not None:
             several |= is_moving
             file = files.expanded(out)
-            file = file / (f"{count:06d}.png" if is_moving else f"{Path(name).stem}.png") if several else file
-            write_picture(file, draw_overlay(rgb, asked.uv, asked.answer.depth_m, labels=len(asked.uv)))
+            if several:
+                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, written)
+            if file.resolve() in originals:
+                raise AskError(f"--out {out} would replace {file}, which is asked about; expected another place")
+            write_picture(file, draw_overlay(rgb, asked.uv, asked.answer.depth_m, labels=MOST_LABELS))
+            written.add(file)
             say(f"wrote {file}", stderr=json)
-        outside += [(name, rgb.shape, uv) for uv in asked.uv[~inside_image(asked.uv, rgb.shape[:2])]]
-    if outside and not is_moving:
+        if not is_moving:
+            outside += [(name, rgb.shape, uv) for uv in asked.uv[~inside_image(asked.uv, rgb.shape[:2])]]
+    if outside:
         name, (height, width, _), (u, v) = outside[0]
         raise AskError(
             f"no such pixel: {u:g},{v:g} of {name}, which is {width}x{height} px; u is 0 to {width - 1}, v 0 to"
             f" {height - 1}" + (f" (and {len(outside) - 1} more)" if len(outside) > 1 else "")
         )
+
+
+def _originals(sources: list[str]) -> set[Path]:
+    """The files that are named, themselves or by their folder."""
+    named = [files.expanded(source) for source in sources]
+    return {file.resolve() for path in named for file in (files.listed(path, "*") if os.path.isdir(path) else [path])}
+
+
+def _free(folder: Path, stem: str, written: set[Path]) -> Path:
+    """A PNG in the folder that this run has not written: pictures of two folders may have one name."""
+    names = (folder / f"{stem}{end}.png" for end in ("", *(f"_{number}" for number in range(2, len(written) + 2))))
+    return next(file for file in names if file not in written)
 
 
 def _points(words: list[str]) -> np.ndarray:
@@ -169,8 +192,8 @@ def _record(asked: Asked) -> dict:
         "focal_from": asked.known.source if asked.known.camera else "assumed",
         "points": [
             {
-                "u": float(u),
-                "v": float(v),
+                "u": float(u) if math.isfinite(u) else None,
+                "v": float(v) if math.isfinite(v) else None,
                 "depth_m": number(answer.depth_m[i]),
                 "sigma_m": number(answer.sigma_m[i]),
                 "xyz_m": [number(value) for value in answer.xyz_m[i]],

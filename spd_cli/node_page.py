@@ -11,23 +11,22 @@ import numpy as np
 
 from spd_core.camera import inside_image
 from spd_core.extras import extra
-from spd_core.messages import compressed_to_rgb, image_to_rgb
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer
 from spd_core.status import Status
-from spd_ros.conversions import stamp_ns
+from spd_ros.conversions import message_to_rgb, stamp_ns
 from spd_ros.observer import POINT, Observer, ObserverError, Seen, answer_of, observing
 
 from .page import LEFT_FROM, Page, offer, serve
 from .views import Pin, View, pins_of
 
 with extra("ros"):
-    from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
 Pixel = tuple[float, float]
 SHOWN_S = 0.2  # between images
 MOST_TAGS = 12
+MOST_POINTS = 5_000  # that are drawn; counted are all
 # Shares of the picture's width and height that a tag needs, on a desktop's screen and on a phone's.
 TAG_SIZE, TAG_SIZE_ON_A_PHONE = (0.17, 0.05), (0.34, 0.1)
 KEPT_VIEWS = 8  # those that a browser may still ask for
@@ -74,7 +73,8 @@ class NodeView(View):
         """What the browser gets, JPEG; with the others' points in the colours of their depths."""
         if not len(self.others):
             return super().picture
-        return self.encoded(draw_overlay(self.rgb, self._others_uv, self.others["depth"], labels=0), ".jpg")
+        thin = slice(None, None, 1 + len(self.others) // MOST_POINTS)
+        return self.encoded(draw_overlay(self.rgb, self._others_uv[thin], self.others["depth"][thin], labels=0), ".jpg")
 
     def tagged(self) -> list[Pin]:
         """Points of others whose tags have room in the picture, at most `MOST_TAGS`."""
@@ -127,7 +127,7 @@ class NodeViews:
         if (kept := self._kept.get(seen.serial)) is not None:
             return kept
         message, topic = seen.message, self._observer.image_topic
-        rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
+        rgb = message_to_rgb(message)
         note = f"{rgb.shape[1]}x{rgb.shape[0]} px, stamp {stamp_ns(message.header) / 1e9:.3f} s"
         others = np.concatenate(seen.answers or [np.zeros(0, POINT)])
         view = NodeView(seen.serial, topic, rgb, note, False, self._observer, message.header, others, {})
@@ -148,7 +148,6 @@ class NodePage(Page[Seen]):
     def __init__(self, observer: Observer, views: NodeViews):
         self.observer, self.views, self.serial = observer, views, -1
         super().__init__()
-        self.photo.set_visibility(False)  # until there is an image
         self.ui.timer(SHOWN_S, self._refresh)
         self.ui.timer(SHOWN_S, self._say)
 
@@ -178,11 +177,12 @@ class NodePage(Page[Seen]):
 
     async def _look(self, key: Seen) -> None:
         await super()._look(key)
-        self.tags.clear()
         if not self.photo.visible:
             self.asked.text = ""
-            return
+
+    def draw_over(self) -> None:
         assert isinstance(self.view, NodeView)
+        self.tags.clear()
         pins = self.view.tagged()
         places = [self.place(pin) for pin in pins]
         on_a_phone = with_room(np.array(places).reshape(-1, 2), TAG_SIZE_ON_A_PHONE)

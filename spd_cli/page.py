@@ -96,21 +96,17 @@ def serve(page: Callable[[], Page], host: str, port: int, browser: bool) -> None
 
 
 class Newest(Generic[T]):
-    """Runs `work` on values as they come; of those that come while it runs, on the newest alone."""
+    """Runs `work` on values as they come; of those that come while it runs, on the newest alone. Who brings one waits
+    until it, or a newer one, is done."""
 
     def __init__(self, work: Callable[[T], Awaitable[None]]):
-        self._work, self._waiting, self._is_running = work, list[T](), False
+        self._work, self._waiting, self._running = work, list[T](), asyncio.Lock()
 
     async def __call__(self, value: T) -> None:
         self._waiting = [value]
-        if self._is_running:
-            return
-        self._is_running = True
-        try:
-            while self._waiting:
+        async with self._running:
+            if self._waiting:
                 await self._work(self._waiting.pop())
-        finally:
-            self._is_running = False
 
 
 class Page(ABC, Generic[K]):
@@ -149,6 +145,7 @@ class Page(ABC, Generic[K]):
             self.layers = ui.element("div")
             self.marks = ui.element("div").classes("marks")
             self.pointer = ui.element("div").classes("marks")
+        self.photo.set_visibility(False)  # until there is a picture
 
     def _build_answers(self) -> None:
         ui = self.ui
@@ -173,6 +170,9 @@ class Page(ABC, Generic[K]):
     def build_below_pins(self) -> None:
         """Elements."""
 
+    def draw_over(self) -> None:
+        """What stands on the picture beside pins and pointer. The picture of `view` comes with it."""
+
     def pinned(self, pins: list[Pin]) -> None:
         """These are the pins now."""
 
@@ -193,14 +193,16 @@ class Page(ABC, Generic[K]):
         if fault:
             return
         self.view = view
-        await self.show_pins(list(self.uv))  # before the picture, so that it does not come with the numbers of another
+        # Before the picture, so that it does not come with the numbers of another.
+        await self.show_pins(list(self.uv))
+        await self.hover(self.at)
         height, width = view.shown_size
         self.name.text = view.name
         self.note.text = view.note
         self.note.classes(remove="assumed", add="assumed" if view.is_assumed else "")
         self.photo.style(f"max-width: calc(76vh * {width / height:.4f}); aspect-ratio: {width} / {height}")
+        self.draw_over()
         self.photo.set_source(f"/picture/{view.number}")
-        await self.hover(self.at)
 
     # --- pointing
 
@@ -280,8 +282,9 @@ class Page(ABC, Generic[K]):
             self.pressed(event.key)
 
     async def _clear(self) -> None:
-        self.uv.clear()
-        await self.show_pins(list(self.uv))
+        if self.uv:  # and so there is a picture
+            self.uv.clear()
+            await self.show_pins([])
 
 
 def pin_colour(number: int) -> str:

@@ -38,19 +38,20 @@ def spelled_out(arguments: list[str]) -> list[str]:
 
 def gathered(arguments: list[str], command: Callable) -> list[str]:
     """The arguments of a command whose only positional is a list: what is neither an option nor its value, in one."""
-    positional, options, flags = [], [], set()
-    for name, parameter in inspect.signature(command).parameters.items():
-        flags |= {f"--{name}"} if parameter.default is False else set()
-    words = iter(arguments[1:])
-    for word in words:
-        if not word.startswith("--"):
+    parameters = inspect.signature(command).parameters.items()
+    flags = {f"--{name}" for name, parameter in parameters if isinstance(parameter.default, bool)}
+    positional, options, words = [], [], arguments[1:]
+    while words:
+        word, *words = words
+        if not word.startswith("--") and word != "-h":
             positional.append(word)
             continue
         options.append(word)
-        if "=" not in word and word not in {*flags, "--help"}:
-            options.append(next(words, ""))
-        elif word in flags:
+        if word in flags and words[:1] not in (["true"], ["false"]):
             options[-1] += "=true"
+        elif "=" not in word and word not in ("--help", "-h"):
+            options += words[:1]
+            words = words[1:]
     return [arguments[0], json.dumps(positional), *options]
 
 

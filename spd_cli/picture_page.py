@@ -36,7 +36,7 @@ class PicturePage(Page[int]):
     view: PictureView
 
     def __init__(self, gallery: Gallery):
-        self.gallery, self.view = gallery, gallery[0]
+        self.gallery = gallery
         if len(gallery) > 1:
             self.help_text += " Arrow keys walk the frames."
         super().__init__()
@@ -47,8 +47,6 @@ class PicturePage(Page[int]):
 
     def build_below_picture(self) -> None:
         ui = self.ui
-        with self.layers:
-            self.dense = ui.element("img").classes("dense")
         if len(self.gallery) > 1:
             with ui.element("div").classes("line"):
                 ui.label("frame").classes("note")
@@ -63,6 +61,7 @@ class PicturePage(Page[int]):
             self.opacity.props('aria-label="opacity of depth"')
             self.opacity.on("keydown", js_handler=KEEP_ARROWS)
             self.opacity.on_value_change(self._show_dense)
+        self.draw_over()
         self.range = ui.element("div").classes("line note")
 
     def build_below_pins(self) -> None:
@@ -86,9 +85,14 @@ class PicturePage(Page[int]):
         if is_first:
             self.cloud.from_the_camera()
 
+    def draw_over(self) -> None:
+        self.layers.clear()  # a new element: in the old one the browser shows the old depth until the new has come
+        with self.layers:
+            self.dense = self.ui.element("img").classes("dense").style(f"opacity: {self.opacity.value}")
+
     async def _show_dense(self) -> None:
         self.dense.style(f"opacity: {self.opacity.value}")
-        if self.opacity.value == 0:
+        if self.opacity.value == 0 or not self.photo.source:
             return  # nobody waits for what is not seen
         view = self.view
         _, near_m, far_m = await asyncio.to_thread(lambda: view.dense)

@@ -14,6 +14,7 @@ import numpy as np
 from spd_core import files
 from spd_core.camera import Camera
 from spd_core.data.images import TURNED, read_colour
+from spd_core.data.rgbd import pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
 from spd_core.predictor import EncodedFrame
@@ -37,19 +38,27 @@ class Picture:
         name: what the user called it, or its file in a folder.
         read: its pixels, RGB uint8 [H, W, 3], as they are looked at.
         is_moving: it is one of a stream.
-        camera: what the bag's camera_info says.
+        camera: of a stream, where something says it.
+        camera_source: what says it.
     """
 
     name: str
     read: Callable[[], np.ndarray]
     is_moving: bool = False
     camera: Camera | None = None
+    camera_source: str = "the bag's camera_info"
 
     def known_camera(self, size: tuple[int, int], told: str | None, fov_deg: float | None) -> KnownCamera:
-        """The camera as `camera_of_picture` finds it; of a bag, its camera_info where nothing else is told."""
-        if self.camera and told is None and fov_deg is None:
-            return KnownCamera(self.camera, "the bag's camera_info")
+        """The camera as `camera_of_picture` finds it; of a stream, its own where nothing else is told."""
+        if self.is_moving and told is None and fov_deg is None:
+            return KnownCamera(self.camera, self.camera_source if self.camera else "nothing")
         return camera_of_picture(files.expanded(self.name), size, told, fov_deg)
+
+
+def check_frames(most: int | None) -> None:
+    """Say of a number of frames that there is none; before anything is read that takes long."""
+    if most is not None and most < 1:
+        raise SourceError(f"frames must be positive, got {most}")
 
 
 def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
@@ -60,22 +69,28 @@ def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
         DataError: a bag cannot be read.
     """
     for source in sources:
-        path = files.expanded(source)
-        if source.isdecimal() and not path.exists():
-            yield from _captured(source, int(source), most)
-        elif path.is_char_device() or path.suffix.lower() in VIDEOS:
-            yield from _captured(source, str(path), most)
-        elif path.is_dir():
-            yield from _in_folder(source, path, most)
-        elif path.suffix.lower() in BAGS:
-            yield from _recorded(source, path, most)
-        else:
-            yield Picture(source, partial(read_colour, path, TURNED))
+        try:
+            yield from _pictures(source, most)
+        except OSError as error:  # a place that one may not enter
+            raise SourceError(f"{source} cannot be opened ({error.strerror})") from error
+
+
+def _pictures(source: str, most: int | None) -> Iterator[Picture]:
+    path = files.expanded(source)
+    if source.isdecimal() and len(source) < 10 and not path.exists():  # a longer number is no camera, but a date
+        yield from _captured(source, int(source), most)
+    elif path.is_char_device() or path.suffix.lower() in VIDEOS:
+        yield from _captured(source, str(path), most)
+    elif path.is_dir():
+        yield from _in_folder(source, path, most)
+    elif path.suffix.lower() in BAGS:
+        yield from _recorded(source, path, most)
+    else:
+        yield Picture(source, partial(read_colour, path, TURNED))
 
 
 def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]:
-    found = [f for f in files.listed(folder, "*") if f.suffix.lower() in PICTURES and not f.stem.endswith(".depth")]
-    if found:
+    if found := pictures_in(folder, PICTURES):
         yield from (Picture(str(file), partial(read_colour, file, TURNED)) for file in found)
     elif any(file.suffix.lower() in BAGS for file in folder.iterdir()):
         yield from _recorded(source, folder, most)
@@ -86,11 +101,12 @@ def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]
 def _captured(name: str, source: int | str, most: int | None) -> Iterator[Picture]:
     if isinstance(source, str) and not Path(source).exists():
         raise SourceError(f"{source} does not exist")
+    camera, camera_source = _beside(Path(source)) if isinstance(source, str) else (None, "")
     capture = cv2.VideoCapture(source)
     try:
         count = 0
         while (most is None or count < most) and (read := capture.read())[0]:
-            yield Picture(name, partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB), is_moving=True)
+            yield Picture(name, partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB), True, camera, camera_source)
             count += 1
     finally:
         capture.release()
@@ -103,6 +119,11 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
         raise SourceError(f"{what}; OpenCV reads no picture from it")
 
 
+def _beside(path: Path) -> tuple[Camera | None, str]:
+    """The camera.txt beside a recording; beside a device there is none."""
+    return (None if path.is_char_device() else read_camera(path.parent)), str(path.parent / "camera.txt")
+
+
 def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
     from spd_core.data.bag import Bag  # here: a photograph need not wait for what reads bags
 
@@ -110,11 +131,12 @@ def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
         choice = bag.choose()
         for line in [*bag.faults, *choice.lines()]:
             say(line, stderr=True)
-        count = 0
+        count, beside = 0, _beside(path)
         for frame in bag.frames(choice.topics):
             if count == most:
                 break
-            yield Picture(name, partial(np.asarray, frame.rgb), is_moving=True, camera=frame.camera)
+            camera = (frame.camera, "the bag's camera_info") if frame.camera else beside
+            yield Picture(name, partial(np.asarray, frame.rgb), True, *camera)
             count += 1
         for line in bag.left_out():
             say(line, "yellow", stderr=True)
@@ -125,8 +147,9 @@ def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
 def about_the_camera(known: KnownCamera, frame: EncodedFrame) -> str:
     """Where the focal length of an encoded picture comes from, and how much a wrong one matters."""
     focal_px = focal_length_px(known, frame)
-    view_deg = 2 * math.degrees(math.atan(frame.size[1] / 2 / focal_px))
-    length = f"{focal_px:.0f} px ({view_deg:.0f} degrees wide)"
+    length = f"{focal_px:.0f} px"
+    if not (known.camera and known.camera.distortion_model == "equidistant"):  # a fisheye's width is another formula's
+        length += f" ({2 * math.degrees(math.atan(frame.size[1] / 2 / focal_px)):.0f} degrees wide)"
     if known.camera:
         said = f"focal length {length}, from {known.source}"
     else:

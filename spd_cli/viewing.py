@@ -23,7 +23,7 @@ from spd_core.pixels import pixel_under
 from spd_core.predictor import Answer, EncodedFrame, Predictor
 
 from .console import say
-from .sources import Picture, about_the_camera, focal_length_px, pictures
+from .sources import Picture, about_the_camera, check_frames, focal_length_px, pictures
 from .views import View
 
 HOST, PORT = "127.0.0.1", 8080
@@ -67,8 +67,7 @@ def view(
     with extra("view"):
         import nicegui  # noqa: F401  # said before minutes of reading
 
-    if frames < 1:
-        raise ViewError(f"frames must be positive, got {frames}")
+    check_frames(frames)
     if node and what:
         raise ViewError(f"--node shows what a running node sees, and no files besides; got {' '.join(what)}")
     if node and (camera is not None or fov is not None):
@@ -77,18 +76,18 @@ def view(
         raise ViewError(f"--namespace is that of the node to look at, with --node; got {namespace}")
     if not (node or what):
         raise ViewError("nothing to look at was named: spd view photo.jpg, or spd view --node")
-    port = _free_port(port)
+    _free_port(port)  # said before minutes of reading, in which another may take it
     if node:
         with extra("ros"):
             from .node_page import serve_node
 
-        serve_node(namespace, HOST, port, browser)
+        serve_node(namespace, HOST, _free_port(port), browser)
         return
     from .picture_page import serve_pictures
 
     shown = Gallery(_collected(what, frames), Predictor.load(weights, device, runtime=runtime), camera, fov)
     shown[0]  # what is wrong with it is said here
-    serve_pictures(shown, HOST, port, browser)
+    serve_pictures(shown, HOST, _free_port(port), browser)
 
 
 def _free_port(port: int | None) -> int:
@@ -119,7 +118,7 @@ def _collected(what: list[str], most: int) -> list[Picture]:
                 stream += 1
                 if stream > most:
                     say(f"only the first {most} frames of {word} are shown; --frames tells another number", "yellow")
-                    break
+                    continue  # the last: to its end, where a bag says what it left out
                 picture = replace(picture, read=partial(_unpacked, _packed(picture.read())))
             found.append(picture)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +15,16 @@ from PIL import Image
 
 from . import files
 from .camera import Camera
-from .data.rgbd import read_camera
+from .data.rgbd import four_numbers, read_camera
 from .errors import SPDError
-from .messages import camera_from_info
+from .messages import PLAUSIBLE_FOCAL, camera_from_info
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
-PLAUSIBLE_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
+EXIF_FOCAL = (
+    0.2,
+    50.0,
+)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
@@ -78,12 +82,19 @@ def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
 
 def _told(told: str, size: tuple[int, int]) -> Camera:
     try:
-        fx, fy, cx, cy = map(float, told.split(","))
+        numbers = four_numbers(told)
     except ValueError as error:
         if "," in told and not files.expanded(told).exists():
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
-        return read_calibration(files.expanded(told), size)
-    camera = Camera(fx, fy, cx, cy)
+        camera = read_calibration(files.expanded(told), size)
+    else:
+        camera = Camera(*numbers)
+    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
+    if not least <= camera.focal_px <= most:
+        raise IntrinsicsError(
+            f"the focal length of {told} is {camera.focal_px:g} px for a picture of {size[1]}x{size[0]} px; expected"
+            f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
+        )
     if not (0 <= camera.cx < size[1] and 0 <= camera.cy < size[0]):
         raise IntrinsicsError(
             f"the optical axis of {told} is outside the picture of {size[1]}x{size[0]} px; expected fx,fy,cx,cy in px"
@@ -100,15 +111,14 @@ def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
         IntrinsicsError: it is neither.
     """
     text = files.read_text(file, IntrinsicsError)
+    numbers = None
+    with suppress(ValueError):
+        numbers = four_numbers(text)  # before YAML, which knows no tabs
     try:
-        content = yaml.safe_load(text)
-        if isinstance(content, dict):
-            return camera_from_info(_as_message(content), size)
-        fx, fy, cx, cy = map(float, text.replace(",", " ").split())
-        return Camera(fx, fy, cx, cy)
+        return Camera(*numbers) if numbers else camera_from_info(_as_message(yaml.safe_load(text)), size)
     except SPDError as error:
         raise IntrinsicsError(f"{file}: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, IndexError) as error:
         raise IntrinsicsError(
             f"{file} {files.problem(file)}; expected four numbers fx fy cx cy in px, or the YAML of a calibration with"
             " camera_matrix and image_width"
@@ -154,7 +164,7 @@ def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | No
         taken_px = math.hypot(_number(tags.get(PIXELS_ACROSS)), _number(tags.get(PIXELS_DOWN)))
         focal_px = focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
         found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm)"))
-    least, most = (share * diagonal_px for share in PLAUSIBLE_FOCAL)
+    least, most = (share * diagonal_px for share in EXIF_FOCAL)
     return next(((px, source) for px, source in found if least <= px <= most), None)
 
 

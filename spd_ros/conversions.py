@@ -1,4 +1,5 @@
-"""numpy to ROS messages: pictures, queries and answers. Reading them is `spd_core.messages`, but for stamps."""
+"""numpy to ROS messages: pictures, queries and answers. Reading them is `spd_core.messages`, but for stamps
+and for which of the two a picture is."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core.message_fields import cloud_fields, image_fields, query_array
+from spd_core.messages import compressed_to_rgb, image_to_rgb
 
 if TYPE_CHECKING:
     from spd_core.predictor import Answer
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 def stamp_ns(header: Header) -> int:
     """A header's stamp, ns; of any sign, where rclpy's Time refuses what a driver with an overflow sends."""
     return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def message_to_rgb(message: Image | CompressedImage) -> np.ndarray:
+    """The picture of an Image or a CompressedImage, RGB uint8 [H, W, 3]."""
+    return image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
 
 
 def rgb_to_image(rgb: np.ndarray, header: Header) -> Image:

@@ -4,13 +4,14 @@ own."""
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,10 +37,12 @@ from .processes import use_fastdds_profile
 
 NODE = "spd"
 IMAGE_TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+WAYPOINT_TOPIC = "/spd/waypoint_depths"  # answers too; their ids count from 0, far from those asked here
 LOOK_S = 1.0  # between looks at who is there, and the time that rates are of
-KEPT_IMAGES = 30  # as many as a node keeps (`frame_buffer`)
+KEPT_IMAGES = 30  # as many as a node keeps (`frame_buffer`), and all that came within `PATIENCE_S`
+KEPT_BYTES = 300_000_000  # of images
 KEPT_ANSWERS = 16  # of one image
-HELD_S = 1.0  # so long an image that has answers is preferred to newer ones
+HELD_S = 1.0  # so long after its last answer an image is preferred to newer ones
 PAUSE_S = 0.1  # from question to question: whoever points must not keep the node busy
 PATIENCE_S = 3.0  # with an answer: the node's own (`query_timeout_s`), and the time that encoding takes
 # Of the fields of an answer's points, those that are looked at.
@@ -59,12 +62,14 @@ class Seen:
         serial: grows with every image and every answer.
         message: Image or CompressedImage.
         answers: of each the `POINT`s [K].
+        received_s, answered_s: when it came, and its last answer.
     """
 
     serial: int
     message: Image | CompressedImage
     answers: tuple[np.ndarray, ...] = ()
     received_s: float = field(default_factory=time.monotonic)
+    answered_s: float = -math.inf
 
 
 def answer_of(points: np.ndarray) -> Answer:
@@ -106,20 +111,21 @@ class Observer(Node):
         self._images: Subscription | None = None
         self._queries = self.create_publisher(PointCloud2, f"{inside}{QUERY_TOPIC}", 50)
         hear = self._problems.guarded
-        self.create_subscription(PointCloud2, f"{inside}{ANSWER_TOPIC}", hear("answers", self._on_answer), 200)
+        for topic in (ANSWER_TOPIC, WAYPOINT_TOPIC):
+            self.create_subscription(PointCloud2, f"{inside}{topic}", hear("answers", self._on_answer), 200)
         self.create_subscription(DiagnosticArray, "/diagnostics", hear("diagnostics", self._on_diagnostics), 10)
         self.create_timer(LOOK_S, hear("looking around", self._look_around))
 
     def newest(self) -> Seen | None:
-        """The newest image, or the newest that the node answered others about, where there is one of the last
-        `HELD_S`: numbers stand on the image that they are of."""
+        """The newest image, or the newest that the node answered others about, where an answer came within the last
+        `HELD_S`: numbers stand on the image that they are of, however long the node took for them."""
         with self._lock:
             seen = list(reversed(self._seen.values()))
-        answered = (image for image in seen if image.answers and seen[0].received_s - image.received_s < HELD_S)
+        answered = (image for image in seen if seen[0].received_s - image.answered_s < HELD_S)
         return next(answered, seen[0] if seen else None)
 
     def image(self, stamp_ns: int) -> Seen | None:
-        """The image with that stamp, if it is one of the last `KEPT_IMAGES`."""
+        """The image with that stamp, if it is still kept."""
         with self._lock:
             return self._seen.get(stamp_ns)
 
@@ -146,13 +152,26 @@ class Observer(Node):
 
     # --- callbacks
 
+    def report(self, error: Exception) -> None:
+        """An error that no callback caught."""
+        self._problems.failed("spinning", error)
+
     def _on_image(self, msg: Image | CompressedImage) -> None:
         self._statistics.image_received()
         with self._lock:
             self._seen.pop(stamp_ns(msg.header), None)  # a bag that loops
             self._seen[stamp_ns(msg.header)] = Seen(next(self._serials), msg)
-            while len(self._seen) > KEPT_IMAGES:
-                self._seen.popitem(last=False)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the oldest images. A node answers about images that it encoded, which may be a few of many."""
+        size, until_s = sum(len(seen.message.data) for seen in self._seen.values()), time.monotonic() - PATIENCE_S
+        for stamp, seen in list(self._seen.items())[:-1]:
+            is_old = len(self._seen) > KEPT_IMAGES and seen.received_s < until_s
+            if not is_old and size <= KEPT_BYTES:
+                break
+            size -= len(seen.message.data)
+            del self._seen[stamp]
 
     def _on_answer(self, msg: PointCloud2) -> None:
         cloud = cloud_to_array(msg)
@@ -162,7 +181,10 @@ class Observer(Node):
         points = np.zeros(len(cloud), POINT)
         for name in FIELDS:
             points[name] = cloud[name]
-        self.scale = float(np.median(cloud["scale"])) if "scale" in (cloud.dtype.names or ()) else None
+        if "scale" not in (cloud.dtype.names or ()):
+            self.scale = None
+        elif (known := np.isfinite(points["depth"])).any():  # the others were multiplied with nothing
+            self.scale = float(np.median(cloud["scale"][known]))
         if self._first_id <= cloud["id"][0] < self._next_id:
             asked_id, answer = self._awaited
             if cloud["id"][0] == asked_id and not answer.done():
@@ -171,7 +193,9 @@ class Observer(Node):
         with self._lock:
             if (seen := self._seen.get(stamp_ns(msg.header))) is not None:
                 answers = (*seen.answers, points)[-KEPT_ANSWERS:]
-                self._seen[stamp_ns(msg.header)] = replace(seen, serial=next(self._serials), answers=answers)
+                self._seen[stamp_ns(msg.header)] = replace(
+                    seen, serial=next(self._serials), answers=answers, answered_s=time.monotonic()
+                )
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
@@ -238,17 +262,25 @@ def observing(namespace: str = "") -> Iterator[Observer]:
         raise ObserverError(f"cannot join ROS 2: {' '.join(str(error).split())}") from error
     executor = SingleThreadedExecutor()
     executor.add_node(observer)
+    stop = threading.Event()
 
     def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
+        while not stop.is_set():
+            try:
+                executor.spin_once(timeout_sec=0.1)
+            except ExternalShutdownException:
+                break
+            except Exception as error:  # of rclpy itself, which takes the messages
+                observer.report(error)
+                time.sleep(0.01)
 
     thread = threading.Thread(target=spin, name="spd_observer", daemon=True)
     thread.start()
     try:
         yield observer
     finally:
-        executor.shutdown()
+        stop.set()
         thread.join()
+        executor.shutdown()
         observer.destroy_node()
         rclpy.try_shutdown()

@@ -12,10 +12,13 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from spd_cli import main
+from spd_cli.parser import gathered
+from spd_cli.sources import about_the_camera, pictures
+from spd_cli.viewing import view
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
-from spd_core.intrinsics import IntrinsicsError, camera_of_picture, read_calibration
+from spd_core.intrinsics import IntrinsicsError, KnownCamera, camera_of_picture, read_calibration
 from spd_core.pictures import draw_overlay
 
 SIZE = (96, 128)
@@ -112,7 +115,18 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
     )
     camera = read_calibration(tmp_path / "ost.yaml", SIZE)
     assert camera == Camera(100, 101, 63.5, 47.5, (0.1, -0.2, 0, 0, 0), "plumb_bob")
-    for content in ("a: [", "camera_matrix: 3", "1 2 3", "<html>", "", "image_width: 20\ncamera_matrix: {data: [0]}"):
+    (tmp_path / "tabs.txt").write_text("100\t101\t63.5\t47.5\n")
+    assert read_calibration(tmp_path / "tabs.txt", SIZE) == Camera(100, 101, 63.5, 47.5)
+    for content in (
+        "image_width: .inf",
+        "-1 2 3 4",
+        "a: [",
+        "camera_matrix: 3",
+        "1 2 3",
+        "<html>",
+        "",
+        "image_width: 20\ncamera_matrix: {data: [0]}",
+    ):
         (tmp_path / "bad.yaml").write_text(content)
         with pytest.raises(IntrinsicsError, match=r"bad\.yaml"):
             read_calibration(tmp_path / "bad.yaml", SIZE)
@@ -127,9 +141,17 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
         ("none.yaml", None, "none.yaml does not exist"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
+        (
+            "0.9,0.9,64,48",
+            None,
+            "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to",
+        ),
+        ("tabs.txt", None, "optical axis of .*tabs.txt is outside the picture of 128x96"),
     ],
 )
-def test_a_camera_that_cannot_be_is_named(tmp_path, told, fov_deg, message):
+def test_a_camera_that_cannot_be_is_named(tmp_path, monkeypatch, told, fov_deg, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tabs.txt").write_text("100\t100\t900\t40\n")
     with pytest.raises(ValueError, match=message):
         camera_of_picture(tmp_path / "p.jpg", SIZE, told, fov_deg)
 
@@ -202,14 +224,78 @@ def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == PIXELS.shape
 
-    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
+    recorded(tmp_path / "v.avi")
+    spd(monkeypatch, tmp_path / "v.avi", "20,30", "700,30", "--frames", "2", "--fov", "60")
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("focal length 111 px (60 degrees wide), from an angle of view of 60 degrees")
+    assert [line.split()[1] for line in lines] == ["#0", "#1"]
+    assert all("20,30: " in line and " ± " in line and line.endswith("700,30: none") for line in lines)
+
+
+def recorded(file):
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
     for _ in range(3):
         video.write(PIXELS)
     video.release()
-    spd(monkeypatch, tmp_path / "v.avi", "20,30", "700,30", "--frames", "2", "--fov", "60")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["#0", "#1"]
-    assert all("20,30: " in line and " ± " in line and line.endswith("700,30: none") for line in lines)
+
+
+def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    recorded(tmp_path / "in" / "v.avi")
+    (tmp_path / "camera.txt").write_text("50 50 60 40")  # of the folder that one is in
+    monkeypatch.chdir(tmp_path)
+    assert {picture.known_camera(SIZE, None, None).camera for picture in pictures(["in/v.avi"])} == {None}
+    (tmp_path / "in" / "camera.txt").write_text("100 100 60 40")
+    stream = pictures(["in/v.avi"])
+    first = next(stream)
+    (tmp_path / "in" / "camera.txt").unlink()  # it is read once
+    for picture in (first, *stream):
+        known = picture.known_camera(SIZE, None, None)
+        assert (known.camera, known.source) == (Camera(100, 100, 60, 40), "in/camera.txt")
+
+
+def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
+    for name in ("a/x.png", "b/x.jpg"):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), PIXELS)
+    before = (tmp_path / "a" / "x.png").read_bytes()
+    spd(monkeypatch, tmp_path / "a" / "x.png", tmp_path / "b" / "x.jpg", "--out", tmp_path / "o", "--json")
+    assert sorted(file.name for file in (tmp_path / "o").iterdir()) == ["x.png", "x_2.png"]
+    for arguments in (
+        [tmp_path / "a", "--out", tmp_path / "a"],
+        [tmp_path / "a/x.png", "--out", tmp_path / "b/../a/x.png"],
+        [tmp_path / "b/x.jpg", tmp_path / "a/x.png", "--out", tmp_path / "a"],
+    ):
+        with pytest.raises(SystemExit):
+            spd(monkeypatch, *arguments, "--json")
+        assert "x.png, which is asked about; expected another place" in " ".join(capsys.readouterr().err.split())
+        assert (tmp_path / "a" / "x.png").read_bytes() == before
+
+
+def test_a_pixel_outside_a_picture_is_told_whatever_comes_after_it(tmp_path, monkeypatch, capsys):
+    recorded(tmp_path / "v.avi")
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, photograph(tmp_path / "p.jpg"), "1e999,3", tmp_path / "v.avi", "--frames", "1", "--json")
+    said = capsys.readouterr()
+    assert "no such pixel: inf,3 of" in said.err
+    for line in said.out.splitlines():
+        point = json.loads(line, parse_constant=pytest.fail)["points"][0]
+        assert (point["u"], point["v"], point["depth_m"]) == (None, 3, None)
+
+
+def test_a_fisheye_is_not_so_wide_as_its_focal_length_says(tmp_path):
+    frame = Predictor.load("embedded", "cpu", runtime="torch").encode(PIXELS, Camera(100, 100, 63.5, 47.5))
+    fisheye = Camera(100, 100, 63.5, 47.5, (0.1, 0, 0, 0), "equidistant")
+    assert about_the_camera(KnownCamera(fisheye, "a file"), frame).startswith("focal length 100 px, from a file")
+
+
+def test_help_and_flags_take_no_picture(monkeypatch, capsys):
+    words = gathered(["view", "--browser", "p.jpg", "--node", "q.jpg", "--browser", "false", "-h"], view)
+    assert words == ["view", '["p.jpg", "q.jpg"]', "--browser=true", "--node=true", "--browser", "false", "-h"]
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, "-h")
+    assert stop.value.code == 0
+    assert "usage: spd" in capsys.readouterr().out
 
 
 def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch, capsys):
@@ -230,6 +316,9 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["p.jpg", "1e,5"], "pixels are u,v, say 320,240; got 1e,5"),
         (["p.jpg", "--grid", "8"], "a grid is columns x rows, say 8x6, .*got '8'"),
         (["20,30"], "no picture was named"),
+        (["p.jpg", "--frames", "0"], "frames must be positive, got 0"),
+        (["20240131120000", "20,30"], "20240131120000 does not exist"),
+        (["x" * 300, "20,30"], r"x cannot be opened \(File name too long\)"),
         (["none.jpg", "20,30"], r"none\.jpg does not exist"),
         (["notes.txt", "20,30"], "is text that begins with 'hello'"),
         (["empty.png", "20,30"], "is empty"),
@@ -270,6 +359,13 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
     asking.stdout.close()
     assert asking.stderr.read() == b""
     assert asking.wait() == 141
+
+
+def test_many_points_are_drawn_without_looking_for_room_for_all(tmp_path, monkeypatch):
+    asked, put = [], cv2.getTextSize
+    monkeypatch.setattr(cv2, "getTextSize", lambda *what: asked.append(what) or put(*what))
+    spd(monkeypatch, photograph(tmp_path / "p.jpg"), "--grid", "50x50", "--out", tmp_path / "o.png", "--json")
+    assert 100 < len(asked) < 1000
 
 
 def test_labels_cover_neither_each_other_nor_the_scale_bar(monkeypatch):

@@ -1,5 +1,6 @@
 """`spd view`: what is shown, and the page itself in a browser without a screen."""
 
+import asyncio
 import re
 import socket
 import sys
@@ -11,15 +12,19 @@ from urllib.parse import urlparse
 import cv2
 import numpy as np
 import pytest
+from nicegui import Client, ui
 from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
 
-from spd_cli import main
+from spd_cli import main, viewing
+from spd_cli.page import Newest
+from spd_cli.picture_page import PicturePage
 from spd_cli.sources import Picture, pictures
 from spd_cli.viewing import Gallery, _collected
 from spd_cli.views import SHOWN_PX
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
+from spd_core.data.images import read_colour
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
@@ -118,6 +123,9 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         for picture, rgb in zip(found, rooms):
             np.testing.assert_array_equal(picture.read(), rgb)
     assert "only the first 2 frames" in capsys.readouterr().out
+    write_bag(tmp_path / "bad", [BagFrame(10**9 + i, rooms[0], None, Camera(0.5, 0.5, 0, 0), []) for i in range(3)])
+    _collected([str(tmp_path / "bad")], 1)
+    assert "left out: " in capsys.readouterr().err, "of what came before the cut"
     [bag_file] = (tmp_path / "bag").glob("*.mcap")
     assert len(_collected([str(bag_file)], 9)) == 3
 
@@ -154,6 +162,24 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys, argumen
         assert re.search(message, failing(monkeypatch, capsys, *arguments))
 
 
+def test_a_port_that_was_taken_while_the_pictures_were_read_is_one_line(tmp_path, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((*SIZE, 3), np.uint8))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        other.close()
+        with socket.socket() as late:
+
+            def read(*what):
+                late.bind(("127.0.0.1", port))
+                late.listen()
+                return _collected(*what)
+
+            monkeypatch.setattr(viewing, "_collected", read)
+            said = failing(monkeypatch, capsys, str(tmp_path / "p.png"), "--device", "cpu", "--port", str(port))
+    assert f"port {port} of 127.0.0.1 cannot be had" in said
+
+
 def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     said = failing(monkeypatch, capsys, "p.png")
@@ -178,6 +204,68 @@ def failing(monkeypatch, capsys, *arguments):
     said = capsys.readouterr().err.strip()
     assert said.count("error: ") == 1
     return said.splitlines()[-1]
+
+
+# --- the page, without a browser
+
+
+def built(page):
+    """A page as it is before its browser has it."""
+    with Client(ui.page("/built"), request=None):
+        return page()
+
+
+def test_who_brings_a_value_waits_until_it_or_a_newer_one_is_done():
+    done = []
+
+    async def work(value):
+        await asyncio.sleep(0.02)
+        done.append(value)
+
+    async def bring():
+        newest = Newest(work)
+        first = asyncio.create_task(newest(0))
+        await asyncio.sleep(0)
+        older = asyncio.create_task(newest(1))
+        await asyncio.sleep(0)
+        await newest(2)
+        assert done == [0, 2]
+        await asyncio.gather(first, older)
+        assert done == [0, 2]
+
+    asyncio.run(bring())
+
+
+def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, predictor):
+    page = built(lambda: PicturePage(Gallery([picture_of(rgb) for rgb in rooms[:2]], predictor)))
+    page.at, seen, show = (20, 30), [], page.photo.set_source
+
+    def note(source):
+        seen.append((page.dense.props.get("src"), page.reading.text))
+        show(source)
+
+    page.photo.set_source = note
+
+    async def walk():
+        await page.look(0)
+        assert page.dense.props["src"] == "/dense/0"
+        await page.look(1)
+
+    asyncio.run(walk())
+    assert [layer for layer, _ in seen] == [None, None]
+    for (_, reading), rgb in zip(seen, rooms):
+        answer = predictor.encode(rgb, CAMERA).answer(np.array([[20.0, 30.0]]))
+        assert " ".join(reading.split()) == said(answer, 0, 20, 30)
+
+
+def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
+    gone = Picture(str(tmp_path / "gone.png"), lambda: read_colour(tmp_path / "gone.png"))
+    page = built(lambda: PicturePage(Gallery([gone], predictor)))
+    asyncio.run(page._clear())  # Esc
+    asyncio.run(page._show_dense())  # the slider
+    asyncio.run(page.look(0))
+    assert "gone.png does not exist" in page.name.text
+    assert not page.photo.visible
 
 
 # --- the page

@@ -1,22 +1,27 @@
 """`spd view --node`: a real node, a camera and other clients over DDS, and the page in a browser without a screen."""
 
+import asyncio
 import time
 from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+from nicegui import Client, ui
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
 from support.robot import TOPICS, client, rgb  # noqa: F401
 
-from spd_cli.node_page import TAG_SIZE, TAG_SIZE_ON_A_PHONE, with_room
+from spd_cli.node_page import MOST_POINTS, TAG_SIZE, TAG_SIZE_ON_A_PHONE, NodePage, NodeView, NodeViews, with_room
 from spd_core.messages import cloud_to_array, query_points
 from spd_core.names import IMAGE_TOPIC, INFO_TOPIC
-from spd_ros.conversions import query_cloud, rgb_to_image, stamp_ns
-from spd_ros.observer import PAUSE_S
+from spd_core.predictor import Answer
+from spd_ros.conversions import answer_cloud, query_cloud, rgb_to_image, stamp_ns
+from spd_ros.observer import PAUSE_S, POINT, Observer, observing
 from spd_ros.processes import running_node
 
 SIZE = (480, 640)
@@ -111,6 +116,103 @@ def test_tags_have_room():
             for b in boxes[:i]:
                 assert min(a[2], b[2]) <= max(a[0], b[0]) + 1e-9 or min(a[3], b[3]) <= max(a[1], b[1]) + 1e-9
     assert with_room(np.zeros((0, 2)), TAG_SIZE) == []
+
+
+def test_of_very_many_points_some_are_drawn(monkeypatch):
+    drawn, circle = [], cv2.circle
+    monkeypatch.setattr(cv2, "circle", lambda *what: drawn.append(what) or circle(*what))
+    others = np.zeros(65_536, POINT)
+    others["depth"] = 1.0
+    assert NodeView(0, "", np.zeros((*SIZE, 3), np.uint8), "", False, None, Header(), others, {}).picture
+    assert 5_000 < len(drawn) <= 2 * MOST_POINTS  # a point is two circles
+
+
+def test_an_error_that_no_callback_catches_is_told_and_does_not_end_the_observing():
+    def fail():
+        raise RuntimeError("a message that cannot be taken")
+
+    with observing("nobody") as observer:
+        observer.create_timer(0.1, fail)
+        until_s = time.monotonic() + 20
+        while not any("spinning failed: RuntimeError: a message" in trouble for trouble in observer.troubles):
+            assert time.monotonic() < until_s, observer.troubles
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def observed(client):
+    """An observer, a node that it takes for SPD, and what makes both hear until something is so."""
+    node, observer, executor = Node("spd", namespace="/slow"), Observer("slow"), SingleThreadedExecutor()
+    node.create_subscription(Image, "/slow/images", lambda message: None, qos_profile_sensor_data)
+    node.images = node.create_publisher(Image, "/slow/images", qos_profile_sensor_data)
+    node.says = {name: node.create_publisher(PointCloud2, f"/slow/spd/{name}", 50) for name in ANSWERS}
+    executor.add_node(node)
+    executor.add_node(observer)
+
+    def spin(until, timeout_s=30):
+        until_s = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < until_s, "nothing came in time"
+            executor.spin_once(timeout_sec=0.01)
+
+    spin(lambda: node.images.get_subscription_count() == 2 and observer.image_topic)
+    spin(lambda: all(publisher.get_subscription_count() for publisher in node.says.values()))
+    yield observer, node, spin
+    executor.shutdown()
+    observer.destroy_node()
+    node.destroy_node()
+
+
+ANSWERS = ("depths", "waypoint_depths")
+
+
+def seen_by(observer, node, spin, header):
+    node.images.publish(rgb_to_image(np.zeros((8, 8, 3), np.uint8), header))
+    spin(lambda: observer.image(stamp_ns(header)))
+    return header
+
+
+def said_of(header, depth_m, scale):
+    """An answer at two points."""
+    answer = Answer(np.array(depth_m), np.ones(2), np.ones((2, 3)), np.zeros(2, np.uint8))
+    return answer_cloud(header, np.array([[1.0, 1.0], [6.0, 6.0]]), np.arange(2, dtype=np.uint32), answer, scale)
+
+
+def test_late_answers_of_every_kind_are_seen_and_stand_on_their_image(observed, client, monkeypatch):
+    monkeypatch.setattr("spd_ros.observer.PATIENCE_S", 60)  # a machine that is busy with other things
+    observer, node, spin = observed
+    first, *_, last = (seen_by(*observed, client.header()) for _ in range(40))
+    late_s = time.monotonic() + 1.2
+    spin(lambda: time.monotonic() > late_s)
+    assert observer.newest().message.header == last
+    for count, name in enumerate(ANSWERS, 1):
+        node.says[name].publish(said_of(first, [2.0, np.nan], np.array([1.3, np.nan])))
+        spin(lambda count=count: len(observer.newest().answers) == count)
+        last = seen_by(*observed, client.header())
+        assert observer.newest().message.header == first
+    assert observer.scale == pytest.approx(1.3)
+
+    with Client(ui.page("/built"), request=None):
+        page = NodePage(observer, NodeViews(observer))
+    tags, show = [], page.photo.set_source
+
+    def note(source):
+        tags.append(len(list(page.tags)))
+        show(source)
+
+    page.photo.set_source = note
+    asyncio.run(page._clear())  # Esc, before there is an image
+    for seen in (observer.newest(), observer.image(stamp_ns(last))):
+        asyncio.run(page.look(seen))
+    assert tags == [2, 0]
+
+    node.says["depths"].publish(said_of(last, [np.nan, np.nan], np.ones(2)))
+    spin(lambda: observer.image(stamp_ns(last)).answers)
+    assert observer.scale == pytest.approx(1.3), "of an answer that has depth"
+    monkeypatch.setattr("spd_ros.observer.KEPT_BYTES", 10 * 8 * 8 * 3)
+    newest = seen_by(*observed, client.header())
+    assert observer.image(stamp_ns(first)) is None
+    assert [observer.image(stamp_ns(header)) is not None for header in (last, newest)] == [True, True]
 
 
 def test_without_a_node_the_page_says_so(page):

@@ -18,6 +18,12 @@ LAYOUT = (
 )
 
 
+def four_numbers(text: str) -> tuple[float, float, float, float]:
+    """fx fy cx cy in a text, with commas or without. A ValueError says that it is none."""
+    fx, fy, cx, cy = map(float, text.replace(",", " ").split())
+    return fx, fy, cx, cy
+
+
 def read_camera(folder: str | Path) -> Camera | None:
     """Intrinsics from the file camera.txt in the folder: four numbers fx fy cx cy in px. None if there is no such
     file."""
@@ -26,10 +32,15 @@ def read_camera(folder: str | Path) -> Camera | None:
         return None
     text = files.read_text(file, DataError)
     try:
-        fx, fy, cx, cy = map(float, text.replace(",", " ").split())
-        return Camera(fx, fy, cx, cy)
+        return Camera(*four_numbers(text))
     except ValueError as error:
         raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
+
+
+def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The pictures of a folder in order of name, without the depth beside them."""
+    found = files.listed(folder, "*")
+    return [file for file in found if file.suffix.lower() in suffixes and not file.stem.endswith(".depth")]
 
 
 class RGBDFolder(Dataset):
@@ -39,11 +50,7 @@ class RGBDFolder(Dataset):
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
         folder = files.expanded(folder)
-        self.files = [
-            file
-            for file in files.listed(folder, "*")
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith(".depth")
-        ]
+        self.files = pictures_in(folder)
         if with_depth:
             self.files = [f for f in self.files if _depth_file(f).exists()]
         if not self.files:
