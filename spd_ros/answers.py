@@ -11,15 +11,13 @@ import numpy as np
 import torch
 from nav_msgs.msg import Path
 from rclpy.publisher import Publisher
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera, cell_centres
 from spd_core.errors import SPDError
 from spd_core.messages import (
     camera_from_info,
-    compressed_to_rgb,
-    image_to_rgb,
     is_rectified_topic,
     point_count,
     query_points,
@@ -28,7 +26,7 @@ from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, MetricScale, Predictor
 from spd_core.status import Status
 
-from .conversions import answer_cloud, depth_to_image, rgb_to_image, stamp_ns
+from .conversions import answer_cloud, depth_to_image, message_to_rgb, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
 from .frames import ANSWER, PendingImage, Query
 from .notes import Note
@@ -144,7 +142,7 @@ class Answers:
 
     def encode(self, image: PendingImage) -> CameraFrame:
         started_s, message = time.monotonic(), image.message
-        rgb = image_to_rgb(message) if isinstance(message, Image) else compressed_to_rgb(message)
+        rgb = message_to_rgb(message)
         self._image_size = height, width = rgb.shape[:2]
         encoded = self.predictor.encode(rgb, self.calibration.camera((height, width), self.settings.rectified))
         self.statistics.encoded(time.monotonic() - started_s)
