@@ -21,10 +21,7 @@ from .messages import PLAUSIBLE_FOCAL, camera_from_info
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
-EXIF_FOCAL = (
-    0.2,
-    50.0,
-)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
+EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def spd_process(*arguments, **options):
         [sys.executable, "-m", "spd_cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
         **options,
     )
 
@@ -243,7 +245,7 @@ def test_an_interruption_is_quiet(capsys):
 
 def test_interrupted_workers_end_quietly(tmp_path):
     with spd_process(
-        "data", "rooms", tmp_path, "--count", 5000, "--size", "[48,64]", start_new_session=True
+        "data", "rooms", tmp_path, "--count", 20000, "--size", "[12,16]", start_new_session=True
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 200
