@@ -159,16 +159,13 @@ def peer(folder: Path, repeats: int) -> dict[str, float]:
 
     preset = "depth_anything_v2_vits"
     theirs = DepthAnythingV2("vits", features=64, out_channels=[48, 96, 192, 384]).eval().to(DEVICE)
-    size = INPUTS[preset]
-    variants: dict[str, Callable] = {}
-    images = torch.randn(1, 3, *size, device=DEVICE)
-    variants["theirs, dense, torch"] = lambda: theirs(images)
-    for name in (preset, "v15"):
+    images = {name: torch.randn(1, 3, *INPUTS[name], device=DEVICE) for name in (preset, "v15")}
+    variants: dict[str, Callable] = {"theirs, dense, torch": lambda: theirs(images[preset])}
+    for name in images:
         points = np.random.default_rng(0).integers(0, INPUTS[name][::-1], (1, POINTS, 2)).astype(float)
         for runtime in runtimes("fp32", False):
             predictor = Predictor(SPD.from_preset(name), str(DEVICE), runtime=runtime)
-            given = images if INPUTS[name] == size else torch.randn(1, 3, *INPUTS[name], device=DEVICE)
-            model, encode = predictor.model, partial(predictor.encoder, given)
+            model, encode = predictor.model, partial(predictor.encoder, images[name])
             variants[f"{name}, dense, {runtime}"] = lambda model=model, encode=encode: model.decode_dense(encode())
             variants[f"{name}, {POINTS} points, {runtime}"] = lambda model=model, encode=encode, points=points: (
                 model.decode_points(encode(), points)
@@ -225,7 +222,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="folder of a checkout of DepthAnything/Depth-Anything-V2")
     arguments = parser.parse_args()
     prepare()
-    console, roof = Console(width=130), matmul_gflops()
+    console = Console(width=130)
     if arguments.peer:
         table = Table("network", "ms", "theirs ÷ it", title=f"beside its authors' Depth Anything V2, fp32, {machine()}")
         times = peer(arguments.peer, arguments.repeats)
@@ -233,6 +230,7 @@ def main() -> None:
             table.add_row(name, f"{ms:.0f}", f"{next(iter(times.values())) / ms:.2f}")
         console.print(table)
         return
+    roof = matmul_gflops()
     ms, macs = encoders(arguments.compile, arguments.repeats)
     result = {"title": f"network, fp32 unless said, {machine()}", "matmul_gflops": roof, "encoders": {}}
     table = Table(

@@ -85,7 +85,7 @@ def ask(
     check_frames(frames)
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
-    originals, written = _originals(sources), set[Path]()
+    originals, written = _originals(sources) if out is not None else set(), set[Path]()
     for count, picture in enumerate(pictures(sources, frames)):
         name, rgb, is_moving = picture.name, picture.read(), picture.is_moving
         asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov))

@@ -56,9 +56,10 @@ class Statistics:
     def state(self, name: str, fact: str) -> None:
         """Something to show beside the numbers, and no more where it is empty."""
         with self._lock:
-            self._facts[name] = fact
-            if not fact:
-                del self._facts[name]
+            if fact:
+                self._facts[name] = fact
+            else:
+                self._facts.pop(name, None)
 
     def image_received(self) -> None:
         with self._lock:

@@ -48,7 +48,7 @@ def _reserved_domain() -> int:
     domains = random.SystemRandom().sample(range(1, 100), 99)
     for domain in domains:
         with suppress(OSError):
-            _RESERVATIONS.append(socket.create_server(("127.0.0.1", _RESERVED_PORTS + domain), reuse_port=False))
+            _RESERVATIONS.append(socket.create_server(("127.0.0.1", _RESERVED_PORTS + domain)))
             return domain
     return domains[0]
 
