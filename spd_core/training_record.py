@@ -81,6 +81,7 @@ class Record:
             "step": self.step,
             "ended": ended,
             "broken_samples": self.broken,
+            "step_s": self.trained_s / done if (done := self.step - self.first_step) else None,
             "data_wait_fraction": self.waited_s / max(self.trained_s, 1e-9),
             "best": self.best,
             "history": self.history,

@@ -18,20 +18,20 @@ from spd_core.errors import SPDError
 from spd_core.metrics import collapsed
 from spd_core.process import keep_freed_memory
 from spd_core.training import train
-from spd_core.training_config import FREE_TO_CHANGE, TrainConfig, open_validation_data, recipe
+from spd_core.training_config import FREE_TO_CHANGE, open_validation_data, recipe
 
 from .judging import judge, multiply_accumulates
 from .model import load
-from .training import Queries, QueryRun, QueryTrainConfig, ResearchRun
+from .training import QueryRun, QueryTrainConfig
 
 # What differs from the common recipe: the query decoder, or fields of the model, with the head that its preset has.
-SYSTEMS: dict[str, Queries | dict[str, Any]] = {
-    "v13": Queries("v13"),
-    "v14": Queries("v14"),
-    "v15": {"decoder": "v15", "features": 64, "activation": "exp"},
-    "v15_refinenet": {"decoder": "refinenet", "features": 64, "activation": "softplus"},
-    "lite": {"decoder": "lite", "features": 96, "activation": "exp"},
-    "dpt": {"decoder": "dpt", "features": 64, "activation": "softplus"},
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "v13": {"query_decoder": "v13"},
+    "v14": {"query_decoder": "v14"},
+    "v15": {"model": {"decoder": "v15", "features": 64, "activation": "exp"}},
+    "v15_refinenet": {"model": {"decoder": "refinenet", "features": 64, "activation": "softplus"}},
+    "lite": {"model": {"decoder": "lite", "features": 96, "activation": "exp"}},
+    "dpt": {"model": {"decoder": "dpt", "features": 64, "activation": "softplus"}},
 }
 RATES = {"full": 1.0, "third": 1 / 3}  # of the recipe's learning rates
 COLUMNS = (
@@ -41,9 +41,9 @@ COLUMNS = (
 
 
 @dataclass
-class ComparisonConfig(TrainConfig):
+class ComparisonConfig(QueryTrainConfig):
     """Compare query decoders with what came after; the same command goes on with an interrupted comparison. `spd train
-    --help` explains all but `only`.
+    --help` explains what is not said here.
 
     Args:
         only: systems ("v14") or single runs ("v14-third") to do, with commas between; all of them without it.
@@ -52,19 +52,17 @@ class ComparisonConfig(TrainConfig):
     only: str | None = None
 
 
-def system_config(common: TrainConfig, name: str, rate: str) -> TrainConfig:
+def system_config(common: QueryTrainConfig, name: str, rate: str) -> QueryTrainConfig:
     """The settings of one run: `common` with the system's own decoder and a learning rate, in a folder of its own."""
-    system = SYSTEMS[name]
-    out = files.expanded(common.out) / f"{name}-{rate}"
-    factor = RATES[rate]
+    out, factor = files.expanded(common.out) / f"{name}-{rate}", RATES[rate]
     scaled = replace(common, out=out, encoder_lr=common.encoder_lr * factor, decoder_lr=common.decoder_lr * factor)
-    if isinstance(system, Queries):
-        values = {field.name: getattr(scaled, field.name) for field in fields(TrainConfig)}
-        return QueryTrainConfig(**values, queries=system)
-    return replace(scaled, model={**(common.model or {}), **system})
+    changes = SYSTEMS[name]
+    if "model" in changes:
+        changes = {"model": {**(common.model or {}), **changes["model"]}}
+    return replace(scaled, **changes)
 
 
-def run_system(config: TrainConfig) -> dict[str, Any]:
+def run_system(config: QueryTrainConfig) -> dict[str, Any]:
     """Train and judge one system, or read what an earlier call found with the same settings: parameters,
     multiply-accumulates, judgement, history of validations, seconds per step."""
     file = Path(config.out) / "result.json"
@@ -73,7 +71,7 @@ def run_system(config: TrainConfig) -> dict[str, Any]:
         result = json.loads(files.read_text(file))
         if result["settings"] == settings:
             return result
-    report = train(config, QueryRun if isinstance(config, QueryTrainConfig) else ResearchRun)
+    report = train(config, QueryRun)
     model = load(Path(config.out) / "last.safetensors")
     encoder, rest = multiply_accumulates(model)
     result = {
@@ -90,7 +88,7 @@ def run_system(config: TrainConfig) -> dict[str, Any]:
     return result
 
 
-def compare(common: TrainConfig, only: list[str] | None = None) -> dict[str, dict[str, Any]]:
+def compare(common: QueryTrainConfig, only: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Run the systems and single runs named (without `only`, all systems at each learning rate); writes
     `out`/comparison.json and .md after each, with the runs that earlier calls finished.
 
@@ -140,7 +138,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             f"{mean['s_star']:.3f}",
             "–" if step_s is None else f"{1000 * step_s:.0f}",
             *(f"{found[place]['abs_rel']:.3f}" for place in ("grid", "crowd")),
-            f"{found['alone']['abs_rel']:.3f} ({found['together']['abs_rel']:.3f})",
+            f"{found['alone']:.3f} ({found['together']:.3f})",
             f"{found['change']:.1%}",
             f"{mean['pred_min']:.2f} … {mean['pred_max']:.2f}{' (collapsed)' if collapsed(mean) else ''}",
             ", ".join(f"level {level}: {count:.0f}" for level, count in found["routing"].items()) or "–",
@@ -157,7 +155,7 @@ def main() -> None:
     """Compare as the arguments say, and print the table."""
     keep_freed_memory()
     config = auto_cli(ComparisonConfig)
-    common = TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
+    common = QueryTrainConfig(**{field.name: getattr(config, field.name) for field in fields(QueryTrainConfig)})
     compare(common, config.only.split(",") if config.only else None)
     print(files.read_text(files.expanded(common.out) / "comparison.md"))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,23 @@ class QueryConfig(SPDConfig):
 
     queries: str = "v14"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.queries not in QUERY_DECODERS:
-            raise SPDError(f"queries must be one of {sorted(QUERY_DECODERS)}, got {self.queries!r}")
+
+class AtPoints:
+    """A query decoder in the place of a `SparseDecoder`: nothing is planned, nothing that a query learns is kept."""
+
+    inputs = ("level1", "level2", "level3", "level4")
+
+    def __init__(self, decoder: QueryDecoder):
+        self.decoder = decoder
+
+    def plan(self, points_px: np.ndarray, inputs: tuple[Grid, ...], *, before: Coverage = NOTHING) -> Tensor:
+        return torch.as_tensor(points_px, dtype=torch.float32)
+
+    def run(self, plan: Tensor, inputs: list[Tensor]) -> Tensor:  # [B, K, 2] px -> [B, K, 1] m, float32
+        return self.decoder(inputs, plan)[..., None]
+
+    def resume(self, plan: Tensor, inputs: list[Tensor], known: Known) -> tuple[Tensor, Known]:
+        return self.run(plan, inputs), known
 
 
 class QuerySPD(SPD):
@@ -51,11 +65,12 @@ class QuerySPD(SPD):
 
     config: QueryConfig
     decoder: QueryDecoder
+    sparse_decoder: Any
 
     def __init__(self, config: QueryConfig, pretrained: bool | str = False):
-        # Made with the dense decoder that reads all four levels, so that `encode` keeps them.
         super().__init__(QueryConfig(**{**asdict(config), "decoder": "dpt", "sigma": False}), pretrained)
         self.decoder = QUERY_DECODERS[config.queries](self.encoder.channels)
+        self.sparse_decoder = AtPoints(self.decoder)
 
     def forward(self, images: Tensor, points: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
         """Images [B, 3, H, W], points [B, K, 2] px -> depth [B, K] m, and the decoder's auxiliary maps [B, 1, h, w]
@@ -68,31 +83,6 @@ class QuerySPD(SPD):
             f"the query decoder {self.config.queries!r} answers at points, not maps; set validation.points, and"
             " pictures to 0"
         )
-
-    def plan_points(  # type: ignore[override]
-        self,
-        points: Tensor | np.ndarray,
-        grids: tuple[Grid, ...],
-        size: tuple[int, int],
-        before: Coverage = NOTHING,
-    ) -> Tensor:
-        """Nothing is planned: the points [B, K, 2] on the model's device."""
-        return torch.as_tensor(points, dtype=torch.float32).to(next(self.parameters()).device)
-
-    def decode_point_values(  # type: ignore[override]
-        self, features: Features, points: Tensor | np.ndarray | None = None, plan: Tensor | None = None
-    ) -> Tensor:
-        """Depth [B, K, 1] m, float32, at points or at those of a plan."""
-        if plan is None:
-            assert points is not None
-            plan = self.plan_points(points, features.grids, features.size)
-        return self.decoder(list(features.maps.values()), plan)[..., None]
-
-    def resume_point_values(  # type: ignore[override]
-        self, features: Features, plan: Tensor, known: Known
-    ) -> tuple[Tensor, Known]:
-        """As `decode_point_values`: nothing that earlier queries learnt is kept."""
-        return self.decode_point_values(features, plan=plan), known
 
 
 def load(path: Path) -> SPD:

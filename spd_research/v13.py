@@ -15,7 +15,6 @@ from .layers import Block, D, PlaceCode, QueryDecoder, cell_size, cells, depth_h
 
 WIDTHS = (64, 128, 192, 384)  # of the projected levels
 WINDOWS = (8, 3, 3, 3)  # side, sites, of the window on each level: 91 tokens
-VARIANTS = ("routed", "deformable", "calibrated")
 
 
 class V13(QueryDecoder):
@@ -27,13 +26,15 @@ class V13(QueryDecoder):
             reads those and the central ones. "deformable": experiments 3 and 4, B3 chooses 32 tokens of level 4, B4
             samples all levels about each, B5 reads those and the window. "calibrated": experiments 1 and 2, B1 to B3,
             inverse depth by a scale and a shift of the image.
+
+    Attributes:
+        chosen: numbers [B, K, k] of the tokens that the last call chose, by level ("3", "4").
     """
 
     def __init__(self, channels: Sequence[int], variant: str = "routed"):
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
         self.variant = variant
+        self.chosen: dict[str, Tensor] = {}
         self.neck = nn.ModuleList(Projection(c, width) for c, width in zip(channels, WIDTHS))
         self.to_token = nn.ModuleList(nn.Linear(width, D) for width in WIDTHS)
         self.place_code = PlaceCode()
@@ -57,10 +58,7 @@ class V13(QueryDecoder):
             self.merge = nn.Linear(4 * D, D)
             self.merged = feed_forward(4)
 
-    def forward(
-        self, levels: Sequence[Tensor], points_px: Tensor, routing: dict[str, Tensor] | None = None
-    ) -> Tensor:  # 4 x [B, h, w, C], [B, K, 2] -> [B, K] m
-        """`routing` is filled with the numbers [B, K, k] of the tokens chosen, by level ("3", "4")."""
+    def forward(self, levels: Sequence[Tensor], points_px: Tensor) -> Tensor:  # 4 x [B, h, w, C], [B, K, 2] -> [B, K] m
         at = places(points_px, levels[0])
         levels = [to_token(neck(level)) for to_token, neck, level in zip(self.to_token, self.neck, levels)]
         central = torch.stack([sampled(level, at) for level in levels[1:]], dim=2)  # [B, K, 3, D]
@@ -68,23 +66,16 @@ class V13(QueryDecoder):
         h = self.centre(central.flatten(2)) + self.place_code(at)
         for block in self.b2:
             h = block(h[:, :, None], torch.cat([h[:, :, None], window], dim=2))[0][:, :, 0]
-        found, chosen = {}, {}
+        found = {}
         for name, routed in self.b3.items():
             level = levels[int(name) - 1]
-            h, found[name], chosen[name] = routed(h, level.flatten(1, 2) + self.place_code(cells(level)))
-        if routing is not None:
-            routing.update(chosen)
+            h, found[name], self.chosen[name] = routed(h, level.flatten(1, 2) + self.place_code(cells(level)))
         if self.variant == "calibrated":
             scale, shift = self.calibration(levels[3].mean((1, 2)))[..., None].unbind(1)  # [B, 1] each
             return 1 / F.softplus(self.head(h)[..., 0] * scale + shift).float().clamp(min=1e-3)
-        parts = (
-            [central, found["3"], found["4"]]
-            if self.variant == "routed"
-            else [
-                window,
-                self._deformed(levels, h, found["4"], cells(levels[3])[chosen["4"]]),
-            ]
-        )
+        parts = [central, *found.values()]
+        if self.variant == "deformable":
+            parts = [window, self._deformed(levels, h, found["4"], cells(levels[3])[self.chosen["4"]])]
         tokens = torch.cat([part + code for part, code in zip(parts, self.type_code)], dim=2)
         for block in self.b5:
             h = block(h[:, :, None], tokens)[0][:, :, 0]

@@ -18,12 +18,12 @@ from spd_core.data.layouts import open_dataset
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
-from spd_core.training import TrainConfig, TrainingError, train
+from spd_core.training import TrainingError, train
 from spd_research import compare as comparison
 from spd_research.judging import judge, multiply_accumulates
 from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
-from spd_research.training import Queries, QueryRun, QueryTrainConfig, random_targets
+from spd_research.training import QueryRun, QueryTrainConfig, random_targets
 from spd_research.v14 import splat
 from spd_rooms.shards import draw_rooms
 
@@ -135,11 +135,10 @@ def test_the_window_has_91_tokens_and_the_last_attention_33():
     seen = []
     v13.b5[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].shape[2]))
     levels = [torch.randn(1, 256 // stride, 320 // stride, c) for stride, c in zip((4, 8, 16, 32), CHANNELS)]
-    routing: dict[str, torch.Tensor] = {}
-    v13(levels, torch.rand(1, 5, 2) * 255, routing)
+    v13(levels, torch.rand(1, 5, 2) * 255)
     assert len(v13.window_code) == 91
     assert seen == [33]
-    assert {level: chosen.shape for level, chosen in routing.items()} == {"3": (1, 5, 20), "4": (1, 5, 10)}
+    assert {level: chosen.shape for level, chosen in v13.chosen.items()} == {"3": (1, 5, 20), "4": (1, 5, 10)}
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
@@ -213,7 +212,8 @@ def config(rooms, out, decoder: str, **changes) -> QueryTrainConfig:
         "device": "cpu",
         "augment": Augmentation(crop=(64, 64), rotate_deg=0),
         "validation": Protocol(points=64, limit=4),
-        "queries": Queries(decoder, points=32),
+        "query_decoder": decoder,
+        "query_points": 32,
     }
     return QueryTrainConfig(**{"out": out, **settings, **changes})
 
@@ -230,7 +230,8 @@ def test_training_lowers_the_loss_and_goes_on(rooms, tmp_path, decoder_name):
     assert isinstance(model, QuerySPD)
     found = judge(model, open_dataset(rooms), Protocol(limit=3), "cpu")
     assert found["random"]["n_valid"] == 3 * 128
-    assert found["alone"]["n_valid"] == 3 * 8
+    assert found["crowd"]["n_valid"] <= 3 * 128
+    assert 0 < found["alone"] < 1
     if decoder_name == "v13":
         assert found["change"] < 1e-4
         assert 10 <= found["routing"]["3"] <= 24  # 4 x 6 tokens, of which a query chooses 20
@@ -311,15 +312,15 @@ def test_compare_end_to_end(rooms, tmp_path, monkeypatch, capsys):
 
 def test_unknown_system(tmp_path):
     with pytest.raises(SPDError, match=r"--only takes systems of v13.*got v12"):
-        comparison.compare(TrainConfig(steps=1, out=tmp_path), ["v12"])
+        comparison.compare(QueryTrainConfig(steps=1, out=tmp_path), ["v12"])
 
 
 def test_systems_differ_in_their_decoder_alone(tmp_path):
-    common = TrainConfig(steps=1, out=tmp_path, validation=Protocol(points=8), pictures=0)
+    common = QueryTrainConfig(steps=1, out=tmp_path, validation=Protocol(points=8), pictures=0)
     configs = [comparison.system_config(common, name, "full") for name in comparison.SYSTEMS]
-    plain = [{**vars(c), "out": None, "model": None, "queries": None} for c in configs]
+    plain = [{**vars(c), "out": None, "model": None, "query_decoder": None} for c in configs]
     assert all(settings == plain[0] for settings in plain)
-    assert replace(common, out=configs[-1].out, model=comparison.SYSTEMS["dpt"]) == configs[-1]
+    assert replace(common, out=configs[-1].out, model=comparison.SYSTEMS["dpt"]["model"]) == configs[-1]
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "research").glob("*.yaml")), ids=lambda p: p.stem)
@@ -331,7 +332,7 @@ def test_every_experiment_is_understood(recipe):
     run.config = replace(settings, pretrained=False)
     with torch.device("meta"):
         model = run.initial_model()
-    assert model.config.queries == settings.queries.decoder == recipe.stem.partition("_")[2]
+    assert model.config.queries == settings.query_decoder == recipe.stem.partition("_")[2]
 
 
 def test_robots_do_not_get_it():
