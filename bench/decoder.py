@@ -171,8 +171,8 @@ def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[
         return tick
 
     for _ in range(repeats):
-        decoder.run(plan, maps, timed(rows, "ms"))
-        decoder.run(dense, maps, timed(rows, "dense_ms"))
+        decoder.run(plan, maps, on_step=timed(rows, "ms"))
+        decoder.run(dense, maps, on_step=timed(rows, "dense_ms"))
     for row in rows:
         row["ms"], row["dense_ms"] = float(np.median(row["ms"])), float(np.median(row["dense_ms"]))
     return rows

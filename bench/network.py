@@ -91,7 +91,7 @@ def whole(ms: dict, repeats: int) -> dict:
 
         def query(points, known, model=model, features=features):
             plan = model.plan_points(points, features.grids, features.size, known.coverage)
-            return model.resume_point_values(features, plan, known)[1], plan
+            return model.decode_planned(features, plan, known)[1], plan
 
         with torch.inference_mode():
             known, *plans = query(first, Known())
@@ -138,14 +138,14 @@ def answer_stages(predictor: Predictor, rgb: np.ndarray, camera: Camera, points:
     images = transform.tensor(rgb, predictor.device, predictor.dtype)
     features = predictor.encoder(images)
     plan = model.plan_points(transform.points(uv())[None], features.grids, features.size)
-    values = model.decode_point_values(features, plan=plan)
+    values, _ = model.decode_planned(features, plan)
     if not values.isfinite().all():
         raise ArithmeticError(f"{int((~values.isfinite()).any(-1).sum())} of {points} answers are not finite")
     return {
         "upload": lambda: transform.tensor(rgb, predictor.device, predictor.dtype),
         "encode": lambda: predictor.encoder(images),
         "plan": lambda: model.plan_points(transform.points(uv())[None], features.grids, features.size),
-        "decode": lambda: model.decode_point_values(features, plan=plan),
+        "decode": lambda: model.decode_planned(features, plan),
         "download": lambda: values.cpu(),
         "total": lambda: predictor.encode(rgb, camera).answer(uv()),
     }

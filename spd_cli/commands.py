@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def evaluate_checkpoint(
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
         about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
-        write_evaluation(result, predictor, dataset, out, **about, model=predictor.model.config_dict())
+        write_evaluation(result, predictor, dataset, out, **about, model=asdict(predictor.model.config))
         say(f"wrote {out}/result.json, per_image.csv, report.png")
     if references:
         scaled = evaluate_scale(predictor, dataset, how, references, workers=workers, progress=True)
@@ -186,7 +186,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
     console.width = max(console.width, 130)
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
-        config, origin = checkpoint.load(path).config_dict(), checkpoint.provenance(path)
+        config, origin = asdict(checkpoint.load(path).config), checkpoint.provenance(path)
         console.print({"file": str(path), "config": config, "provenance": origin})
         return
     if not folder.is_dir():
@@ -213,7 +213,7 @@ def _presets() -> Table:
             decoder.multiply_accumulates(grids),
             decoder.multiply_accumulates(decoder.plan(points, grids)),
         )
-        parameters = sum(model.parameter_groups().values())
+        parameters = sum(p.numel() for p in model.parameters())
         table.add_row(
             name,
             config.encoder,

@@ -139,7 +139,7 @@ def replay(
             say(line, "yellow")
         choice = recording.choose(image, depth, camera_info, query)
         topics = choice.topics
-        for line in choice.lines():
+        for line in choice.lines:
             say(line)
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")

@@ -60,12 +60,10 @@ def calibrate_scale(
         frames = recording.frames(topics, tolerance_s)
         count = math.ceil(recording.count(topics.image) / every)
         predictor = Predictor.load(weights, device, runtime=runtime)
-        measured = measure_scale(track(islice(frames, 0, None, every), "measuring", total=count), predictor)
-    say(f"scale_factor: {measured.factor:.3f}")
-    say(
-        f"of {measured.frames} frames; that of a single frame differs by {measured.sigma_log:.1%} (one sigma of its"
-        " logarithm)"
-    )
+        every_nth = track(islice(frames, 0, None, every), "measuring", total=count)
+        factor, sigma_log, measured = measure_scale(every_nth, predictor)
+    say(f"scale_factor: {factor:.3f}")
+    say(f"of {measured} frames; that of a single frame differs by {sigma_log:.1%} (one sigma of its logarithm)")
 
 
 def calibrate(

@@ -129,7 +129,7 @@ def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
 
     with Bag(path) as bag:
         choice = bag.choose()
-        for line in [*bag.faults, *choice.lines()]:
+        for line in [*bag.faults, *choice.lines]:
             say(line, stderr=True)
         count, beside = 0, _beside(path)
         for frame in bag.frames(choice.topics):

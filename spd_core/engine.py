@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .layer_graph import LayerGraph
 from .layers import Conv3x3, TapLayer, weighted_sum
-from .plan import DENSE_ABOVE, NOTHING, Coverage, Known, Plan, Read, TapRead, make_plan
+from .plan import DENSE_ABOVE, NOTHING, UNKNOWN, Coverage, Known, Plan, Read, TapRead, make_plan
 from .sites import Grid
 
 
@@ -62,40 +62,32 @@ class SparseDecoder:
             ]
         return sum(count * layer.weight.numel() for count, layer in sites if isinstance(layer, (Conv3x3, nn.Linear)))
 
-    def run(self, plan: Plan, inputs: list[Tensor], on_step: Callable[[int], None] | None = None) -> Tensor:
-        """Evaluate the planned points. `inputs`: dense maps [B, H, W, C] in the order of `self.inputs` -> [B, K, C'].
-
-        `on_step` is called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
-        """
-        if plan.before.sites:
-            raise ValueError("the plan goes on from known values: resume it with them")
-        return self._run(plan, inputs, {}, None, on_step)
-
-    def resume(self, plan: Plan, inputs: list[Tensor], known: Known) -> tuple[Tensor, Known]:
-        """As `run`, going on from what is known of these inputs -> [B, K, C'], and what is known then."""
-        if known.coverage is not plan.before:
-            raise ValueError("the plan goes on from other known values than those given")
-        kept: dict[int, Tensor] = {}
-        out = self._run(plan, inputs, known.values, kept, None)
-        return out, Known(plan.after, kept)
-
-    def _run(
+    def run(
         self,
         plan: Plan,
         inputs: list[Tensor],
-        known: dict[int, Tensor],
-        kept: dict[int, Tensor] | None,
-        on_step: Callable[[int], None] | None,
-    ) -> Tensor:
+        known: Known = UNKNOWN,
+        on_step: Callable[[int], None] | None = None,
+    ) -> tuple[Tensor, Known]:
+        """Evaluate the planned points, going on from what is known of these inputs.
+
+        Args:
+            inputs: dense maps [B, H, W, C] in the order of `self.inputs`.
+            on_step: called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
+
+        Returns:
+            Values [B, K, C'], and what is known then.
+        """
+        if known.coverage is not plan.before:
+            raise ValueError("the plan goes on from other known values than those given")
         given = tuple(Grid(*x.shape[:3]) for x in inputs)
         if given != plan.grids[: len(inputs)]:
             raise ValueError(f"the plan was made for feature maps {plan.grids[: len(inputs)]}, got {given}")
-        maps = dict(enumerate(inputs)) | known
+        maps = dict(enumerate(inputs)) | known.values
         for value in plan.bordered & maps.keys():
             if maps[value].dim() == 4:
                 maps[value] = _with_border(maps[value])
-        if kept is not None:
-            kept |= {value: maps[value] for value in plan.after.sites.keys() & maps.keys()}
+        kept = {value: maps[value] for value in plan.after.sites.keys() & maps.keys()}
         if on_step is not None:
             on_step(-1)
         for index, step in enumerate(plan.steps):
@@ -117,7 +109,7 @@ class SparseDecoder:
                 if step.merged is not None:
                     out = torch.cat([maps[step.value], out]).index_select(0, step.merged)
             maps[step.value] = out
-            if kept is not None and step.value in plan.after.sites:
+            if step.value in plan.after.sites:
                 kept[step.value] = out
             for value in step.last_use:
                 del maps[value]
@@ -126,7 +118,7 @@ class SparseDecoder:
         sample = plan.sample
         assert sample.weights is not None  # a point is a weighted sum
         at_points = weighted_sum(_as_rows(maps[sample.value]), sample.taps, sample.weights)
-        return at_points.reshape(*plan.shape, at_points.shape[1])
+        return at_points.reshape(*plan.shape, at_points.shape[1]), Known(plan.after, kept)
 
 
 def _apply(layer: Callable[..., Tensor], inputs: list[tuple[Tensor, Read]]) -> Tensor:

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-from rich.progress import track
 
 from .camera import Camera
-from .data.loader import read_all
-from .data.samples import DataError, Dataset, Sample, limited
+from .data.loader import opened
+from .data.samples import Dataset, Sample, limited
 from .errors import SPDError
-from .metrics import EIGEN_CROP, depth_metrics, mean_metrics, range_metrics
+from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
 from .pixels import grid_pixels, random_pixels
 from .predictor import EncodedFrame, Predictor
@@ -101,11 +100,7 @@ def evaluate(
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image: list[dict[str, Any]] = []
     constant: list[dict[str, float]] = []
-    for index, sample in enumerate(
-        track(read_all(dataset, workers), "evaluate", total=len(dataset), disable=not progress)
-    ):
-        if isinstance(sample, DataError):
-            raise sample
+    for index, sample in enumerate(opened(dataset, "evaluate", workers, progress)):
         truth_m = sample.truth_m
         at = chosen_pixels(protocol, sample, crop, index)
         pred_m = predict(predictor, sample, protocol, at)
@@ -164,13 +159,7 @@ def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: i
     """Pixels (x, y) [K, 2] with valid truth that the protocol asks for; None for all."""
     if protocol.points is None and protocol.grid is None:
         return None
-    gt_m = sample.truth_m
-    gt_m = np.where((gt_m > protocol.min_depth_m) & (gt_m < protocol.max_depth_m), gt_m, 0)
-    if crop == "eigen":
-        top, bottom, left, right = EIGEN_CROP
-        inside = np.zeros_like(gt_m, dtype=bool)
-        inside[top:bottom, left:right] = True
-        gt_m = np.where(inside, gt_m, 0)
+    valid = evaluated_pixels(sample.truth_m, protocol.min_depth_m, protocol.max_depth_m, crop)
     if protocol.grid is not None:
-        return grid_pixels(gt_m > 0, *protocol.grid)
-    return random_pixels(gt_m > 0, protocol.points or 0, [protocol.seed, index])
+        return grid_pixels(valid, *protocol.grid)
+    return random_pixels(valid, protocol.points or 0, [protocol.seed, index])

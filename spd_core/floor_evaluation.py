@@ -7,11 +7,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from rich.progress import track
 
 from .camera import Camera
-from .data.loader import read_all
-from .data.samples import DataError, Dataset, limited
+from .data.loader import opened
+from .data.samples import Dataset, limited
 from .evaluation import Protocol, encode
 from .floor import FloorPlane
 from .metrics import depth_metrics, mean_metrics
@@ -111,11 +110,7 @@ def evaluate_floor(
     dataset = limited(dataset, protocol.limit)
     groups: dict[str, list[tuple[bool, dict[str, float], dict[str, float]]]] = {"visible": [], "hidden": []}
     ratios = []
-    for index, sample in enumerate(
-        track(read_all(dataset), "with the floor", total=len(dataset), disable=not progress)
-    ):
-        if isinstance(sample, DataError):
-            raise sample
+    for index, sample in enumerate(opened(dataset, "with the floor", progress=progress)):
         truth_m = sample.truth_m[::STEP_PX, ::STEP_PX]
         if sample.camera is None or (found := find_floor(truth_m, sample.camera.scaled(1 / STEP_PX), index)) is None:
             continue

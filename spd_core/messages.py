@@ -186,22 +186,12 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
 # --- calibration
 
 # Other names of distortion models that drivers and calibrators write, in lower case and with underscores.
-DISTORTION_ALIASES = {
-    "": "plumb_bob",
-    "radtan": "plumb_bob",
-    "radial_tangential": "plumb_bob",
-    "brown": "plumb_bob",
-    "brown_conrady": "plumb_bob",
-    "opencv": "plumb_bob",
-    "full_opencv": "rational_polynomial",
-    "rational": "rational_polynomial",
-    "fisheye": "equidistant",
-    "opencv_fisheye": "equidistant",
-    "equi": "equidistant",
-    "kannala_brandt": "equidistant",
-    "kannala_brandt4": "equidistant",
-    "kb4": "equidistant",
+_ALIASES = {
+    "plumb_bob": ("", "radtan", "radial_tangential", "brown", "brown_conrady", "opencv"),
+    "rational_polynomial": ("full_opencv", "rational"),
+    "equidistant": ("fisheye", "opencv_fisheye", "equi", "kannala_brandt", "kannala_brandt4", "kb4"),
 }
+DISTORTION_ALIASES = {alias: model for model, aliases in _ALIASES.items() for alias in aliases}
 PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
 ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
 

@@ -63,15 +63,21 @@ def _evaluated(
     pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
     if pred_m.shape != gt_m.shape:
         raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
+    valid = evaluated_pixels(gt_m, min_depth, max_depth, crop)
+    return pred_m[valid], gt_m[valid]
+
+
+def evaluated_pixels(gt_m: np.ndarray, min_depth: float, max_depth: float, crop: str | None) -> np.ndarray:
+    """Where min_depth < gt < max_depth in the part that is evaluated: bool, of the shape of `gt_m`."""
+    valid = (gt_m > min_depth) & (gt_m < max_depth)
     if crop == "eigen":
         if gt_m.shape != (480, 640):
             raise SPDError(f"the Eigen crop is defined on 480x640 images, got {gt_m.shape}")
         top, bottom, left, right = EIGEN_CROP
-        pred_m, gt_m = pred_m[top:bottom, left:right], gt_m[top:bottom, left:right]
+        valid[:top] = valid[bottom:] = valid[:, :left] = valid[:, right:] = False
     elif crop is not None:
         raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
-    valid = (gt_m > min_depth) & (gt_m < max_depth)
-    return pred_m[valid], gt_m[valid]
+    return valid
 
 
 def range_metrics(

@@ -7,7 +7,7 @@ images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> de
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,7 @@ from .encoders import create_encoder, keep_channels_last
 from .engine import SparseDecoder
 from .errors import SPDError
 from .layers import Head
-from .plan import NOTHING, Coverage, Known, Plan
+from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level
@@ -216,23 +216,17 @@ class SPD(nn.Module):
         Returns:
             [B, K] m, float32.
         """
-        return self.decode_point_values(features, points, plan)[..., 0]
-
-    def decode_point_values(
-        self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None
-    ) -> Tensor:
-        """The samples of `decode_maps` at points, as `decode_points`: [B, K, 1] m, or [B, K, 2] with sigma."""
         if (points is None) == (plan is None):
             raise ValueError("decode_points takes either points or a plan")
         if points is not None:
             plan = self.plan_points(points, features.grids, features.size)
         assert plan is not None
-        return self.sparse_decoder.run(plan, list(features.maps.values()))
+        return self.decode_planned(features, plan)[0][..., 0]
 
-    def resume_point_values(self, features: Features, plan: Plan, known: Known) -> tuple[Tensor, Known]:
-        """As `decode_point_values`, without evaluating again what is `known` of these features from earlier queries;
-        and what is known with this one."""
-        return self.sparse_decoder.resume(plan, list(features.maps.values()), known)
+    def decode_planned(self, features: Features, plan: Plan, known: Known = UNKNOWN) -> tuple[Tensor, Known]:
+        """The samples of `decode_maps` at the points of a plan: [B, K, 1] m, or [B, K, 2] with sigma; and what is known
+        then. What is `known` of these features from earlier queries is not evaluated again."""
+        return self.sparse_decoder.run(plan, list(features.maps.values()), known)
 
     def multiply_depth(self, factor: float) -> None:
         """Answer `factor` times the depth from now on: of an "exp" head, where that is a sum in the bias.
@@ -248,10 +242,3 @@ class SPD(nn.Module):
         for head in (module for module in self.modules() if isinstance(module, Head)):
             with torch.no_grad():
                 head.bias[0] += math.log(factor)
-
-    def parameter_groups(self) -> dict[str, int]:
-        """Number of parameters by part of the network."""
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
-
-    def config_dict(self) -> dict:
-        return asdict(self.config)

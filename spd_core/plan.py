@@ -77,6 +77,9 @@ class Known:
     values: dict[int, Tensor] = field(default_factory=dict)
 
 
+UNKNOWN = Known()
+
+
 @dataclass
 class Plan:
     """What to compute for a set of points; depends on the points, the map sizes and on where values are known before,

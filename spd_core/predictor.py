@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-import weakref
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from . import checkpoint
 from .camera import Camera, inside_image
 from .model import PRESETS, SPD, Features
-from .plan import NOTHING, Coverage, Known, Plan
+from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
 from .preprocess import ImageTransform, check_image, check_input_size
 from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
@@ -73,10 +73,12 @@ class Predictor:
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself
         # By image size: its transform, and what a plan needs to know of its feature maps.
         self._seen: dict[tuple[int, int], tuple[ImageTransform, tuple[Grid, ...]]] = {}
-        self._plans: OrderedDict[tuple, Plan] = OrderedDict()  # the last used at the end
-        self._plans_lock = threading.Lock()
-        self._memories: OrderedDict[int, weakref.ref[_Memory]] = OrderedDict()  # by id, the last asked at the end
-        self._memories_lock = threading.Lock()
+        # Points that stay (a grid, fixed waypoints) are planned once, a second query that stays after a first one too.
+        self._kept_plan = lru_cache(KEPT_PLANS)(partial(_planned, self.model))
+        # What earlier queries evaluated of a frame, the last asked at the end. Replaced as a whole, never changed:
+        # threads that ask at once evaluate some values twice, and none wrongly.
+        self._known: WeakKeyDictionary[EncodedFrame, Known] = WeakKeyDictionary()
+        self._known_lock = threading.Lock()
 
     @classmethod
     def load(
@@ -179,33 +181,29 @@ class Predictor:
         network_size: tuple[int, int],
         before: Coverage = NOTHING,
     ) -> Plan:
-        """The plan for points [1, K, 2] of a frame of which values are known `before`. The last few are kept: points
-        that stay (a grid, fixed waypoints) are planned once, and so is a second query that stays after a first that
-        does."""
+        """The plan for points [1, K, 2] of a frame of which values are known `before`, one of the last few if they were
+        the same."""
         if network_points.shape[1] > KEPT_POINTS:
             return self.model.plan_points(network_points, grids, network_size, before)
-        key = network_size, grids, before, network_points.tobytes()
-        with self._plans_lock:
-            if key in self._plans:
-                self._plans.move_to_end(key)
-                return self._plans[key]
-        plan = self.model.plan_points(network_points, grids, network_size, before)
-        with self._plans_lock:
-            plan = self._plans.setdefault(key, plan)  # another thread's, if it was first: what follows is found by it
-            while len(self._plans) > KEPT_PLANS:
-                self._plans.popitem(last=False)
-        return plan
+        return self._kept_plan(network_points.astype(np.float64, copy=False).tobytes(), grids, network_size, before)
 
-    def remember(self, memory: _Memory, known: Known) -> None:
+    def known_of(self, frame: EncodedFrame) -> Known:
+        """What is known of a frame's values from earlier queries."""
+        with self._known_lock:
+            return self._known.get(frame, UNKNOWN)
+
+    def remember(self, frame: EncodedFrame, known: Known) -> None:
         """Keep what is known of a frame, and forget that of frames that were not asked for long."""
-        with self._memories_lock:
-            memory.known = known
-            self._memories[id(memory)] = weakref.ref(memory)
-            self._memories.move_to_end(id(memory))
-            while len(self._memories) > KEPT_FRAMES:
-                oldest = self._memories.popitem(last=False)[1]()
-                if oldest is not None:
-                    oldest.known = Known()
+        with self._known_lock:
+            self._known.pop(frame, None)
+            self._known[frame] = known
+            for oldest in list(self._known)[:-KEPT_FRAMES]:
+                del self._known[oldest]
+
+
+def _planned(model: SPD, points: bytes, *how: Any) -> Plan:
+    """A plan for points given as the bytes of an array [1, K, 2], which a cache can look up."""
+    return model.plan_points(np.frombuffer(points).reshape(1, -1, 2), *how)
 
 
 class MetricScale(Protocol):
@@ -239,15 +237,7 @@ class Answer:
     status: np.ndarray
 
 
-class _Memory:
-    """What earlier queries evaluated of a frame. Replaced as a whole, never changed: threads that ask at once evaluate
-    some values twice, and none wrongly."""
-
-    def __init__(self) -> None:
-        self.known = Known()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedFrame:
     """One encoded image: the predictor that answers, the network's features of the image, how it came there, and its
     camera. Any number of threads may ask it.
@@ -261,7 +251,6 @@ class EncodedFrame:
     features: Features
     transform: ImageTransform
     camera: Camera | None
-    _memory: _Memory = field(default_factory=_Memory, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -303,10 +292,10 @@ class EncodedFrame:
         for start in range(0, len(inside), MOST_POINTS):
             part = inside[start : start + MOST_POINTS]
             points = self.transform.points(uv[part])[None]
-            known = self._memory.known
+            known = self.predictor.known_of(self)
             plan = self.predictor.plan(points, self.features.grids, self.features.size, known.coverage)
-            answered, known = self.predictor.model.resume_point_values(self.features, plan, known)
-            self.predictor.remember(self._memory, known)
+            answered, known = self.predictor.model.decode_planned(self.features, plan, known)
+            self.predictor.remember(self, known)
             values = answered[0].cpu().numpy()
             depth_m[part] = values[:, 0] * self.focal_factor
             if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth

@@ -7,8 +7,8 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from .lite_encoder import LiteEncoder, fold_batch_norm
 from .model import SPD, Features
 from .quantise import int8_graph
 
+Encode = Callable[[Tensor], Features]
 RUNTIMES = ("auto", "torch", "onnxruntime", "compile", "cuda_graph")
 # What the network is in; of "int8" the encoder alone is, inside onnxruntime.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
@@ -69,18 +70,9 @@ def made_ready(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
     return model.to(device, dtype)
 
 
-class Runtime(Protocol):
-    """Encodes images [1, 3, H, W] as `SPD.encode` does; `prepare` makes what images of a size need, ahead of the first
-    one."""
-
-    name: str
-
-    def __call__(self, images: Tensor) -> Features: ...
-    def prepare(self, size: tuple[int, int]) -> None: ...
-
-
-class TorchRuntime:
-    """The model as it is."""
+class Runtime:
+    """Encodes images [1, 3, H, W] as `SPD.encode` does: the model as it is. `prepare` makes what images of a size need,
+    ahead of the first one."""
 
     name = "torch"
 
@@ -94,14 +86,15 @@ class TorchRuntime:
         """Nothing is needed."""
 
 
-class CompiledRuntime:
+class CompiledRuntime(Runtime):
     """torch.compile, which takes minutes at the first image; the model as it is, with a warning, where that fails (no
     C++ compiler, say)."""
 
     name = "compile"
 
     def __init__(self, model: SPD):
-        self._model, self._run = model, torch.compile(model.encode)
+        super().__init__(model)
+        self._run = torch.compile(model.encode)
 
     def __call__(self, images: Tensor) -> Features:
         try:
@@ -113,15 +106,12 @@ class CompiledRuntime:
             self._run = self._model.encode
             return self._run(images)
 
-    def prepare(self, size: tuple[int, int]) -> None:
-        """It compiles at the first image."""
-
 
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
-class GraphRuntime(ABC):
+class GraphRuntime(Runtime, ABC):
     """A runtime with a graph for each size of image, which takes a while to make: torch runs the first images of a
     size."""
 
@@ -129,8 +119,8 @@ class GraphRuntime(ABC):
     KEPT_GRAPHS = 4
 
     def __init__(self, model: SPD):
-        self._model = model
-        self._graphs: dict[tuple[int, int] | None, Any] = {}
+        super().__init__(model)
+        self._graphs: dict[tuple[int, int] | None, Encode] = {}
         self._seen: Counter[tuple[int, int] | None] = Counter()
         self._lock = threading.RLock()  # of both
 
@@ -144,31 +134,27 @@ class GraphRuntime(ABC):
 
     def __call__(self, images: Tensor) -> Features:
         with self._lock:
-            is_there, graph = self._find(_size(images))
-        return self._run(graph, images) if is_there else self._model.encode(images)
+            encode = self._encoder(_size(images))
+        return encode(images)
 
-    def _find(self, size: tuple[int, int]) -> tuple[bool, Any]:
-        """Whether there is a graph for images of a size by now, and which."""
+    def _encoder(self, size: tuple[int, int]) -> Encode:
+        """What runs images of a size by now."""
         key = self._key(size)
         if key not in self._graphs:
             self._seen[key] += 1
             if self._seen[key] <= self.IMAGES_BEFORE_GRAPH:
-                return False, None
+                return self._model.encode
             self._seen.clear()
             self.prepare(size)
-        return True, self._graphs[key]
+        return self._graphs[key]
 
     def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """The same for sizes that share a graph."""
         return size
 
     @abstractmethod
-    def _make(self, size: tuple[int, int]) -> Any:
-        """The graph for network input of `size`."""
-
-    @abstractmethod
-    def _run(self, graph: Any, images: Tensor) -> Features:
-        """Encode images of a size that `graph` is for."""
+    def _make(self, size: tuple[int, int]) -> Encode:
+        """The graph for network input of `size`: what encodes an image of it."""
 
 
 class OnnxRuntime(GraphRuntime):
@@ -183,16 +169,18 @@ class OnnxRuntime(GraphRuntime):
     def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
         return _size(self._model.padded(torch.empty(1, 3, *size, device="meta")))
 
-    def _make(self, size: tuple[int, int]) -> Any:
-        return onnx_session(self._onnx(size))
+    def _make(self, size: tuple[int, int]) -> Encode:
+        session, model = onnx_session(self._onnx(size)), self._model
+        names = model.sparse_decoder.inputs
+
+        def encode(images: Tensor) -> Features:
+            maps = session.run(names, {"images": model.padded(images).numpy()})
+            return Features(dict(zip(names, map(torch.from_numpy, maps))), _size(images))
+
+        return encode
 
     def _onnx(self, size: tuple[int, int]) -> bytes:
         return encoder_graph(self._model, self._padded(size), self._model.encoder.size_is_free)
-
-    def _run(self, graph: Any, images: Tensor) -> Features:
-        names = self._model.sparse_decoder.inputs
-        maps = graph.run(names, {"images": self._model.padded(images).numpy()})
-        return Features(dict(zip(names, map(torch.from_numpy, maps))), _size(images))
 
 
 class Int8Runtime(OnnxRuntime):
@@ -221,7 +209,7 @@ class CudaGraphRuntime(GraphRuntime):
         with self._lock:  # a graph has one input and one output: copy, replay and copy are one step
             return super().__call__(images)
 
-    def _make(self, size: tuple[int, int]) -> tuple[torch.cuda.CUDAGraph, Tensor, Features] | None:
+    def _make(self, size: tuple[int, int]) -> Encode:
         first = next(self._model.parameters())
         images = torch.zeros(1, 3, *size, device=first.device, dtype=first.dtype)
         try:
@@ -240,16 +228,14 @@ class CudaGraphRuntime(GraphRuntime):
             warnings.warn(
                 f"no CUDA graph for {size[1]}x{size[0]}, the encoder runs as it is: {first_line(cause)}", stacklevel=2
             )
-            return None
-        return graph, images, features
+            return self._model.encode
 
-    def _run(self, graph: tuple[torch.cuda.CUDAGraph, Tensor, Features] | None, images: Tensor) -> Features:
-        if graph is None:
-            return self._model.encode(images)
-        recorded, static_images, static = graph
-        static_images.copy_(images)
-        recorded.replay()  # overwrites `static`, so frames get copies
-        return replace(static, maps={name: x.clone() for name, x in static.maps.items()})
+        def replay(new: Tensor) -> Features:
+            images.copy_(new)
+            graph.replay()  # overwrites `features`, so frames get copies
+            return replace(features, maps={name: x.clone() for name, x in features.maps.items()})
+
+        return replay
 
 
 def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
@@ -278,4 +264,4 @@ def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
         return CudaGraphRuntime(model)
     if name == "compile":
         return CompiledRuntime(model)
-    return OnnxRuntime(model) if is_possible and name != "torch" else TorchRuntime(model)
+    return OnnxRuntime(model) if is_possible and name != "torch" else Runtime(model)

@@ -9,15 +9,14 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from . import files
 from .data.bag import BagFrame
-from .data.loader import read_all
+from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import depth_metrics, mean_metrics
@@ -75,9 +74,7 @@ def evaluate_scale(
     scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
     draws = math.ceil(least_draws / max(len(dataset), 1))
     points = []
-    for index, sample in enumerate(
-        track(read_all(dataset, workers), "with references", total=len(dataset), disable=not progress)
-    ):
+    for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
         frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
         answer = frame.answer(at)
         network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
@@ -118,12 +115,10 @@ def _score(depth_m: np.ndarray, truth_m: np.ndarray, protocol: Protocol) -> dict
 
 
 def _at_points(
-    predictor: Predictor, sample: Sample | DataError, protocol: Protocol, crop: str | None, index: int
+    predictor: Predictor, sample: Sample, protocol: Protocol, crop: str | None, index: int
 ) -> tuple[EncodedFrame, np.ndarray, np.ndarray]:
     """A sample encoded, and pixels [K, 2] of it with their true depth [K] m."""
-    if isinstance(sample, DataError):
-        raise sample
-    at_points = Protocol(**{**asdict(protocol), "points": SCORED, "grid": None})
+    at_points = replace(protocol, points=SCORED, grid=None)
     at = chosen_pixels(at_points, sample, crop, index)
     if at is None or not len(at):
         raise DataError(f"{sample.name} has no pixel of known depth")
@@ -153,19 +148,12 @@ def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray
     }
 
 
-@dataclass(frozen=True)
-class MeasuredScale:
-    """Of a recording with depth: the factor that makes the network's metres true, the standard deviation of the log of
-    single frames' factors about it, and how many frames there were."""
+def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 0) -> tuple[float, float, int]:
+    """The scale of a camera, from frames of which some have depth.
 
-    factor: float
-    sigma_log: float
-    frames: int
-
-
-def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 0) -> MeasuredScale:
-    """The scale of a camera, from frames of which some have depth: the median of the frames' median ratios of true to
-    network depth.
+    Returns:
+        The factor that makes the network's metres true: the median of the frames' median ratios of true to network
+        depth; the standard deviation of the log of single frames' ratios; and how many frames there were.
 
     Raises:
         DataError: no frame has depth.
@@ -183,7 +171,7 @@ def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 
         ratios.append(float(np.median(np.log(frame.depth_m[v[chosen], u[chosen]] / network_m))))
     if not ratios:
         raise DataError("no frame of the recording has depth: a scale needs true distances to be measured by")
-    return MeasuredScale(math.exp(np.median(ratios)), float(np.std(ratios)), len(ratios))
+    return math.exp(np.median(ratios)), float(np.std(ratios)), len(ratios)
 
 
 def fit_prior(
@@ -194,7 +182,7 @@ def fit_prior(
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
     points = []
-    for index, sample in enumerate(track(read_all(dataset), "prior", total=len(dataset), disable=not progress)):
+    for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
         frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
         points.append((frame.depth_at(at).astype(np.float64), truth_m))
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))

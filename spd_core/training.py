@@ -91,7 +91,6 @@ class TrainingRun:
             model.config.training_focal_px,
             config.seed,
             model.config.fit == "focal",
-            config.batch_size,
         )
         self.validation = limited(open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
 from . import checkpoint
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
@@ -157,13 +160,10 @@ def initial_model(config: TrainConfig) -> SPD:
     model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
     if config.init is None:
         return model
-    loaded, wanted = checkpoint.load(config.init), model.config_dict()
-    wanted |= {name: loaded.config_dict()[name] for name in ("input_size", "training_focal_px", "fit")}
-    differences = [
-        f"{name} {value!r}, not {wanted[name]!r}"
-        for name, value in loaded.config_dict().items()
-        if value != wanted[name]
-    ]
+    loaded = checkpoint.load(config.init)
+    found, wanted = asdict(loaded.config), asdict(model.config)
+    wanted |= {name: found[name] for name in ("input_size", "training_focal_px", "fit")}
+    differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in found.items() if value != wanted[name]]
     if differences:
         raise TrainingError(
             f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it"
@@ -182,19 +182,9 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 def parameter_groups(model: SPD, config: TrainConfig) -> list[dict]:
     """Encoder and the rest, each with and without weight decay (norms and biases are the vectors)."""
-    encoder = {id(p) for p in model.encoder.parameters()}
-    groups = []
-    for in_encoder, rate in ((True, config.encoder_lr), (False, config.decoder_lr)):
-        for is_matrix in (True, False):
-            parameters = [
-                p for p in model.parameters() if (id(p) in encoder) == in_encoder and (p.dim() > 1) == is_matrix
-            ]
-            groups.append(
-                {
-                    "params": parameters,
-                    "lr": rate,
-                    "base_lr": rate,
-                    "weight_decay": config.weight_decay if is_matrix else 0.0,
-                }
-            )
-    return groups
+    rest = nn.ModuleList(part for name, part in model.named_children() if name != "encoder")
+    return [
+        {**group, "lr": rate, "base_lr": rate}
+        for part, rate in ((model.encoder, config.encoder_lr), (rest, config.decoder_lr))
+        for group in reversed(param_groups_weight_decay(part, config.weight_decay))
+    ]

@@ -77,7 +77,7 @@ def run_system(config: QueryTrainConfig) -> dict[str, Any]:
     result = {
         "settings": settings,
         "environment": report["environment"],
-        "parameters": sum(model.parameter_groups().values()),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "encoder_multiply_accumulates": encoder,
         "multiply_accumulates": rest,
         "step_s": report["step_s"],

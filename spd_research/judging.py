@@ -96,6 +96,6 @@ def multiply_accumulates(model: SPD) -> tuple[int, int]:
         if model.config.decoder == "dpt" and not isinstance(model, QuerySPD):
             model.decode_dense(features)
         else:
-            model.decode_point_values(features, points)
+            model.decode_points(features, points)
     encoder = sum(counter.get_flop_counts()[type(model.encoder).__name__].values()) // 2
     return encoder, counter.get_total_flops() // 2 - encoder

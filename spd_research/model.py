@@ -52,11 +52,8 @@ class AtPoints:
     def plan(self, points_px: np.ndarray, inputs: tuple[Grid, ...], *, before: Coverage = NOTHING) -> Tensor:
         return torch.as_tensor(points_px, dtype=torch.float32)
 
-    def run(self, plan: Tensor, inputs: list[Tensor]) -> Tensor:  # [B, K, 2] px -> [B, K, 1] m, float32
-        return self.decoder(inputs, plan)[..., None]
-
-    def resume(self, plan: Tensor, inputs: list[Tensor], known: Known) -> tuple[Tensor, Known]:
-        return self.run(plan, inputs), known
+    def run(self, plan: Tensor, inputs: list[Tensor], known: Known) -> tuple[Tensor, Known]:
+        return self.decoder(inputs, plan)[..., None], known  # [B, K, 2] px -> [B, K, 1] m, float32
 
 
 class QuerySPD(SPD):

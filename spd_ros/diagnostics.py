@@ -6,17 +6,16 @@ import functools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration, Infinite
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.subscription import Subscription
-from rclpy.time import Time
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
@@ -232,15 +231,3 @@ def _where_images_are(node: Node, images: Subscription) -> str:
         if kind in types and node.count_publishers(name) and not name.startswith(own)
     ]
     return f"on {images.topic_name}; image topics with a publisher: {', '.join(others) or 'none'}"
-
-
-def diagnostic_array(
-    stamp: Time, name: str, statistics: Statistics, assessment: tuple[bytes, str], facts: Mapping[str, str]
-) -> DiagnosticArray:
-    """The message: one status called `name`, with all counters and `facts`."""
-    level, message = assessment
-    values = [KeyValue(key=key, value=value) for key, value in {**facts, **statistics.snapshot()}.items()]
-    status = DiagnosticStatus(level=level, name=name, message=message, hardware_id="spd", values=values)
-    array = DiagnosticArray(status=[status])
-    array.header.stamp = stamp.to_msg()
-    return array

@@ -18,7 +18,7 @@ from typing import Any
 
 import rclpy
 import torch
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from nav_msgs.msg import Path
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -31,6 +31,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
 
 from spd_core.errors import SPDError
 from spd_core.predictor import Predictor
@@ -40,7 +41,7 @@ from spd_core.scale_prior import ScalePrior
 from . import parameters
 from .answers import Answers, Calibration
 from .conversions import stamp_ns
-from .diagnostics import Problems, Statistics, assess, diagnostic_array
+from .diagnostics import Problems, Statistics, assess
 from .frames import FrameScheduler, Query
 from .inputs import Inputs
 from .parameters import Settings
@@ -248,11 +249,14 @@ class SPDNode(LifecycleNode):
         facts = {"weights": p.weights, "precision": p.precision}
         if predictor is not None:
             facts |= {"device": str(predictor.device), "runtime": predictor.runtime}
-        said = DiagnosticStatus.OK, "not active"
+        level, message = DiagnosticStatus.OK, "not active"
         if self._inputs is not None:
-            said = assess(self, self._statistics, self._problems, self._inputs.usual, self._outputs.values())
+            level, message = assess(self, self._statistics, self._problems, self._inputs.usual, self._outputs.values())
+        values = [KeyValue(key=key, value=value) for key, value in (facts | self._statistics.snapshot()).items()]
         name = self.get_fully_qualified_name()
-        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), name, self._statistics, said, facts))
+        status = DiagnosticStatus(level=level, name=name, message=message, hardware_id="spd", values=values)
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(DiagnosticArray(header=Header(stamp=stamp), status=[status]))
 
 
 def autostart(node: SPDNode) -> None:

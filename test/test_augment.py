@@ -196,18 +196,6 @@ def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     assert share * truth_m.min() <= item["depth_m"].min() <= item["depth_m"].max() <= share * truth_m.max()
 
 
-def test_crops_of_a_batch_have_one_size_around_the_principal_point():
-    augment = Augmentation(rotate_deg=0, flip=0, crop=(96, 128), crop_scale=(0.5, 1.8), **NO_COLOUR)
-    samples = AugmentedSamples([(Planes(), 1.0)], augment, 300.0, seed=5, batch_size=4)
-    sizes = [tuple(batch["rgb"].shape[1:3]) for batch in training_batches(samples, 0, 6, 4)]
-    assert len(set(sizes)) > 3
-    assert all(48 <= height <= 176 and 64 <= width <= 232 and height % 8 == width % 8 == 0 for height, width in sizes)
-    sample = augment(Sample("plane", rgb(plane()), plane(), CAMERA), np.random.default_rng(0), 0.7)
-    assert sample.depth_m.shape == (64, 88)
-    assert [sample.camera.cx, sample.camera.cy] == pytest.approx([43.5, 31.5], abs=0.51)
-    assert np.abs(on_plane(points(sample.depth_m, sample.camera))).max() < 1e-3
-
-
 def batches(first, last, batch_size, rank=0, world=1, workers=0):
     samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
     return list(training_batches(samples, first, last, batch_size, rank, world, workers))

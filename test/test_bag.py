@@ -438,7 +438,7 @@ def test_depth_that_went_through_jpeg_is_refused_in_a_line(tmp_path):
         choice = bag.choose()
         assert choice.topics.depth is None
         assert choice.expects_depth
-        [line] = [line for line in choice.lines() if line.startswith("not depth")]
+        [line] = [line for line in choice.lines if line.startswith("not depth")]
         assert f"{topic} (mono8 64x48, 1): mono8 holds no metres" in line
         with pytest.raises(DataError, match="8-bit images and JPEG hold no metres"):
             bag.choose(depth=topic)

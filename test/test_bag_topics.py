@@ -267,7 +267,7 @@ def test_what_is_not_metres_is_never_depth(tmp_path, messages, why):
         choice = bag.choose()
     assert choice.topics.image == "/camera/color/image_raw"
     assert choice.topics.depth is None
-    refused = [line for line in choice.lines() if line.startswith("not depth ")]
+    refused = [line for line in choice.lines if line.startswith("not depth ")]
     assert (why in refused[0]) if why else not refused
 
 
@@ -279,7 +279,7 @@ def test_a_depth_topic_that_stayed_empty_was_expected(tmp_path):
         choice = bag.choose()
     assert choice.topics.depth is None
     assert choice.expects_depth
-    assert choice.lines()[-1] == "not depth   /cam/depth/image_raw (sensor_msgs/msg/Image, 0): it has no message"
+    assert choice.lines[-1] == "not depth   /cam/depth/image_raw (sensor_msgs/msg/Image, 0): it has no message"
 
 
 def test_depth_in_16_bit_grey_is_known_by_its_name(tmp_path):
@@ -298,12 +298,12 @@ def test_another_frame_id_is_remarked(tmp_path):
     with Bag(recorded.write(tmp_path / "bag", realsense(aligned=False))) as bag:
         choice = bag.choose()
     assert choice.topics.depth == "/camera/depth/image_rect_raw"
-    assert "depth has the frame_id 'depth_optical' and the image 'color_optical'" in choice.lines()[-1]
+    assert "depth has the frame_id 'depth_optical' and the image 'color_optical'" in choice.lines[-1]
 
 
 def test_what_was_chosen_and_what_else_there_was_is_said(tmp_path):
     with Bag(recorded.write(tmp_path / "bag", zed())) as bag:
-        lines = bag.choose().lines()
+        lines = bag.choose().lines
     assert lines[0] == "image       /zed/zed_node/left/image_rect_color (bgra8 64x48, 1)"
     assert lines[1] == "depth       /zed/zed_node/depth/depth_registered (32FC1 64x48, 1)"
     assert lines[3] == "query       none"

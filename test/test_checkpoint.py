@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_other_tensors_are_named(saved, tmp_path):
 
 
 def test_configuration_of_the_future_is_named(saved, tmp_path):
-    config = {**saved[0].config_dict(), "telepathy": True}
+    config = {**asdict(saved[0].config), "telepathy": True}
     metadata = {"format": "spd-1", "config": json.dumps(config), "provenance": "{}"}
     with pytest.raises(CheckpointError, match=r"\['telepathy'\]"):
         checkpoint.load(rewrite(saved[1], tmp_path / "new.safetensors", metadata))
@@ -135,7 +136,7 @@ def test_configuration_of_the_future_is_named(saved, tmp_path):
     ],
 )
 def test_metadata_that_says_nothing_is_named(saved, tmp_path, part, text, fault):
-    metadata = {"format": "spd-1", "config": json.dumps(saved[0].config_dict()), "provenance": "{}"}
+    metadata = {"format": "spd-1", "config": json.dumps(asdict(saved[0].config)), "provenance": "{}"}
     metadata = {key: value for key, value in {**metadata, part: text}.items() if value is not None}
     file = rewrite(saved[1], tmp_path / "odd.safetensors", metadata)
     with pytest.raises(CheckpointError, match=rf"odd\.safetensors.*{fault}"):
@@ -145,7 +146,7 @@ def test_metadata_that_says_nothing_is_named(saved, tmp_path, part, text, fault)
 def test_a_model_that_cannot_be_built_is_named(saved, tmp_path):
     metadata = {
         "format": "spd-1",
-        "config": json.dumps({**saved[0].config_dict(), "encoder": "convnext_imaginary"}),
+        "config": json.dumps({**asdict(saved[0].config), "encoder": "convnext_imaginary"}),
         "provenance": "{}",
     }
     with pytest.raises(CheckpointError, match="convnext_imaginary"):

@@ -38,7 +38,7 @@ def test_sigma_is_held_to_the_law_as_depth_is(models):
     model, size = models["lite"], (97, 131)
     features = model.encode(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4)))
     maps, points = model.decode_maps(features), random_points(2, 500, size)
-    values = model.decode_point_values(features, points)
+    values, _ = model.decode_planned(features, model.plan_points(points, features.grids, features.size))
     assert values.shape == (2, 500, 2)
     assert maps[:, 1].std() > 1e-4
     for channel in range(2):
@@ -73,7 +73,7 @@ def test_law_holds_wherever_the_dense_fallback_starts(models, preset, dense_abov
     points = random_points(2, 300, size)
     maps = list(features.maps.values())
     plan = model.sparse_decoder.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
-    assert_lawful(model.sparse_decoder.run(plan, maps)[..., 0], sample(model.decode_dense(features), points))
+    assert_lawful(model.sparse_decoder.run(plan, maps)[0][..., 0], sample(model.decode_dense(features), points))
 
 
 @torch.inference_mode()
@@ -195,7 +195,7 @@ def test_resize_to_another_map_at_any_ratio(dense_above):
     sparse = SparseDecoder(toy)
     plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     reference = sample(toy(*maps).permute(0, 3, 1, 2), points)
-    torch.testing.assert_close(sparse.run(plan, maps)[..., 0].double(), reference, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sparse.run(plan, maps)[0][..., 0].double(), reference, rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_without_a_sparse_rule_is_refused():
@@ -233,9 +233,9 @@ def test_a_query_after_others_is_lawful_and_leaves_out_what_they_evaluated(model
             model.sparse_decoder.plan(points.numpy(), features.grids, dense_above, before)
             for before in (known.coverage, NOTHING)
         )
-        values, after = model.resume_point_values(features, plan, known)
+        values, after = model.decode_planned(features, plan, known)
         assert_lawful(values[..., 0], sample(dense, points))
-        again, known = model.resume_point_values(features, plan, known)
+        again, known = model.decode_planned(features, plan, known)
         assert again.equal(values), "what is known was changed by a query"
         assert after.values.keys() == known.values.keys() == plan.after.sites.keys()
         work.append(model.sparse_decoder.multiply_accumulates(plan) / model.sparse_decoder.multiply_accumulates(fresh))
@@ -261,7 +261,7 @@ def test_a_small_query_after_a_large_one_and_a_large_one_after_a_small_one(model
         known = Known()
         for points in order:
             plan = model.plan_points(points, features.grids, features.size, known.coverage)
-            values, known = model.resume_point_values(features, plan, known)
+            values, known = model.decode_planned(features, plan, known)
             assert_lawful(values[..., 0], sample(dense, points))
 
 
@@ -274,7 +274,7 @@ def test_a_second_query_of_other_points_costs_a_third_less(models, preset, size)
     for seed in (1, 2):
         points = random_points(1, 128, size, seed)
         plan = model.plan_points(points, features.grids, features.size, known.coverage)
-        _, known = model.resume_point_values(features, plan, known)
+        _, known = model.decode_planned(features, plan, known)
         work.append(model.sparse_decoder.multiply_accumulates(plan))
     assert work[1] < 0.67 * work[0]
 
@@ -285,12 +285,12 @@ def test_a_plan_is_resumed_from_what_it_was_made_for_only(models):
     features = model.encode(torch.randn(1, 3, *size))
     points = random_points(1, 50, size)
     first = model.plan_points(points, features.grids, features.size)
-    _, known = model.resume_point_values(features, first, Known())
+    _, known = model.decode_planned(features, first, Known())
     second = model.plan_points(random_points(1, 50, size, 1), features.grids, features.size, known.coverage)
-    with pytest.raises(ValueError, match="resume it with them"):
+    with pytest.raises(ValueError, match="other known values"):
         model.decode_points(features, plan=second)
     with pytest.raises(ValueError, match="other known values"):
-        model.resume_point_values(features, second, Known())
+        model.decode_planned(features, second, Known())
 
 
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
@@ -307,7 +307,7 @@ def test_any_one_map_may_be_known(models, preset):
         known = Known(Coverage({value: None}), {value: maps[value]})
         plan = model.plan_points(points, features.grids, features.size, known.coverage)
         assert value not in [step.value for step in plan.steps]
-        values, _ = model.resume_point_values(features, plan, known)
+        values, _ = model.decode_planned(features, plan, known)
         assert_lawful(values[..., 0], reference)
 
 

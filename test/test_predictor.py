@@ -136,7 +136,7 @@ def test_queries_of_one_frame_share_what_was_evaluated(predictor, rgb):
     dense = frame.dense_depth()
     for uv, depth in [*zip(queries, expected)] * 2:
         np.testing.assert_allclose(frame.depth_at(uv), depth, rtol=1e-4)
-    known = frame._memory.known
+    known = predictor.known_of(frame)
     assert sum(rows.nbytes for rows in known.values.values()) < 2.4e6
     plan = predictor.plan(
         frame.transform.points(queries[0])[None], frame.features.grids, frame.features.size, known.coverage
@@ -162,9 +162,9 @@ def test_the_frames_asked_last_remember(predictor, rgb):
     frames = [predictor.encode(rgb, CAMERA) for _ in range(KEPT_FRAMES + 2)]
     answers = [frame.depth_at(uv) for frame in frames]
     frames[2].depth_at(uv + 1)
-    assert [bool(frame._memory.known.values) for frame in frames] == [False, False] + KEPT_FRAMES * [True]
+    assert [bool(predictor.known_of(frame).values) for frame in frames] == [False, False] + KEPT_FRAMES * [True]
     frames[0].depth_at(uv)
-    assert [bool(frame._memory.known.values) for frame in frames] == [True, False, True, False, True, True]
+    assert [bool(predictor.known_of(frame).values) for frame in frames] == [True, False, True, False, True, True]
     np.testing.assert_array_equal(frames[3].depth_at(uv), answers[3])
 
 

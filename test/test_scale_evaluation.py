@@ -154,10 +154,10 @@ def recording(truths):
 
 def test_a_recordings_scale_is_the_median_of_its_frames(predictor, truths):
     frames, factors = recording(truths)
-    measured = measure_scale(frames, predictor)
-    assert math.log(measured.factor) == pytest.approx(np.median(factors), abs=0.02)
-    assert measured.sigma_log == pytest.approx(np.std(factors), abs=0.02)
-    assert measured.frames == len(frames)
+    factor, sigma_log, count = measure_scale(frames, predictor)
+    assert math.log(factor) == pytest.approx(np.median(factors), abs=0.02)
+    assert sigma_log == pytest.approx(np.std(factors), abs=0.02)
+    assert count == len(frames)
     with pytest.raises(DataError, match="no frame of the recording has depth"):
         measure_scale([BagFrame(1, frames[0].rgb, None, frames[0].camera, [])], predictor)
 

@@ -32,8 +32,6 @@ class Augmentation:
         tilt_deg: largest pitch and yaw, likewise.
         scale: smallest and largest factor of the focal length; the depth that is trained follows it.
         crop: height, width of the random crop; without it the model's input size.
-        crop_scale: range of a factor of that size, one for each batch. Other than (1, 1) crops are taken around the
-            principal point: cameras of wider and narrower view, which keep their focal length.
         flip: probability of a mirror image.
         colour: probability of a change of colour.
         gamma: range of that change's exponent.
@@ -54,7 +52,6 @@ class Augmentation:
     tilt_deg: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[int, int] | None = None
-    crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
     colour: float = 0.5
     gamma: tuple[float, float] = (0.9, 1.1)
@@ -66,13 +63,10 @@ class Augmentation:
     jpeg: float = 0.0
     cut_depth: float = 0.0
 
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator, crop_factor: float = 1.0, focal_px: float | None = None
-    ) -> TrainingSample:
+    def __call__(self, sample: Sample, rng: np.random.Generator, focal_px: float | None = None) -> TrainingSample:
         """The augmented sample, of size `crop`.
 
         Args:
-            crop_factor: of `crop_scale`.
             focal_px: scale the image to this focal length before anything is random, or as far down as the crop allows.
 
         Raises:
@@ -82,9 +76,7 @@ class Augmentation:
             missing = "depth" if sample.depth_m is None else "intrinsics (camera.txt)"
             raise DataError(f"{sample.name}: training needs {missing}, there is none")
         rgb, depth_m, camera = self._without_border(sample.name, sample.rgb, sample.depth_m, sample.camera)
-        height, width = (
-            round(extent * crop_factor / 8) * 8 if crop_factor != 1 else extent for extent in self.crop or depth_m.shape
-        )
+        height, width = self.crop or depth_m.shape
         factor = float(np.exp(rng.uniform(*np.log(self.scale))))
         smallest = max(height / depth_m.shape[0], width / depth_m.shape[1])
         if focal_px is not None:
@@ -127,11 +119,7 @@ class Augmentation:
         `camera` took: its centre looks where that of a crop of the unturned picture would."""
         height, width = size
         spare_y, spare_x = (int(extent) for extent in np.maximum(np.round(scaled_size - size), 0))
-        if tuple(self.crop_scale) == (1.0, 1.0):
-            left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
-        else:
-            left = int(np.clip(round(camera.cx - (width - 1) / 2), 0, spare_x))
-            top = int(np.clip(round(camera.cy - (height - 1) / 2), 0, spare_y))
+        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
         view = camera.cropped(left, top)
         if (turn == np.eye(3)).all():
             return view

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from .augment import Augmentation
@@ -31,7 +32,6 @@ class AugmentedSamples(torch.utils.data.Dataset):
     training_focal_px: float  # depth is trained as a camera of this focal length would see it
     seed: int
     to_focal: bool = False  # scale images to that focal length first, as `SPDConfig.fit` "focal" does
-    batch_size: int = 1  # of a process: samples of one batch get crops of one size
 
     def __post_init__(self) -> None:
         total = sum(weight for _, weight in self.datasets)
@@ -59,13 +59,11 @@ class AugmentedSamples(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> dict:
         dataset, start = self._place(position)
         broken: list[str] = []
-        of_batch = np.random.default_rng([self.seed, 2, position // self.batch_size])
-        crop_factor = float(np.exp(of_batch.uniform(*np.log(self.augment.crop_scale))))
         for offset in range(min(len(dataset), MAX_BROKEN_IN_A_ROW)):
             rng = np.random.default_rng([self.seed, 1, position])
             try:
                 opened = dataset[(start + offset) % len(dataset)]
-                sample = self.augment(opened, rng, crop_factor, self.training_focal_px if self.to_focal else None)
+                sample = self.augment(opened, rng, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue
@@ -102,6 +100,18 @@ def training_batches(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
+
+
+def opened(dataset: Dataset, doing: str, workers: int = 0, progress: bool = False) -> Iterator[Sample]:
+    """Every sample in order, as `read_all`, with a bar that says what is done.
+
+    Raises:
+        DataError: that of the first sample that cannot be read.
+    """
+    for sample in track(read_all(dataset, workers), doing, total=len(dataset), disable=not progress):
+        if isinstance(sample, DataError):
+            raise sample
+        yield sample
 
 
 def read_all(dataset: Dataset, workers: int = 0) -> Iterator[Sample | DataError]:

@@ -80,28 +80,12 @@ class Topics:
 
 @dataclass(frozen=True)
 class Choice:
-    """The topics taken, what each holds, and why others were not: `refused` are depth images that cannot be read as
-    metres, `remarks` what a user should look at."""
+    """The topics taken; in `lines`, for a person, what each holds, what else there is, and why depth images were not
+    taken; and whether someone recorded depth, chosen here or refused for what it holds."""
 
     topics: Topics
-    contents: dict[str, Content]
-    others: list[str]
-    refused: list[str]
-    remarks: list[str]
-
-    @property
-    def expects_depth(self) -> bool:
-        """Whether someone recorded depth: chosen here, or refused for what it holds."""
-        return self.topics.depth is not None or any(
-            _is_depth_by_name(content) and _kind(content.topic) == "depth" and content.topic != self.topics.image
-            for content in self.contents.values()
-        )
-
-    def lines(self) -> list[str]:
-        """What was chosen and what else there was, for a person."""
-        taken = [f"{kind:<12}{self.contents[name] if name else 'none'}" for kind, name in vars(self.topics).items()]
-        lists = (("also there  ", self.others), ("not depth   ", self.refused))
-        return [*taken, *(title + "; ".join(found) for title, found in lists if found), *self.remarks]
+    lines: list[str]
+    expects_depth: bool
 
 
 # Of a colour topic and a depth topic: what share of the images has a depth image of its time.
@@ -142,21 +126,25 @@ def choose(path: object, contents: list[Content], given: dict[str, str | None], 
         info = None
     query = named.get("query") or min(queries, key=lambda c: (-c.count, c.topic), default=None)
     taken = [c for c in (image, depth, info, query) if c is not None]
-    refused = [
-        f"{c}: {why}"
+    refused = {
+        c: why
         for c in contents
         if c not in taken and "depth" not in named and _is_depth_by_name(c) and (why := _why_not(c, image))
-    ]
-    told = {line.partition(":")[0] for line in refused}
-    others = [str(c) for c in contents if c.encoding and c not in taken and str(c) not in told]
+    }
+    others = [str(c) for c in contents if c.encoding and c not in taken and c not in refused]
     topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
-    remarks = []
+    lines = [f"{kind:<12}{c or 'none'}" for kind, c in zip(vars(topics), (image, depth, info, query))]
+    if others:
+        lines.append("also there  " + "; ".join(others))
+    if refused:
+        lines.append("not depth   " + "; ".join(f"{c}: {why}" for c, why in refused.items()))
     if depth is not None and image.frame_id and image.frame_id != depth.frame_id:
-        remarks = [
+        lines.append(
             f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to"
             " the image (aligned to it), else it is the truth of other pixels"
-        ]
-    return Choice(topics, {c.topic: c for c in contents}, others, refused, remarks)
+        )
+    named_depth = (c for c in contents if c is not image and _is_depth_by_name(c) and _kind(c.topic) == "depth")
+    return Choice(topics, lines, depth is not None or any(named_depth))
 
 
 def _named(bag: str, contents: list[Content], given: dict[str, str | None], listed: str) -> dict[str, Content]:
