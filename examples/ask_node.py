@@ -42,7 +42,7 @@ class AskingNode(Node):
         if (stamp.sec, stamp.nanosec) not in self.asked:
             return  # an answer to somebody else: everyone hears all of them
         self.asked.remove((stamp.sec, stamp.nanosec))  # every query has exactly one answer
-        for point in cloud_to_array(cloud):  # in the order of the query, with fields x y z depth u v id status
+        for point in cloud_to_array(cloud):  # in the order of the query; x y z depth sigma scale u v id status
             where = f"{stamp.sec}.{stamp.nanosec:09d} ({point['u']:g}, {point['v']:g}) px"
             if point["status"] == Status.OK:
                 print(f"{where}: ({point['x']:.2f}, {point['y']:.2f}, {point['z']:.2f}) m", flush=True)

@@ -19,13 +19,14 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = {
-    "bag": (None, "the bag: sqlite3 or MCAP, with colour and registered depth"),
+    "bag": (None, "the bag: sqlite3, MCAP or ROS 1, with colour and registered depth"),
     "out": ("replay", "folder for result.json, frames.csv, depths.csv and the pictures"),
     "points": ("128", "random points with known depth asked per frame"),
     "rate": ("1.0", "speed of playing, times the recorded one"),
     "weights": ("", "as in spd.launch.py"),
     "device": ("", "as in spd.launch.py"),
     "params_file": ("", "as in spd.launch.py"),
+    "image_transport": ("", "as in spd.launch.py: compressed for a bag with JPEG or PNG"),
 }
 
 
@@ -35,7 +36,9 @@ def start(context):
     spd = share.parent.parent / "lib" / "spd_ros" / "spd"
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(share / "launch" / "spd.launch.py")),
-        launch_arguments={name: value[name] for name in ("weights", "device", "params_file")}.items(),
+        launch_arguments={
+            name: value[name] for name in ("weights", "device", "params_file", "image_transport")
+        }.items(),
     )
     command = [
         str(spd),

@@ -5,7 +5,7 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 
 from spd_ros.processes import PROFILE_VARIABLE, fastdds_profile
@@ -84,7 +84,10 @@ def generate_launch_description():
                 DeclareLaunchArgument(name, default_value=default, description=text)
                 for name, (default, text) in ARGUMENTS.items()
             ),
-            SetEnvironmentVariable(PROFILE_VARIABLE, str(fastdds_profile())),
+            # One that is set stays: a discovery server's, say.
+            SetEnvironmentVariable(
+                PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=str(fastdds_profile()))
+            ),
             OpaqueFunction(function=start_nodes),
         ]
     )

@@ -187,6 +187,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
     if weights is not None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
         config, origin = asdict(checkpoint.load(path).config), checkpoint.provenance(path)
+        origin.pop("history", None)  # of a training, hundreds of lines: run.json has it
         console.print({"file": str(path), "config": config, "provenance": origin})
         return
     if not folder.is_dir():

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from timm.optim import param_groups_weight_decay
-from torch import nn
-
 from . import checkpoint
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
@@ -182,9 +179,13 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 def parameter_groups(model: SPD, config: TrainConfig) -> list[dict]:
     """Encoder and the rest, each with and without weight decay (norms and biases are the vectors)."""
-    rest = nn.ModuleList(part for name, part in model.named_children() if name != "encoder")
-    return [
-        {**group, "lr": rate, "base_lr": rate}
-        for part, rate in ((model.encoder, config.encoder_lr), (rest, config.decoder_lr))
-        for group in reversed(param_groups_weight_decay(part, config.weight_decay))
-    ]
+    encoder = {id(p) for p in model.encoder.parameters()}
+    groups = []
+    for in_encoder, rate in ((True, config.encoder_lr), (False, config.decoder_lr)):
+        for is_matrix in (True, False):  # as timm's param_groups_weight_decay, which takes seconds to import
+            parameters = [
+                p for p in model.parameters() if (id(p) in encoder) == in_encoder and (p.dim() > 1) == is_matrix
+            ]
+            decay = config.weight_decay if is_matrix else 0.0
+            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay})
+    return groups

@@ -163,6 +163,8 @@ def test_embedded_weights_are_small_and_say_what_they_are():
     card = EMBEDDED.with_suffix(".md").read_text()
     for said in ("NYU Depth V2 (Silberman", "EfficientNet-Lite0 (Tan & Le 2019)", "Apache-2.0"):
         assert said in card
+    assert provenance["license"].startswith("Apache-2.0")
+    assert "history" not in provenance  # of images that it has seen
     prior = provenance["scale_prior"]
     for value in (prior["sigma_log"], prior["sigma_slope"], provenance["sigma_temperature"]):
         assert f" {value:.3f}" in card

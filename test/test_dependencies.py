@@ -118,7 +118,7 @@ def test_package_xml_lists_what_is_imported_from_ros_and_no_more():
 
 def test_what_package_xml_brings_and_what_readme_installs_by_pip_is_all_that_is_needed():
     readme = (ROOT / "README.md").read_text()
-    section = readme[readme.index("### In a ROS workspace") :].partition("\n## ")[0]
+    section = readme[readme.index("## In a ROS workspace") :].partition("\n## ")[0]
     commands = re.findall(r"^pip install (.*)", section, re.M)
     by_pip = with_dependencies(required([word for c in commands for word in shlex.split(c, comments=True)]))
     by_ros = {on_pypi(module) for module in ("cv2", "numpy", "yaml")}
