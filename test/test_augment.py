@@ -11,6 +11,7 @@ from spd_core.camera import Camera
 from spd_core.data.augment import Augmentation, rotation, seen_by
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
 from spd_core.data.samples import DataError, InMemory, Sample
+from spd_core.errors import SPDError
 
 CAMERA = Camera(300.0, 300.0, 161.3, 118.7)
 NO_COLOUR = {"colour": 0.0}
@@ -148,6 +149,25 @@ def test_exposures_change_the_picture_and_nothing_else():
 def test_what_cannot_be_augmented(sample, message):
     with pytest.raises(DataError, match=message):
         Augmentation(crop=(100, 100))(sample, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, r"augment\.scale must be two positive factors, got \(0\.0, 1\.0\)"),
+        ({"border_px": -1}, "got border_px=-1 and border_crop=False"),
+        ({"border_px": 14, "border_crop": True}, "got border_px=14 and border_crop=True"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(SPDError, match=message):
+        Augmentation(**settings)
+
+
+def test_a_border_larger_than_the_image():
+    sample = Sample("s", rgb(plane()), plane(), CAMERA)
+    with pytest.raises(DataError, match=r"s: border_px=120 leaves nothing of an image of \[240, 320\] px"):
+        Augmentation(border_px=120)(sample, np.random.default_rng(0))
 
 
 class Planes:
