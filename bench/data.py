@@ -34,7 +34,7 @@ BATCH = 4
 
 def images_per_second(folder: Path, augment: Augmentation, workers: int, batches: int) -> float:
     """Rate of the loader alone, after its workers have started."""
-    samples = AugmentedSamples(open_dataset(folder), augment, training_focal_px=518.86, seed=0)
+    samples = AugmentedSamples([(open_dataset(folder), 1.0)], augment, training_focal_px=518.86, seed=0)
     loader = iter(training_batches(samples, 0, batches + 4, BATCH, workers=workers))
     for _ in itertools.islice(loader, 4):
         pass

@@ -10,7 +10,7 @@ import numpy as np
 
 from .camera import Camera
 from .data.loader import opened
-from .data.samples import Dataset, Sample, limited
+from .data.samples import Dataset, Sample, Subset, limited
 from .errors import SPDError
 from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
@@ -82,6 +82,7 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     constant_m: float | None = None,
+    part: tuple[int, int] = (0, 1),
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -89,6 +90,7 @@ def evaluate(
 
     Args:
         constant_m: also score this depth, predicted everywhere.
+        part: (k, n): only every n-th sample, from number k on, each as in the whole; of n processes.
         workers: processes that read samples; 0 reads in this one.
 
     Raises:
@@ -100,7 +102,8 @@ def evaluate(
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image: list[dict[str, Any]] = []
     constant: list[dict[str, float]] = []
-    for index, sample in enumerate(opened(dataset, "evaluate", workers, progress)):
+    numbers = range(part[0], len(dataset), part[1])
+    for index, sample in zip(numbers, opened(Subset(dataset, numbers), "evaluate", workers, progress)):
         truth_m = sample.truth_m
         at = chosen_pixels(protocol, sample, crop, index)
         pred_m = predict(predictor, sample, protocol, at)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -250,11 +251,17 @@ def make_folder(path: str | os.PathLike) -> Path:
     """The folder, made with those above it.
 
     Raises:
-        FileError: it cannot be.
+        FileError: it cannot be, or cannot be written to.
     """
     folder = expanded(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise FileError(f"the folder {folder} cannot be made ({reason.strerror}); choose another place") from reason
-    return folder
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as reason:
+        raise FileError(
+            f"the folder {folder} cannot be written to ({reason.strerror}); choose another place"
+        ) from reason

@@ -41,7 +41,7 @@ class Loss:
 
     def __post_init__(self):
         if (
-            min(self.silog, self.inverse_huber, self.gradient) < 0
+            min(self.silog, self.inverse_huber, self.gradient, self.sigma) < 0
             or self.silog + self.inverse_huber + self.gradient == 0
         ):
             raise SPDError(f"loss weights must not be negative, and one must be positive, got {self}")

@@ -7,10 +7,13 @@ killed and started again with the same command reaches the same weights.
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import files
 from .data.loader import AugmentedSamples, training_batches
-from .data.samples import Subset, limited
+from .data.samples import limited
 from .encoders import normalise, set_drop_path
 from .evaluation import Protocol, evaluate, predict
 from .extras import extra
@@ -28,6 +31,7 @@ from .metrics import collapsed, mean_metrics
 from .model import SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
+from .runtimes import pick_device
 from .training_config import (
     TrainConfig,
     TrainingError,
@@ -37,10 +41,11 @@ from .training_config import (
     open_validation_data,
     parameter_groups,
 )
-from .training_record import Record
+from .training_record import Record, state_file
 
 with extra("train"):
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 
 def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
@@ -53,23 +58,40 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
         The content of run.json: configuration, environment, history of validations, best, how it ended.
 
     Raises:
-        TrainingError: the loss became NaN (with the files of that batch), too many broken samples, the folder holds
-            another run, or a file could not be written.
+        TrainingError: the loss or the gradient became NaN or infinite (with the files of that batch), too many broken
+            samples, the folder holds another run, or a file could not be written.
+        SPDError: there is no such device, or the folder cannot be written to.
     """
+    if TorchElasticEnvironment.detect():  # torchrun has started the processes
+        processes, machines = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+        config = replace(config, devices=processes, num_nodes=machines)
     if config.threads:
         torch.set_num_threads(config.threads)
-    strategy = "ddp" if config.devices * config.num_nodes > 1 else "auto"
-    fabric = Fabric(
-        accelerator={"cuda": "gpu"}.get(config.device, config.device),
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=strategy,
-        precision=config.precision,
-    )
+    # As the first validation does (`Predictor`): a run that goes on has had it.
+    torch.backends.cudnn.allow_tf32 = False
+    fabric = _fabric(config)
     fabric.launch()
     if fabric.is_global_zero:
         files.make_folder(config.out)  # before hours of reading: can it be written to?
     return (kind or TrainingRun)(config, fabric).loop()
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    device, is_one = pick_device(config.device), config.devices * config.num_nodes == 1
+    if device.type == "cuda" and device.index is None:
+        pick_device(f"cuda:{config.devices - 1}")  # are there as many?
+    if device.type == "cuda" and device.index is not None and not is_one:
+        raise TrainingError(
+            f"device {config.device} is one device, got devices={config.devices} and num_nodes={config.num_nodes};"
+            " device cuda takes several"
+        )
+    return Fabric(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=config.devices if device.type == "cpu" or device.index is None else [device.index],
+        num_nodes=config.num_nodes,
+        strategy="auto" if is_one else "ddp",
+        precision=config.precision,
+    )
 
 
 class TrainingRun:
@@ -79,7 +101,8 @@ class TrainingRun:
     def __init__(self, config: TrainConfig, fabric: Fabric):
         self.config, self.fabric = config, fabric
         torch.manual_seed(config.seed)
-        model = self.initial_model()
+        goes_on = state_file(config).exists()  # with weights of its own
+        model = self.initial_model(replace(config, pretrained=False, init=None) if goes_on else config)
         if config.drop_path:
             set_drop_path(model.encoder, config.drop_path)
         model.train()
@@ -104,8 +127,8 @@ class TrainingRun:
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.record = Record(config, fabric, model, self.optimizer, average, self.steps)
 
-    def initial_model(self) -> SPD:
-        return initial_model(self.config)
+    def initial_model(self, config: TrainConfig) -> SPD:
+        return initial_model(config)
 
     def loss(self, images: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
         """What `self.model` predicts of images [B, 3, H, W], depth (m) in its first channel, and the loss, a scalar,
@@ -118,15 +141,16 @@ class TrainingRun:
         config, fabric, record = self.config, self.fabric, self.record
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         batches = self._batches()
-        ended = "complete"
         with Progress(*columns, disable=not fabric.is_global_zero) as progress:
             task = progress.add_task("train", total=self.steps, completed=record.step)
-            if record.step == 0:  # where the run starts from, and whether a validation works, before hours of training
+            if (
+                not record.history
+            ):  # where the run starts from, and whether a validation works, before hours of training
                 self._validate(loss=None)
-            for step in range(record.step, self.steps):
+            while record.step < self.steps and not record.stops_early:
                 started = time.monotonic()
-                loss = self._optimise(step, batches)
-                record.step = step + 1
+                loss = self._optimise(record.step, batches)
+                record.step += 1
                 record.trained_s += time.monotonic() - started
                 done = record.step - record.first_step
                 rate = config.batch_size * config.accumulate * fabric.world_size * done / record.trained_s
@@ -144,12 +168,10 @@ class TrainingRun:
                 )
                 if record.step % config.validate_every == 0 or record.step == self.steps:
                     self._validate(loss)
-                    if config.patience and len(record.history) - 1 - record.best["validation"] >= config.patience:
-                        ended = f"stopped early: {config.patience} validations without a smaller AbsRel"
-                        break
                 elif record.step % config.save_every == 0:
                     record.save()
-        return record.end(ended)
+        early = f"stopped early: {config.patience} validations without a smaller AbsRel"
+        return record.end(early if record.stops_early else "complete")
 
     def _batches(self) -> Iterator[dict]:
         config, fabric, record = self.config, self.fabric, self.record
@@ -174,14 +196,8 @@ class TrainingRun:
             except StopIteration:
                 return
             record.waited_s += time.monotonic() - started
-            for name in batch["broken"]:
-                record.broken += 1
-                fabric.print(f"skipped a broken sample ({record.broken}): {name}")
-            if record.broken > config.max_broken:
-                raise TrainingError(
-                    f"{record.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
-                    f" {config.data}` lists them"
-                )
+            for number, name in enumerate(batch["broken"], record.broken + 1):
+                print(f"skipped a broken sample ({number}): {name}")  # each process its own
             yield batch
 
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
@@ -195,7 +211,8 @@ class TrainingRun:
                 else group["base_lr"] * scale
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=fabric.device)
+        totals = torch.zeros(2, device=fabric.device)  # the loss, broken samples
+        seen: list[tuple[list[str], Tensor]] = []  # of each micro-batch the names; loss, smallest and largest depth
         for micro in range(config.accumulate):
             batch = next(batches)
             # What `drop_path` leaves out is a function of seed, step and process, however often a run is interrupted.
@@ -205,36 +222,39 @@ class TrainingRun:
             with fabric.no_backward_sync(self.model, enabled=micro + 1 < config.accumulate):
                 pred, loss = self.loss(images, batch["depth_m"].to(fabric.device, non_blocking=True))
                 loss = loss / config.accumulate
-                if not torch.isfinite(loss):
-                    low_m, high_m = pred[:, 0].min().item(), pred[:, 0].max().item()
-                    raise TrainingError(
-                        f"the loss is {loss.item()} at step {step} of the batch {', '.join(batch['names'])} (prediction"
-                        f" {low_m:.3g} ... {high_m:.3g} m); {record.out / 'state.pt'} is of a step before. Try a lower"
-                        " learning rate or a longer warm-up in another `out`"
-                    )
                 fabric.backward(loss)
-            total += loss.detach()
-        if config.clip:
-            fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip)
+            totals[0] += loss.detach()
+            totals[1] += len(batch["broken"])
+            seen.append((batch["names"], torch.stack([loss.detach(), *pred.detach()[:, 0].float().aminmax()])))
+        norm = fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+        )
+        means = fabric.all_reduce(totals, reduce_op="mean")
+        assert isinstance(means, Tensor)  # as `totals` is
+        assert norm is not None  # as there is a largest one
+        # Here all processes have the same numbers: what ends the run ends it for all of them.
+        record.broken += round(means[1].item() * fabric.world_size)
+        if record.broken > config.max_broken:
+            raise TrainingError(
+                f"{record.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
+                f" {config.data}` lists them"
+            )
+        if not torch.isfinite(means[0] + norm):
+            raise _diverged(step, norm.item(), seen, fabric, state_file(config))
         self.optimizer.step()
         if record.average:
             record.average.update_parameters(record.raw_model)
-        mean = fabric.all_reduce(total, reduce_op="mean")
-        assert isinstance(mean, torch.Tensor)  # as `total` is
-        return float(mean)
+        return means[0].item()
 
     def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
         config, fabric, record = self.config, self.fabric, self.record
-        share = Subset(self.validation, range(fabric.global_rank, len(self.validation), fabric.world_size))
+        part = (fabric.global_rank, fabric.world_size)
         training = record.evaluated.training
         predictor = Predictor(record.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
-        per_image = evaluate(predictor, share, config.validation)["per_image"] if len(share) else []
-        if fabric.world_size > 1:
-            gathered: list[list[dict]] = [[]] * fabric.world_size
-            torch.distributed.all_gather_object(gathered, per_image)
-            per_image = [image for part in gathered for image in part]
-        mean = mean_metrics(per_image)
+        is_enough = fabric.global_rank < len(self.validation)
+        own = evaluate(predictor, self.validation, config.validation, part=part)["per_image"] if is_enough else []
+        mean = mean_metrics(_gathered(own, fabric))
         is_best = record.add_validation(loss, mean)
         shown_loss = "" if loss is None else f"  loss {loss:.4f}"
         fabric.print(
@@ -261,3 +281,26 @@ class TrainingRun:
             pred_m = predict(predictor, sample, Protocol(resize_eval=self.config.validation.resize_eval))
             rows.append([sample.rgb, colour_depth(sample.truth_m, near, far), colour_depth(pred_m, near, far)])
         return side_by_side(rows)
+
+
+def _diverged(
+    step: int, norm: float, seen: list[tuple[list[str], Tensor]], fabric: Fabric, state: Path
+) -> TrainingError:
+    """What to say of a loss or a gradient that is no number, by what all processes have `seen` in that step."""
+    every = _gathered([(names, *numbers.tolist()) for names, numbers in seen], fabric)
+    lost = [batch for batch in every if not math.isfinite(batch[1])]
+    names, losses, low_m, high_m = zip(*(lost or every))
+    return TrainingError(
+        f"the {f'loss is {losses[0]}' if lost else f'gradient is {norm}'} at step {step} of the batch"
+        f" {', '.join(itertools.chain(*names))} (prediction {min(low_m):.3g} ... {max(high_m):.3g} m); {state} is of a"
+        " step before. Try a lower learning rate or a longer warm-up in another `out`"
+    )
+
+
+def _gathered(part: list, fabric: Fabric) -> list:
+    """The parts of all processes, one after the other."""
+    if fabric.world_size == 1:
+        return part
+    parts: list[list] = [[]] * fabric.world_size
+    torch.distributed.all_gather_object(parts, part)
+    return [item for one in parts for item in one]

@@ -19,7 +19,17 @@ from .model import SPD
 
 Precision = Literal["32-true", "bf16-mixed"]
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
-FREE_TO_CHANGE = ("out", "device", "workers", "threads", "validate_every", "save_every", "pictures", "max_broken")
+FREE_TO_CHANGE = (
+    "out",
+    "in_memory",
+    "device",
+    "workers",
+    "threads",
+    "validate_every",
+    "save_every",
+    "pictures",
+    "max_broken",
+)
 
 
 class TrainingError(SPDError):
@@ -63,9 +73,9 @@ class TrainConfig:
         max_broken: broken samples that are skipped (and named) before the run stops.
         precision: bf16-mixed or 32-true.
         seed: of weights, order and augmentation.
-        device: cpu, cuda or auto.
-        devices: processes on this machine.
-        num_nodes: machines; start one command on each, or use torchrun.
+        device: cpu, cuda, cuda:<n> or auto.
+        devices: processes on this machine; torchrun's number where that starts them.
+        num_nodes: machines, likewise; start one command on each, or use torchrun.
         workers: processes that read data, per training process.
         threads: of torch on a CPU; 0 leaves torch's choice.
     """
@@ -121,6 +131,13 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "drop_path", "clip", "ema", "patience", "pictures", "seed", "workers", "threads"):
+            if not getattr(self, name) >= 0:
+                raise TrainingError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.ema >= 1 or self.drop_path >= 1:
+            raise TrainingError(f"ema and drop_path must be below 1, got {self.ema} and {self.drop_path}")
+        if isinstance(self.data, dict) and not (self.data and all(0 < s < math.inf for s in self.data.values())):
+            raise TrainingError(f"data must be a folder, or folders with their positive shares, got {self.data}")
         if self.precision not in get_args(Precision):
             raise TrainingError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
@@ -154,7 +171,13 @@ def open_validation_data(config: TrainConfig) -> Dataset:
 def initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
     preset; it may know another input size, focal length and fit."""
-    model = SPD.from_preset(config.preset, config.pretrained, **(config.model or {}))
+    pretrained = config.pretrained if config.init is None else False  # those of `init` take their place
+    model = SPD.from_preset(config.preset, pretrained, **(config.model or {}))
+    if config.loss.sigma and not model.config.sigma:
+        raise TrainingError(
+            f"loss.sigma is {config.loss.sigma}, but preset {config.preset!r} with model {config.model or {}} answers"
+            " no sigma; give it one with `model: {sigma: true}`, or set loss.sigma to 0"
+        )
     if config.init is None:
         return model
     loaded = checkpoint.load(config.init)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+# What a state has of the record beside weights and settings.
+COUNTED = ("step", "first_step", "broken", "waited_s", "trained_s", "history", "best")
+
+
 class Record:
     """How far a run has come: weights, steps and validations, in memory and in `config.out`.
 
@@ -43,7 +47,8 @@ class Record:
         self.config, self.fabric, self.steps = config, fabric, steps
         self.raw_model, self.optimizer, self.average = model, optimizer, average
         self.out = files.expanded(config.out)
-        self.step, self.first_step, self.broken, self.waited_s, self.trained_s = 0, 0, 0, 0.0, 0.0
+        self.step, self.broken = 0, 0
+        self.first_step, self.waited_s, self.trained_s = 0, 0.0, 0.0  # seconds of the steps since that one
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
         self.resume()
@@ -52,12 +57,20 @@ class Record:
             with extra("train"):
                 from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
-            self.writer = SummaryWriter(self.out / "tensorboard", purge_step=self.step)
+            # What a run that was killed wrote after its last save comes again.
+            purge_step = self.step + 1 if self.history else 0
+            self.writer = SummaryWriter(self.out / "tensorboard", purge_step=purge_step)
 
     @property
     def evaluated(self) -> SPD:
         """The weights that count: the average where there is one."""
         return cast(SPD, self.average.module) if self.average else self.raw_model
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether `patience` validations in a row brought no smaller AbsRel."""
+        patience = self.config.patience
+        return bool(patience and self.best) and len(self.history) - 1 - self.best["validation"] >= patience
 
     def add_validation(self, loss: float | None, mean: dict[str, float]) -> bool:
         """Note a validation at this step. Returns whether it is the best so far."""
@@ -100,24 +113,23 @@ class Record:
             "recipe": report["config"],
             "model": self.raw_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-        }
-        state |= {
-            "history": self.history,
-            "best": self.best,
             "average": self.average.state_dict() if self.average else None,
+            **{name: getattr(self, name) for name in COUNTED},
         }
-        with files.replaced(self.out / "state.pt", TrainingError, (OSError, RuntimeError)) as partial:
+        with files.replaced(state_file(self.config), TrainingError, (OSError, RuntimeError)) as partial:
             torch.save(state, partial)
         files.write_text(self.out / "run.json", json.dumps(report, indent=1))
 
     def resume(self) -> None:
-        file = self.out / "state.pt"
+        file = state_file(self.config)
         if not file.exists():
             return
         state = checkpoint.read_state(file, self.fabric.device)
-        # A state of before a setting existed has its default.
-        before, now = recipe(TrainConfig(steps=1)) | state["recipe"], recipe(self.config)
+        default = recipe(type(self.config)(steps=1))  # that of a setting which came after the state
+        before, now = (
+            by_dotted_name(default) | by_dotted_name(settings, default)
+            for settings in (state["recipe"], recipe(self.config))
+        )
         changed = [
             f"{key}: {before[key]!r} -> {now[key]!r}"
             for key in now
@@ -137,8 +149,9 @@ class Record:
             raise TrainingError(
                 f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
             ) from error
-        self.step = self.first_step = state["step"]
-        self.history, self.best = state["history"], state["best"]
+        self.first_step = state["step"]
+        for name in COUNTED:
+            setattr(self, name, state.get(name, getattr(self, name)))  # older states have not all of them
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
 
     def end(self, ended: str) -> dict:
@@ -150,15 +163,39 @@ class Record:
         return report
 
 
+def state_file(config: TrainConfig) -> Path:
+    """What a run goes on from."""
+    return files.expanded(config.out) / "state.pt"
+
+
+def by_dotted_name(settings: dict, like: dict | None = None) -> dict[str, Any]:
+    """Settings by names such as "loss.sigma": those of parts that are objects in `like` too (`model` and the shares of
+    `data` are values)."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        parts = (settings if like is None else like).get(name)
+        if isinstance(value, dict) and isinstance(parts, dict):
+            flat |= {f"{name}.{key}": part for key, part in by_dotted_name(value, parts).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the folder of this file; None where there is no git, or no repository, or nothing is said."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
 def environment(fabric: Fabric) -> dict:
     """What a result depends on besides its configuration."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # An installed package may lie in a repository of something else.
+    revision = _git("describe", "--always", "--dirty") if _git("ls-files", Path(__file__).name) else None
     device = (
         torch.cuda.get_device_name(fabric.device)
         if fabric.device.type == "cuda"
@@ -170,4 +207,4 @@ def environment(fabric: Fabric) -> dict:
         "timm": timm.__version__,
         "numpy": np.__version__,
     }
-    return {"revision": git.stdout.strip() or None, "device": device, "processes": fabric.world_size, **versions}
+    return {"revision": revision, "device": device, "processes": fabric.world_size, **versions}

@@ -63,10 +63,10 @@ class QueryRun(TrainingRun):
 
     config: QueryTrainConfig
 
-    def initial_model(self) -> SPD:
-        config = self.config
+    def initial_model(self, config: TrainConfig) -> SPD:
+        assert isinstance(config, QueryTrainConfig)
         if config.query_decoder is None:
-            return super().initial_model()
+            return super().initial_model(config)
         settings = asdict(replace(PRESETS[config.preset], **(config.model or {})))
         return QuerySPD(QueryConfig(**settings, queries=config.query_decoder), config.pretrained)
 

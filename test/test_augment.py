@@ -9,8 +9,9 @@ import pytest
 
 from spd_core.camera import Camera
 from spd_core.data.augment import Augmentation, rotation, seen_by
-from spd_core.data.loader import AugmentedSamples, training_batches
+from spd_core.data.loader import AugmentedSamples, read_all, training_batches
 from spd_core.data.samples import DataError, InMemory, Sample
+from spd_core.errors import SPDError
 
 CAMERA = Camera(300.0, 300.0, 161.3, 118.7)
 NO_COLOUR = {"colour": 0.0}
@@ -150,22 +151,44 @@ def test_what_cannot_be_augmented(sample, message):
         Augmentation(crop=(100, 100))(sample, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, r"augment\.scale must be two positive factors, got \(0\.0, 1\.0\)"),
+        ({"border_px": -1}, "got border_px=-1 and border_crop=False"),
+        ({"border_px": 14, "border_crop": True}, "got border_px=14 and border_crop=True"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(SPDError, match=message):
+        Augmentation(**settings)
+
+
+def test_a_border_larger_than_the_image():
+    sample = Sample("s", rgb(plane()), plane(), CAMERA)
+    with pytest.raises(DataError, match=r"s: border_px=120 leaves nothing of an image of \[240, 320\] px"):
+        Augmentation(border_px=120)(sample, np.random.default_rng(0))
+
+
 class Planes:
-    """Six samples, number 2 broken."""
+    """Planes at different depths, some of them broken."""
 
     layout = "planes"
     splits = ("all",)
     evaluation_crop = "none"
 
+    def __init__(self, count=6, broken=(2,)):
+        self.count, self.broken = count, broken
+
     def __len__(self):
-        return 6
+        return self.count
 
     def name(self, index):
         return f"plane {index}"
 
     def __getitem__(self, index):
-        if index == 2:
-            raise DataError("plane 2 is broken")
+        if index in self.broken:
+            raise DataError(f"plane {index} is broken")
         depth_m = plane() + index
         return Sample(f"plane {index}", rgb(depth_m), depth_m, CAMERA)
 
@@ -216,7 +239,35 @@ def test_broken_samples_are_replaced_and_named():
     names = [name for b in got for name in b["names"]]
     assert len(names) == 12
     assert "plane 2" not in names
-    assert names.count("plane 3") == 4
+    whole = AugmentedSamples([(Planes(broken=()), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
+    shuffle = [whole[n]["name"] for n in range(6)]
+    at = shuffle.index("plane 2")
+    assert names[at] == shuffle[(at + 1) % 6]
+    assert names[:at] + names[at + 1 : 6] == shuffle[:at] + shuffle[at + 1 :]
+
+
+def test_a_damaged_part_of_a_data_set_costs_itself_alone():
+    """As that of a shard or of a scene: more samples in a row than are tried at one position."""
+    samples = AugmentedSamples([(Planes(75, range(25)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
+    got = [samples[n] for n in range(75)]
+    assert {sample["name"] for sample in got} == {f"plane {i}" for i in range(25, 75)}
+    assert {name for sample in got for name in sample["broken"]} == {f"plane {i} is broken" for i in range(25)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_nothing_can_be_read_the_error_is_in_plain_words(workers):
+    samples = AugmentedSamples([(Planes(broken=range(6)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
+    with pytest.raises(DataError, match=r"^6 samples in a row are broken, the first: plane \d is broken$"):
+        next(training_batches(samples, 0, 1, 4, workers=workers))
+
+
+class Threads(Planes):
+    def __getitem__(self, index):
+        return cv2.getNumThreads()
+
+
+def test_processes_that_read_leave_the_cores_to_the_others():
+    assert list(read_all(Threads(2), workers=1)) == [1, 1]
 
 
 class Constant:
@@ -238,15 +289,35 @@ class Constant:
         return Sample(self.name(index), rgb(depth_m), depth_m, CAMERA)
 
 
-def test_a_mixture_draws_each_data_set_by_its_share_and_all_of_its_samples():
-    samples = AugmentedSamples(
-        [(Constant(1.0, 40), 3.0), (Constant(2.0, 10), 1.0)], Augmentation(rotate_deg=0), 300.0, 0
-    )
-    names = [samples[n]["name"] for n in range(800)]
-    assert sum(name.startswith("1.0") for name in names) == pytest.approx(600, abs=40)
-    assert len(set(names)) == 50
-    counts = np.unique(names, return_counts=True)[1]
-    assert counts.max() < 3 * counts.mean()
+def drawn(datasets, count) -> list[str]:
+    """The names of the first samples."""
+    samples = AugmentedSamples(datasets, Augmentation(rotate_deg=0), 300.0, 0)
+    return [samples[n]["name"] for n in range(count)]
+
+
+def test_a_mixture_draws_each_data_set_by_its_share_one_shuffle_after_the_other():
+    names = drawn([(Constant(1.0, 40), 3.0), (Constant(2.0, 10), 1.0)], 2000)
+    for depth_m, size, count in (("1.0", 40, 1500), ("2.0", 10, 500)):
+        own = [name for name in names if name.startswith(depth_m)]
+        assert len(own) == count
+        rounds = [own[i : i + size] for i in range(0, count, size)]
+        assert all(len(set(one)) == len(one) for one in rounds)
+        assert rounds[0] != rounds[1]
+    assert sum(name.startswith("1.0") for name in names[:200]) == pytest.approx(150, abs=30)  # mixed
+
+
+def test_shares_of_any_size_are_kept_in_the_long_run():
+    shares = np.array([1e-4, 0.4999, 1e-4, 0.4999])
+    samples = AugmentedSamples([(Constant(m, 5), share) for m, share in enumerate(shares)], Augmentation(), 300.0, 0)
+    counts = np.array([samples._drawn(blocks) for blocks in range(1000)])
+    assert (np.diff(counts, axis=0) >= 0).all()
+    assert np.abs(counts - counts.sum(axis=1)[:, None] * shares).max() <= 2
+    block = counts.sum(axis=1)[1]
+    places = [samples._place(n) for n in range(20 * block, 21 * block)]
+    for chosen in range(4):
+        numbers = [number for of_set, number in places if of_set == chosen]
+        assert numbers == list(range(counts[20, chosen], counts[21, chosen]))
+    assert samples._place(20 * block + 7) == places[7]  # whatever was asked before
 
 
 def test_samples_kept_in_memory_are_the_same_broken_ones_too():

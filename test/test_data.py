@@ -130,6 +130,18 @@ def test_a_shard_that_is_broken_is_broken_in_other_processes(tmp_path):
         rooms[SHARD]
 
 
+def test_a_room_whose_camera_is_none_is_broken_alone(tmp_path):
+    write_rooms(tmp_path)
+    with np.load(tmp_path / "rooms_00000000.npz") as shard:
+        content = dict(shard)
+    content["camera"][3] = 0
+    np.savez(tmp_path / "rooms_00000000.npz", **content)
+    rooms = open_dataset(tmp_path)
+    rooms[2]
+    with pytest.raises(DataError, match=r"rooms_00000000\[3\]: camera intrinsics must be finite with positive"):
+        rooms[3]
+
+
 @pytest.fixture
 def spawning():
     """Processes that are not forked, as on macOS, Windows and Python 3.14."""

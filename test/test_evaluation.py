@@ -53,6 +53,14 @@ def test_sparse_evaluation_is_dense_evaluation_at_those_pixels(predictor, rooms,
     assert many == pytest.approx(every, rel=0.05)
 
 
+def test_parts_are_evaluated_as_in_the_whole(predictor, rooms):
+    protocol = Protocol(points=50)
+    whole = evaluate(predictor, rooms, protocol)["per_image"]
+    for k in range(3):
+        part = evaluate(predictor, rooms, protocol, part=(k, 3))["per_image"]
+        assert json.dumps(part) == json.dumps(whole[k::3])  # NaN, where nothing is that far, is not itself
+
+
 def test_intrinsics_scale_depth_and_can_be_ignored(predictor, rooms):
     sample = rooms[0]
     ratio = sample.camera.focal_px / predictor.model.config.training_focal_px

@@ -9,20 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from spd_core import SPD, checkpoint
+from spd_core import SPD, checkpoint, training_record
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
-from spd_core.training import TrainConfig, TrainingError, learning_rate_factor, train
+from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate_factor, train
 from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
@@ -143,17 +145,20 @@ def reference(rooms, tmp_path_factory):
     return train(config(rooms, tmp_path_factory.mktemp("one"), steps=4, validate_every=1, ema=0.0))
 
 
-@pytest.mark.parametrize("how", ["two processes", "accumulation"])
+@pytest.mark.parametrize("how", ["two processes", "torchrun", "accumulation"])
 def test_same_curve_as_twice_the_batch(how, reference, rooms, tmp_path):
     if how == "accumulation":
         other = train(config(rooms, tmp_path / "two", steps=4, batch_size=2, accumulate=2, validate_every=1, ema=0.0))
     else:
         settings = config(rooms, tmp_path / "two", steps=4, batch_size=2, validate_every=1, ema=0.0, threads=1)
-        subprocess.run(
-            [*command(settings, tmp_path), "--devices", "2"], check=True, timeout=200, stdout=subprocess.DEVNULL
-        )
+        program, *arguments = command(settings, tmp_path)
+        if how == "torchrun":
+            run = [program, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
+        else:
+            run = [program, *arguments, "--devices", "2"]
+        subprocess.run(run, check=True, timeout=200, stdout=subprocess.DEVNULL)
         other = json.loads((tmp_path / "two" / "run.json").read_text())
-        assert other["environment"]["processes"] == 2
+        assert (other["environment"]["processes"], other["config"]["devices"]) == (2, 2)
     assert len(other["history"]) == 5
     for a, b in zip(reference["history"][1:], other["history"][1:]):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
@@ -173,22 +178,55 @@ def test_epochs_count_actual_steps(rooms, tmp_path):
     assert report["steps"] == 4  # 0.05 * 250 / 4, rounded up
 
 
-def test_stops_early(rooms, tmp_path):
-    report = train(
-        config(
-            rooms,
-            tmp_path,
-            steps=20,
-            validate_every=2,
-            patience=2,
-            ema=0.0,
-            encoder_lr=0.0,
-            decoder_lr=0.0,
-            final_lr=0.0,
-        )
+def test_stops_early_and_stays_where_it_is(rooms, tmp_path):
+    settings = config(
+        rooms,
+        tmp_path,
+        steps=20,
+        validate_every=2,
+        patience=2,
+        ema=0.0,
+        encoder_lr=0.0,
+        decoder_lr=0.0,
+        final_lr=0.0,
     )
+    report = train(settings)
     assert report["step"] == 4
     assert "2 validations without a smaller AbsRel" in report["ended"]
+    assert train(settings) == report
+
+
+def scalars(out, name) -> list[int]:
+    """The steps of which TensorBoard shows a number."""
+    return [event.step for event in EventAccumulator(str(out / "tensorboard")).Reload().Scalars(name)]
+
+
+def test_going_on_keeps_what_tensorboard_shows_and_what_was_counted(rooms, tmp_path):
+    settings = config(rooms, tmp_path, steps=2, validate_every=2)
+    report = train(settings)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state |= {"broken": 3, "trained_s": 50.0, "waited_s": 10.0}
+    torch.save(state, tmp_path / "state.pt")
+    again = train(settings)
+    counted = {"broken_samples": 3, "step_s": 25.0, "data_wait_fraction": 0.2}
+    assert again == {**report, **counted}
+    assert scalars(tmp_path, "val/abs_rel") == [0, 2]
+    assert scalars(tmp_path, "train/loss") == [1, 2]
+
+
+def test_a_state_of_before_some_settings_goes_on(rooms, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "run")
+    file = tmp_path / "run" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    del state["recipe"]["augment"]["cut_depth"], state["recipe"]["loss"]["sigma"], state["recipe"]["clip"]
+    state["recipe"]["augment"]["crop_scale"] = [1.0, 1.2]  # a setting that is gone
+    for name in ("broken", "first_step", "trained_s", "waited_s"):
+        del state[name]
+    torch.save(state, file)
+    report = train(config(rooms, tmp_path / "run", steps=2, in_memory=True))
+    assert (report["step"], report["step_s"]) == (2, None)
+    with pytest.raises(TrainingError, match=r"other settings \(augment\.noise: 0\.0 -> 2\.0\); go on"):
+        train(config(rooms, tmp_path / "run", steps=2, augment=Augmentation(crop=(64, 64), rotate_deg=1, noise=2.0)))
 
 
 def test_other_settings_do_not_continue_a_run(rooms, tmp_path):
@@ -204,6 +242,92 @@ def test_nan_loss_names_the_samples(rooms, tmp_path):
         train(
             config(rooms, tmp_path, encoder_lr=1e30, decoder_lr=1e30, clip=0.0, warmup=1, loss=Loss(square_root=False))
         )
+
+
+class InfiniteGradient(TrainingRun):
+    def loss(self, images, target_m):
+        pred, loss = super().loss(images, target_m)
+        return pred, loss + (0 * pred.sum()).sqrt()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_names_the_samples(rooms, tmp_path, clip):
+    with pytest.raises(
+        TrainingError, match=r"the gradient is nan at step 0 of the batch rooms_00000900\[\d+\], rooms_"
+    ):
+        train(config(rooms, tmp_path, clip=clip), InfiniteGradient)
+
+
+class Started:
+    """A run that only says how it was started."""
+
+    def __init__(self, config, fabric):
+        self.started = {"device": str(fabric.device), "tf32": torch.backends.cudnn.allow_tf32}
+
+    def loop(self):
+        return self.started
+
+
+def test_fp32_is_fp32_from_the_first_step_on(rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert train(config(rooms, tmp_path), Started) == {"device": "cpu", "tf32": False}
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "message"),
+    [
+        (0, {"device": "cuda"}, "device 'cuda' was asked for, but torch .* finds no CUDA device"),
+        (0, {"device": "tpu"}, "device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
+        (1, {"device": "cuda", "devices": 2}, "device 'cuda:1' was asked for, but torch .* finds 1 CUDA device"),
+        (2, {"device": "cuda:1", "devices": 2}, "device cuda:1 is one device, got devices=2 and num_nodes=1"),
+    ],
+)
+def test_devices_that_are_not_there(rooms, tmp_path, monkeypatch, found, changes, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    with pytest.raises(SPDError, match=message):
+        train(config(rooms, tmp_path, **changes), Started)
+
+
+def test_one_device_of_several(rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("spd_core.training.Fabric", lambda **settings: settings)
+    settings = _fabric(config(rooms, tmp_path, device="cuda:1"))
+    assert (settings["accelerator"], settings["devices"], settings["strategy"]) == ("gpu", [1], "auto")
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(rooms):
+    with pytest.raises(SPDError, match=r"the folder /proc cannot be written to \(.+\); choose another place"):
+        train(config(rooms, Path("/proc")), Started)
+
+
+def test_the_revision_is_that_of_this_code(tmp_path, monkeypatch):
+    fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *author, "commit", "-qm", "x", "--allow-empty"], cwd=tmp_path, check=True)
+    installed = tmp_path / "training_record.py"
+    installed.touch()
+    monkeypatch.setattr(training_record, "__file__", str(installed))
+    assert training_record.environment(fabric)["revision"] is None  # of a repository that has it not
+    subprocess.run(["git", "add", installed], cwd=tmp_path, check=True)
+    assert training_record.environment(fabric)["revision"].endswith("-dirty")
+    monkeypatch.setenv("PATH", str(tmp_path / "without git"))
+    assert training_record.environment(fabric)["revision"] is None
+
+
+def test_what_init_or_a_state_replaces_is_not_fetched(rooms, tmp_path):
+    init = tmp_path / "init.safetensors"
+    shutil.copy(checkpoint.EMBEDDED, init)
+    changes = {"preset": "lite", "model": None, "init": init, "pretrained": str(tmp_path / "nowhere")}
+    settings = config(rooms, tmp_path / "run", steps=1, **changes)
+    report = train(settings)
+    init.unlink()
+    assert train(settings) == report
+
+
+def test_sigma_is_not_trained_where_there_is_none(rooms, tmp_path):
+    with pytest.raises(TrainingError, match=r"loss\.sigma is 0\.1, but preset 'atto' .* answers no sigma"):
+        train(config(rooms, tmp_path, loss=Loss(sigma=0.1)))
 
 
 def test_collapsed_output_is_said(rooms, tmp_path, capsys):
@@ -357,6 +481,13 @@ def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted
         ({"epochs": 1.0}, "either steps or epochs"),
         ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"precision": "16"}, "precision must be 32-true or bf16-mixed, got '16'"),
+        ({"warmup": -1}, "warmup must not be negative, got -1"),
+        ({"workers": -2}, "workers must not be negative, got -2"),
+        ({"seed": -3}, "seed must not be negative, got -3"),
+        ({"ema": float("nan")}, "ema must not be negative, got nan"),
+        ({"ema": 1.0}, r"ema and drop_path must be below 1, got 1\.0 and 0\.0"),
+        ({"data": {"a": 1.0, "b": 0.0}}, r"folders with their positive shares, got {'a': 1\.0, 'b': 0\.0}"),
+        ({"data": {}}, "folders with their positive shares, got {}"),
     ],
 )
 def test_bad_settings(rooms, tmp_path, changes, message):

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ..camera import Camera
+from ..errors import SPDError
 from .samples import DataError, Sample, TrainingSample
 
 # [left, top, right, bottom] that BTS (Lee et al. 2019) keeps of NYU's 480x640 images: inside their white border.
@@ -63,6 +64,15 @@ class Augmentation:
     jpeg: float = 0.0
     cut_depth: float = 0.0
 
+    def __post_init__(self):
+        if not 0 < min(self.scale) <= max(self.scale) < np.inf:
+            raise SPDError(f"augment.scale must be two positive factors, got {self.scale}")
+        if self.border_px < 0 or (self.border_crop and self.border_px):
+            raise SPDError(
+                "augment.border_px must not be negative, and border_crop cuts a border of its own; got"
+                f" border_px={self.border_px} and border_crop={self.border_crop}"
+            )
+
     def __call__(self, sample: Sample, rng: np.random.Generator, focal_px: float | None = None) -> TrainingSample:
         """The augmented sample, of size `crop`.
 
@@ -105,6 +115,8 @@ class Augmentation:
             if (height, width) != (480, 640):
                 raise DataError(f"{name}: border_crop is for 480x640 images of NYU, this one is {[height, width]}")
             left, top, right, bottom = NYU_BORDER_CROP
+        if left >= right or top >= bottom:
+            raise DataError(f"{name}: border_px={self.border_px} leaves nothing of an image of {[height, width]} px")
         return rgb[top:bottom, left:right], depth_m[top:bottom, left:right], camera.cropped(left, top)
 
     def _view(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
-from ..camera import Camera
+from ..camera import Camera, CameraError
 from .samples import DataError, Dataset, Sample, attempt
 
 SHARD = 250  # frames
@@ -35,7 +35,11 @@ class RoomShards(Dataset):
         if isinstance(shard, DataError):
             raise shard
         rgb, depth_mm, cameras = shard
-        return Sample(self.name(index), rgb[i], depth_mm[i].astype(np.float32) / 1000, Camera(*cameras[i]))
+        try:
+            camera = Camera(*cameras[i])
+        except CameraError as error:
+            raise DataError(f"{self.name(index)}: {error}") from error
+        return Sample(self.name(index), rgb[i], depth_mm[i].astype(np.float32) / 1000, camera)
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

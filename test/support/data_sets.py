@@ -27,7 +27,7 @@ class Samples:
         return sample
 
     def name(self, index):
-        return self.samples[index].name
+        return getattr(self.samples[index], "name", f"broken {index}")
 
 
 def drawn(frames: Iterable[Frame]) -> Samples:
