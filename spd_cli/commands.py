@@ -89,6 +89,8 @@ def evaluate_checkpoint(
     for name in result["mean"]:
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
     make_console().print(table)
+    if n_nan := result["mean"]["n_nan"]:
+        say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
         about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}

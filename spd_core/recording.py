@@ -4,7 +4,6 @@ the report; the answers come from a `Predictor` here, or from the node over ROS 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 import warnings
 from collections import Counter
@@ -217,7 +216,7 @@ def gaps(played: list[Replayed]) -> list[dict]:
 def write(result: Report, folder: str | Path) -> None:
     """result.json, frames.csv, depths.csv (every point) and report.png, and overlay.png where a picture was kept."""
     folder = files.make_folder(folder)
-    files.write_text(folder / "result.json", json.dumps(result.summary, indent=1))
+    files.write_json(folder / "result.json", result.summary)
     files.write_csv(folder / "frames.csv", result.frames[0], (row.values() for row in result.frames))
     points: list[list] = []
     for number, frame in enumerate(result.played):

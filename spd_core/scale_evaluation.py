@@ -5,7 +5,6 @@ References are as a robot's are: a few of many pixels, noisy, some of them nonse
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from . import files
 from .data.bag import BagFrame
 from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
+from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import depth_metrics, mean_metrics
 from .predictor import EncodedFrame, Predictor
@@ -184,7 +184,10 @@ def fit_prior(
     points = []
     for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
         frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
-        points.append((frame.depth_at(at).astype(np.float64), truth_m))
+        network_m = frame.depth_at(at).astype(np.float64)
+        if not np.isfinite(network_m).all():
+            raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
+        points.append((network_m, truth_m))
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
     scales, slopes, left = [], [], []
     for network_m, truth_m in points:
@@ -229,7 +232,7 @@ def _width(errors: np.ndarray) -> float:
 def write_scale_report(result: dict, folder: str | Path) -> None:
     """`result` of `evaluate_scale` as scale.json and scale.png: error by number of references, and by certainty."""
     folder = files.make_folder(folder)
-    files.write_text(folder / "scale.json", json.dumps(result, indent=1))
+    files.write_json(folder / "scale.json", result)
     figure = new_figure(11, 4)
     by_count, by_share = figure.subplots(1, 2)
     counts = list(result["references"])

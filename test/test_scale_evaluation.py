@@ -1,5 +1,6 @@
 """What a scale and a sigma are worth, measured: on rooms whose truth and whose network's errors are known."""
 
+import copy
 import json
 import math
 import sys
@@ -88,6 +89,13 @@ def test_the_prior_that_is_fitted_is_that_of_the_errors(predictor, truths):
         ),
         rel=0.02,
     )
+
+
+def test_no_prior_is_fitted_to_what_is_not_finite(predictor, truths):
+    model = copy.deepcopy(predictor.model)
+    next(model.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="depth of room 0 is not finite"):
+        fit_prior(Predictor(model, "cpu", runtime="torch"), truths[0])
 
 
 def test_a_prior_that_lets_nonsense_pull_is_narrowed_and_one_that_is_narrow_stays(predictor, truths):
