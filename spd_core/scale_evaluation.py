@@ -19,7 +19,7 @@ from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import depth_metrics, mean_metrics
+from .metrics import depth_metrics, evaluated_pixels, mean_metrics
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
 from .scale import ScaleFilter
@@ -64,7 +64,8 @@ def evaluate_scale(
 
     Returns:
         {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
-        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior"}.
+        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior",
+        "pixels_beyond": how many have a truth above the protocol's `max_depth_m`, and are left out}.
 
     Raises:
         DataError: a sample cannot be read or has no depth.
@@ -73,9 +74,10 @@ def evaluate_scale(
     dataset = limited(dataset, protocol.limit)
     scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
     draws = math.ceil(least_draws / max(len(dataset), 1))
-    points = []
+    points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
     for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
-        frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
+        frame, at, truth_m = _at_points(predictor, sample, protocol, crop, index)
+        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
         answer = frame.answer(at)
         network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
         points.append((network_m, sigma_log, truth_m))
@@ -107,6 +109,7 @@ def evaluate_scale(
         "noise": NOISE,
         "nonsense": NONSENSE,
         "prior": asdict(prior or ScalePrior.of(predictor)),
+        "pixels_beyond": pixels_beyond,
     }
 
 

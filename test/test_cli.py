@@ -207,6 +207,33 @@ def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, f
     assert fault in failing(monkeypatch, capsys, *arguments, code=2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ("eval . --points 4 --seed -1", "seed must be at least 0, got -1"),
+        ("eval . --min_depth_m -1", "min_depth_m must be at least 0, got -1"),
+        ("eval . --max_depth_m 0", "max_depth_m must be finite and above min_depth_m (0.001 m), got 0"),
+        ("eval . --workers -1", "workers must be at least 0, got -1"),
+        ("replay . --offline --max_depth_m -2", "max_depth_m must be finite"),
+        ("replay . --offline --seed -1", "seed must be at least 0, got -1"),
+        ("calibrate-scale . --every 0", "every must be at least 1, got 0"),
+        ("data check . --workers -1", "workers must be at least 0, got -1"),
+        ("data preview . --seed -1", "seed must be at least 0, got -1"),
+        ("data preview . --count 0", "count must be at least 1, got 0"),
+        ("data rooms out --workers 0", "workers must be at least 1, got 0"),
+        ("data rooms out --count -5", "count must be at least 1, got -5"),
+        ("data rooms out --first_seed -1", "first_seed must be at least 0, got -1"),
+        ("data rooms out --size [8,8]", "in multiples of 4 px, 16 at least, got (8, 8)"),
+        ("export out --size [32,32]", "input_size must be (height, width) of at least 64 px, got (32, 32)"),
+        ("export out --size [0,0]", "of at least 64 px, got (0, 0)"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line_and_leave_nothing(monkeypatch, capsys, tmp_path, arguments, fault):
+    monkeypatch.chdir(tmp_path)
+    assert fault in failing(monkeypatch, capsys, *arguments.split())
+    assert not list(tmp_path.iterdir())
+
+
 # --- ends
 
 
@@ -245,7 +272,7 @@ def test_an_interruption_is_quiet(capsys):
 
 def test_interrupted_workers_end_quietly(tmp_path):
     with spd_process(
-        "data", "rooms", tmp_path, "--count", 20000, "--size", "[12,16]", start_new_session=True
+        "data", "rooms", tmp_path, "--count", 20000, "--size", "[16,16]", start_new_session=True
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 200

@@ -98,6 +98,15 @@ def test_report_by_hand():
     )
 
 
+def test_truth_beyond_max_depth_is_counted_and_compared_where_it_is_asked_for():
+    reply = Reply(np.array([1.0, 50.0, 7.0]), np.zeros(3, int), 0.01)
+    played = [Replayed(0, [Asked(np.zeros((3, 2)), np.arange(3), np.array([2.0, 40.0, np.nan]), reply)])]
+    for max_depth_m, beyond, abs_rel in ((10.0, 1, 0.5), (80.0, 0, (0.5 + 0.25) / 2)):
+        summary = report(played, {}, max_depth_m).summary
+        assert (summary["max_depth_m"], summary["points_beyond"]) == (max_depth_m, beyond)
+        assert summary["metrics"]["abs_rel"] == pytest.approx(abs_rel)
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["spd", *map(str, arguments)])
     main()
@@ -238,6 +247,10 @@ def test_a_comparison_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
     code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "blind", "--offline", "--grid", "[4,3]")
     assert code == 1
     assert "3 of 3 images have depth within the tolerance of 0.02 s, and no point has both an answer and" in error
+    good = recorded.write(tmp_path / "good", recorded.usual(3))
+    code, out, error = said_by(monkeypatch, capsys, "replay", good, "--offline", "--points", 9, "--max-depth-m", "0.01")
+    assert (code, "left out: 27 points whose true depth is 0.01 m or more (max_depth_m)" in out) == (1, True)
+    assert "no point has both an answer and a depth below max_depth_m, 0.01 m (27 are farther away)" in error
     without = recorded.write(tmp_path / "none", [m for m in recorded.usual(3) if "depth" not in m[0]])
     run(monkeypatch, "replay", without, "--offline")
     assert "no depth to compare with" in capsys.readouterr().out
