@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def draw_rooms(
     at_least(0, first_seed=first_seed)
     check_size(size)
     folder = make_folder(folder)
-    options = {"size": list(size), "focal_ratio": list(focal_ratio), "rooms": rooms}
+    options: dict[str, Any] = {"size": list(size), "focal_ratio": list(focal_ratio), "rooms": rooms}
     _keep_settings(folder, {"first_seed": first_seed, **options})
     missing = [
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()

@@ -201,6 +201,11 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["info", "--wieghts", "a"], "Did you mean weights?"),
         (["replay"], "replay.bag"),
         (["export", "out", "--size", "[1,x]"], "size"),
+        (["eval", ".", "--limit", "1", "--out"], "--out needs a value"),
+        (["eval", ".", "--out", "--flip-average"], "--out needs a value"),
+        (["train", "--validation.seed", "--steps", "3"], "--validation.seed needs a value"),
+        (["data", "preview", ".", "--out"], "--out needs a value"),
+        (["ask", "p.jpg", "3,4", "--out", "--json"], "--out needs a value"),
     ],
 )
 def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, fault):
@@ -232,6 +237,13 @@ def test_values_that_cannot_be_are_one_line_and_leave_nothing(monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert fault in failing(monkeypatch, capsys, *arguments.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_need_no_value(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("spd_core.training.train", started.append)
+    spd(monkeypatch, "train", "--steps", 3, "--in-memory", "--validation.flip-average", "--pretrained")
+    assert started[0].in_memory is started[0].validation.flip_average is started[0].pretrained is True
 
 
 # --- ends

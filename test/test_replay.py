@@ -13,6 +13,7 @@ from spd_cli import main
 from spd_core import Camera, Predictor
 from spd_core.data.bag import Bag, BagFrame, find_topics, read_frames
 from spd_core.data.bag_writing import write_bag
+from spd_core.data.samples import DataError
 from spd_core.data.topics import Topics
 from spd_core.names import DEPTH_TOPIC, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from spd_core.recording import Asked, Replayed, Reply, Sampling, answer_offline, draw, frames_to_ask, gaps, report
@@ -45,6 +46,24 @@ def test_round_trip(tmp_path, storage):
         for (uv, ids), (uv_read, ids_read) in zip(a.queries, b.queries):
             np.testing.assert_allclose(uv_read, uv, atol=1e-4)
             assert np.array_equal(ids, ids_read)
+
+
+def test_a_bag_is_replaced_when_the_new_one_is_whole(tmp_path):
+    write_bag(tmp_path / "bag", frames(2))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "bag")
+
+    def failing():
+        yield from frames(1)
+        raise DataError("a picture is broken")
+
+    with pytest.raises(DataError, match="a picture is broken"):
+        write_bag(link, failing())
+    assert len(list(read_frames(link, find_topics(link)))) == 2
+    assert write_bag(link, frames(1), "sqlite3") == 1
+    assert len(list(read_frames(tmp_path / "bag", find_topics(link)))) == 1
+    assert link.is_symlink()
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["bag", "bag.db3", "link", "metadata.yaml"]
 
 
 def asked_of(path, sampling):
