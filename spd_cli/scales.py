@@ -79,7 +79,7 @@ def calibrate(
     """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
 
     Args:
-        weights: checkpoint file.
+        weights: "embedded" or a checkpoint file.
         data: images that its training has not seen.
         out: the checkpoint to write, with `scale_prior`, `sigma_temperature` and `calibrated_to_m` in its provenance.
         split: "train" or "test" where the data come in both.
@@ -91,7 +91,7 @@ def calibrate(
             there are.
         max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
-    model = checkpoint.load(weights)
+    model, dtype = checkpoint.load(weights), torch.float16 if half else checkpoint.stored_type(weights)
     tried = model if errors_of is None else checkpoint.load(errors_of)
     if depth_factor != 1:
         for network in {model, tried}:
@@ -109,19 +109,10 @@ def calibrate(
     known.pop("sigma_temperature", None)
     if scored["sigma"]:
         measured["sigma_temperature"] = scored["sigma"]["temperature"]
-    checkpoint.save(model, out, torch.float16 if half else _stored_type(weights), **{**known, **measured})
+    checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
     if beyond := scored["pixels_beyond"]:
         say(f"left out: {beyond:,} pixels whose true depth is more than {max_depth_m:g} m (max_depth_m)", "yellow")
-
-
-def _stored_type(weights: Path) -> torch.dtype:
-    """In which most numbers of a checkpoint are stored."""
-    from safetensors import safe_open
-
-    with safe_open(weights, framework="pt") as file:
-        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    return max(tensors, key=torch.Tensor.numel).dtype
 
 
 def show_floor(result: dict) -> None:
