@@ -55,8 +55,8 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
     if not all(abs(at / extent - 0.5) <= OFF_CENTRE for at, extent in ((camera.cx, width), (camera.cy, height))):
         raise error(
             f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}, outside the picture of {width}x{height}"
-            " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (at its size, and turned where"
-            " it is portrait)"
+            " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (of this size, and turned"
+            " where it is portrait)"
         )
 
 
