@@ -20,6 +20,7 @@ from spd_core.data.images import write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
+from spd_core.errors import at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, listed
 from spd_core.floor_evaluation import evaluate_floor
@@ -65,6 +66,7 @@ def evaluate_checkpoint(
         floor: also score with the floor of the truth told to the scale, height and tilt a little off.
     """
     how = Protocol(**protocol)
+    at_least(0, workers=workers)
     predictor = Predictor.load(weights, device, runtime=runtime)
     dataset = open_dataset(data, split)
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
@@ -89,6 +91,8 @@ def evaluate_checkpoint(
     for name in result["mean"]:
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
     make_console().print(table)
+    if n_nan := result["mean"]["n_nan"]:
+        say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
         about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
@@ -111,6 +115,7 @@ def check(path: Path, workers: int = 2) -> None:
         path: folder, or nyu_depth_v2_labeled.mat.
         workers: processes that read.
     """
+    at_least(0, workers=workers)
     table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px")
     table.title = printable(str(path))
     faults, missing = 0, {}
@@ -159,8 +164,8 @@ def preview(
         count: number of samples.
         seed: of the choice and of the augmentation.
     """
-    if count < 1:
-        raise DataError(f"count must be positive, got {count}")
+    at_least(1, count=count)
+    at_least(0, seed=seed)
     dataset = open_dataset(path, split)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:

@@ -8,9 +8,9 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -24,14 +24,12 @@ register_type(Path, str, expanded, type_check=isinstance)  # `~` in YAML, and af
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """`--some-flag` without a value means `--some_flag=true`, and dashes in names may be written for underscores."""
+    """Dashes in the names of options may be written for underscores."""
     result = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"]):
+    for argument in arguments:
         if argument.startswith("--") and len(argument) > 2:
             name, equals, value = argument.partition("=")
             argument = "--" + name[2:].replace("-", "_") + equals + value
-            if not equals and following.startswith("--") and argument not in ("--help", "--print_config"):
-                argument += "=true"
         result.append(argument)
     return result
 
@@ -66,6 +64,17 @@ def check_settings_files(arguments: list[str]) -> None:
 
 class Parser(ArgumentParser):
     """Reads settings past what other systems leave in a file, and suggests the near name where one is unknown."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """`--some_flag` without a value means `--some_flag=true`; another option needs one."""
+        words = list(sys.argv[1:] if args is None else args)
+        kinds = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
+        for i, (word, following) in enumerate(zip(words, [*words[1:], "--"])):
+            if following.startswith("--") and (kind := kinds.get(word)):
+                if bool not in (kind, *get_args(kind)):
+                    self.error(f"{word} needs a value")
+                words[i] += "=true"
+        return super().parse_args(words, *arguments, **options)
 
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
         """The settings in a file: YAML, an object of names."""

@@ -20,6 +20,7 @@ from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.samples import DataError, Sample
 from spd_core.data.topics import COMPRESSED, Choice, Topics
 from spd_core.errors import SPDError
+from spd_core.evaluation import Protocol
 from spd_core.extras import extra
 from spd_core.messages import is_rectified_topic
 from spd_core.pixels import random_pixels
@@ -100,6 +101,7 @@ def replay(
     tolerance_s: float = TOLERANCE_S,
     depth_offset_s: float = 0.0,
     references: int = 0,
+    max_depth_m: float = 10.0,
     out: Path | None = None,
 ) -> Report:
     """Ask about the frames of a bag and compare with its depth: accuracy, latency, and what was not answered.
@@ -125,12 +127,14 @@ def replay(
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
         references: learn the scale from so many depths of each frame, noisy and some of them nonsense; with --offline.
+        max_depth_m: points are compared whose true depth lies below, and answers are clamped to it.
         out: folder for result.json, frames.csv, depths.csv, report.png and overlay.png.
     """
     if node not in ("fresh", "running"):
         raise SPDError(f"node must be fresh or running, got {node!r}")
     if rate <= 0 or tolerance_s < 0:
         raise SPDError(f"rate must be positive and tolerance_s not negative, got {rate} and {tolerance_s}")
+    Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
@@ -169,7 +173,7 @@ def replay(
         "pairing": str(pairing) if topics.depth is not None else None,
         "left_out": [*recording.faults, *left_out],
     }
-    result = report(played, about)
+    result = report(played, about, max_depth_m)
     _show(result)
     if out is not None:
         write(result, out)
@@ -202,6 +206,8 @@ def _check_said_something(result: Report, choice: Choice, pairing: Pairing, reco
             why = "no depth topic was taken, see above"
         else:
             why = f"{pairing}, and no point has both an answer and a depth" if pairing.partner else str(pairing)
+            if beyond := result.summary["points_beyond"]:
+                why += f" below max_depth_m, {result.summary['max_depth_m']:g} m ({beyond} are farther away)"
         raise SPDError(f"nothing to compare: {why}")
 
 
@@ -268,6 +274,11 @@ def _show(result: Report, rows: int = 25) -> None:
         f" {summary['points']} points without depth, {summary['dropped_frames']} frames dropped, latency p50"
         f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms"
     )
+    if beyond := summary["points_beyond"]:
+        say(
+            f"left out: {beyond} points whose true depth is {summary['max_depth_m']:g} m or more (max_depth_m)",
+            "yellow",
+        )
     say("no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN))
     for gap in summary["gaps"]:
         say(f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)", "red")

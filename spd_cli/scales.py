@@ -16,7 +16,7 @@ from spd_core import checkpoint
 from spd_core.data.bag import TOLERANCE_S, Bag
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
-from spd_core.errors import SPDError
+from spd_core.errors import at_least
 from spd_core.evaluation import Protocol
 from spd_core.floor_evaluation import evaluate_floor
 from spd_core.predictor import Predictor
@@ -49,8 +49,7 @@ def calibrate_scale(
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         every: take only each so-manieth frame.
     """
-    if every < 1:
-        raise SPDError(f"every must be at least 1, got {every}")
+    at_least(1, every=every)
     with Bag(bag) as recording:
         topics = recording.choose(image, depth, camera_info).topics
         if topics.depth is None:
@@ -75,13 +74,14 @@ def calibrate(
     half: bool = False,
     depth_factor: float = 1.0,
     errors_of: Path | None = None,
+    max_depth_m: float = 10.0,
 ) -> None:
     """Measure on held-out images what a checkpoint must know of its errors, and write it with that.
 
     Args:
-        weights: checkpoint file.
+        weights: "embedded" or a checkpoint file.
         data: images that its training has not seen.
-        out: the checkpoint to write, with `scale_prior` and `sigma_temperature` in its provenance.
+        out: the checkpoint to write, with `scale_prior`, `sigma_temperature` and `calibrated_to_m` in its provenance.
         split: "train" or "test" where the data come in both.
         limit: number of images, evenly spread; without it all.
         half: store float16, half of the size.
@@ -89,36 +89,30 @@ def calibrate(
             are too small or too large everywhere (its s*).
         errors_of: checkpoint file whose errors are measured in place of those of `weights`, which has seen all images
             there are.
+        max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
-    model = checkpoint.load(weights)
+    model, dtype = checkpoint.load(weights), torch.float16 if half else checkpoint.stored_type(weights)
     tried = model if errors_of is None else checkpoint.load(errors_of)
     if depth_factor != 1:
         for network in {model, tried}:
             network.multiply_depth(depth_factor)
     predictor = Predictor(tried)  # without what was measured before
-    dataset, how = open_dataset(data, split), Protocol(limit=limit)
+    dataset, how = open_dataset(data, split), Protocol(limit=limit, max_depth_m=max_depth_m)
     fitted = fit_prior(predictor, dataset, how, progress=True)
     prior = asdict(narrowed(fitted, predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
     if floor_log is not None:
         prior["floor_log"] = floor_log
-    measured: dict[str, Any] = {"scale_prior": prior}
-    sigma = evaluate_scale(predictor, dataset, how, counts=(), progress=True)["sigma"]
+    measured: dict[str, Any] = {"scale_prior": prior, "calibrated_to_m": max_depth_m}
+    scored = evaluate_scale(predictor, dataset, how, counts=(), progress=True)
     known = checkpoint.provenance(weights)
     known.pop("sigma_temperature", None)
-    if sigma:
-        measured["sigma_temperature"] = sigma["temperature"]
-    checkpoint.save(model, out, torch.float16 if half else _stored_type(weights), **{**known, **measured})
+    if scored["sigma"]:
+        measured["sigma_temperature"] = scored["sigma"]["temperature"]
+    checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
-
-
-def _stored_type(weights: Path) -> torch.dtype:
-    """In which most numbers of a checkpoint are stored."""
-    from safetensors import safe_open
-
-    with safe_open(weights, framework="pt") as file:
-        tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    return max(tensors, key=torch.Tensor.numel).dtype
+    if beyond := scored["pixels_beyond"]:
+        say(f"left out: {beyond:,} pixels whose true depth is more than {max_depth_m:g} m (max_depth_m)", "yellow")
 
 
 def show_floor(result: dict) -> None:

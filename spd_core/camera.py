@@ -92,6 +92,11 @@ class Camera:
             cy=(self.cy + 0.5) * scale_y - 0.5,
         )
 
+    def strided(self, step: int) -> Camera:
+        """Intrinsics of every `step`-th pixel of the image and row, the first included: [::step, ::step]. `scaled` is
+        of pixels that are means."""
+        return replace(self, fx=self.fx / step, fy=self.fy / step, cx=self.cx / step, cy=self.cy / step)
+
     def cropped(self, left: float, top: float) -> Camera:
         """Intrinsics after `left` columns and `top` rows were cut off."""
         return replace(self, cx=self.cx - left, cy=self.cy - top)

@@ -38,10 +38,16 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
     `dtype` torch.float16 halves the file; weights are always loaded as float32.
 
     Raises:
-        CheckpointError: it cannot be written; a file that was there before is intact.
+        CheckpointError: it cannot be written, or a weight is too large for `dtype`; a file that was there before is
+            intact.
     """
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config)), "provenance": json.dumps(provenance)}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        if tensors[name].isinf().any() and not tensor.isinf().any():
+            raise CheckpointError(
+                f"{name} has {tensor.abs().max():g}, which {dtype} cannot hold: {path} is not written; store float32"
+            )
     with files.replaced(path, CheckpointError, (OSError, SafetensorError)) as partial:
         save_file(tensors, partial, metadata)
 
@@ -81,6 +87,11 @@ def load(path: str | Path) -> SPD:
         raise CheckpointError(f"{path} does not fit its own configuration, {len(differences)} tensors differ: {shown}")
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return model.eval()
+
+
+def stored_type(path: str | Path) -> torch.dtype:
+    """In which most numbers of a checkpoint are stored."""
+    return max(_read(path)[1].values(), key=torch.Tensor.numel).dtype
 
 
 def configuration(path: str | Path) -> dict:

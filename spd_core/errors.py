@@ -8,6 +8,13 @@ class SPDError(ValueError):
     """
 
 
+def at_least(least: float, **values: float) -> None:
+    """Raise SPDError for the first of the named values that is below `least`, or NaN."""
+    for name, value in values.items():
+        if not value >= least:
+            raise SPDError(f"{name} must be at least {least:g}, got {value}")
+
+
 def first_line(error: BaseException) -> str:
     """What an exception is, in one line: many bring pages, some not a word."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, NotRequired, TypedDict
@@ -11,7 +12,7 @@ import numpy as np
 from .camera import Camera
 from .data.loader import opened
 from .data.samples import Dataset, Sample, Subset, limited
-from .errors import SPDError
+from .errors import SPDError, at_least
 from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
 from .pixels import grid_pixels, random_pixels
@@ -55,6 +56,11 @@ class Protocol:
             raise SPDError(f"crop must be auto, none or eigen, got {self.crop!r}")
         if self.points is not None and self.grid is not None:
             raise SPDError(f"points ({self.points}) and grid ({self.grid}) exclude each other")
+        at_least(0, min_depth_m=self.min_depth_m, seed=self.seed)
+        if not self.min_depth_m < self.max_depth_m < math.inf:
+            raise SPDError(
+                f"max_depth_m must be finite and above min_depth_m ({self.min_depth_m:g} m), got {self.max_depth_m:g}"
+            )
         for name, value in (
             ("points", self.points),
             ("limit", self.limit),

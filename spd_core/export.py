@@ -19,6 +19,7 @@ from .errors import SPDError
 from .extras import extra
 from .files import make_folder, write_bytes
 from .model import SPD
+from .preprocess import check_input_size
 
 OPSET = 17
 
@@ -112,7 +113,9 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
 
     Raises:
         ExportError: the packages are missing, or an output differs by more than 1e-3.
+        SPDError: the network cannot see an image of that size.
     """
+    check_input_size(size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder = make_folder(folder)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
+import math
 import os
 import tempfile
 import unicodedata
@@ -231,6 +233,19 @@ def _bring_to_disk(path: Path) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace a file by this text, as `replaced` does."""
     write_bytes(path, text.encode(errors="surrogateescape"))  # file names that are no UTF-8: the bytes they were
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Replace a file by a value as JSON that every reader takes, as `replaced` does: NaN and inf become null."""
+    write_text(path, json.dumps(_without_nan(value), indent=1, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:

@@ -40,7 +40,7 @@ def find_floor(depth_m: np.ndarray, camera: Camera, seed: int = 0) -> tuple[Floo
     if len(points) < TRIED_PIXELS / 4:
         return None
     tried = points[rng.permutation(len(points))[:TRIED_PIXELS]]
-    lower = tried[tried[:, 1] > np.median(tried[:, 1])]
+    lower = tried[tried[:, 1] >= np.median(tried[:, 1])]  # all, of an exact level floor and nothing else
     best: tuple[float, np.ndarray] | None = None
     for _ in range(TRIALS):
         first, second, third = lower[rng.choice(len(lower), 3, replace=False)]
@@ -112,7 +112,7 @@ def evaluate_floor(
     ratios = []
     for index, sample in enumerate(opened(dataset, "with the floor", progress=progress)):
         truth_m = sample.truth_m[::STEP_PX, ::STEP_PX]
-        if sample.camera is None or (found := find_floor(truth_m, sample.camera.scaled(1 / STEP_PX), index)) is None:
+        if sample.camera is None or (found := find_floor(truth_m, sample.camera.strided(STEP_PX), index)) is None:
             continue
         plane, shows = found
         frame, scale = encode(predictor, sample.rgb, sample.camera, protocol), ScaleFilter(predictor, prior)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from . import files
 from .camera import Camera
-from .data.rgbd import four_numbers, read_camera
+from .data.rgbd import check_camera, four_numbers, read_camera
 from .errors import SPDError
-from .messages import PLAUSIBLE_FOCAL, camera_from_info
+from .messages import camera_from_info
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
@@ -52,7 +52,7 @@ def camera_of_picture(
         fov_deg: horizontal angle of view, degrees, instead.
 
     Raises:
-        IntrinsicsError: what is told cannot be used.
+        IntrinsicsError: what is told, or camera.txt, cannot be used.
     """
     if told is not None and fov_deg is not None:
         raise IntrinsicsError(f"give the camera or the angle of view, not both; got {told!r} and {fov_deg:g} degrees")
@@ -64,7 +64,9 @@ def camera_of_picture(
     if told is not None:
         return KnownCamera(_told(told, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
-        return KnownCamera(camera, f"{file.parent / 'camera.txt'}")
+        source = str(file.parent / "camera.txt")
+        check_camera(camera, size, source, IntrinsicsError)
+        return KnownCamera(camera, source)
     if found := focal_from_exif(file, size):
         focal_px, source = found
         return KnownCamera(centred_camera(focal_px, size), source)
@@ -86,17 +88,7 @@ def _told(told: str, size: tuple[int, int]) -> Camera:
         camera = read_calibration(files.expanded(told), size)
     else:
         camera = Camera(*numbers)
-    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
-    if not least <= camera.focal_px <= most:
-        raise IntrinsicsError(
-            f"the focal length of {told} is {camera.focal_px:g} px for a picture of {size[1]}x{size[0]} px; expected"
-            f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
-        )
-    if not (0 <= camera.cx < size[1] and 0 <= camera.cy < size[0]):
-        raise IntrinsicsError(
-            f"the optical axis of {told} is outside the picture of {size[1]}x{size[0]} px; expected fx,fy,cx,cy in px"
-            " of the picture as it is shown (turned, where it is portrait)"
-        )
+    check_camera(camera, size, told, IntrinsicsError)
     return camera
 
 

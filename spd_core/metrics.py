@@ -10,7 +10,7 @@ from .errors import SPDError
 
 # [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
 EIGEN_CROP = (45, 471, 41, 601)
-RANGES_M = ((0, 2), (2, 5), (5, 10))
+RANGES_M = {f"abs_rel_{near}_{far}m": (near, far) for near, far in ((0, 2), (2, 5), (5, 10))}
 
 
 def depth_metrics(
@@ -18,10 +18,10 @@ def depth_metrics(
 ) -> dict[str, float]:
     """Metrics of predicted against true depth.
 
-    Valid are the pixels with min_depth < gt < max_depth; predictions are clamped to that range. Keys: `abs_rel`,
-    `sq_rel`, `rmse`, `rmse_log`, `log10`, `silog` (100 * sqrt(E[g^2] - E[g]^2), g = ln pred - ln gt), `d1` `d2` `d3`
-    (share within 1.25, 1.25^2, 1.25^3), `s_star` (median gt / pred), `scaled_abs_rel` (after multiplying by s_star),
-    `scale_gap` (1 - scaled_abs_rel / abs_rel), `n_valid`.
+    Valid are the pixels with min_depth < gt < max_depth; predictions are clamped to that range, and one that is NaN
+    makes errors NaN. Keys: `abs_rel`, `sq_rel`, `rmse`, `rmse_log`, `log10`, `silog` (100 * sqrt(E[g^2] - E[g]^2), g =
+    ln pred - ln gt), `d1` `d2` `d3` (share within 1.25, 1.25^2, 1.25^3; NaN is not), `s_star` (median gt / pred),
+    `scaled_abs_rel` (after multiplying by s_star), `scale_gap` (1 - scaled_abs_rel / abs_rel), `n_valid`.
 
     Args:
         pred_m, gt_m: depth, m, of the same shape (any for crop None, [480, 640] for "eigen").
@@ -91,9 +91,9 @@ def range_metrics(
         return {}
     error = np.abs(np.clip(pred, min_depth, max_depth) - gt) / gt
     result = {}
-    for near, far in RANGES_M:
+    for name, (near, far) in RANGES_M.items():
         inside = (gt >= near) & (gt < far)
-        result[f"abs_rel_{near}_{far}m"] = float(error[inside].mean()) if inside.any() else float("nan")
+        result[name] = float(error[inside].mean()) if inside.any() else float("nan")
     for name, depth in (("pred", pred), ("gt", gt)):
         result |= {
             f"{name}_min": float(depth.min()),
@@ -111,14 +111,18 @@ def collapsed(mean: dict[str, float]) -> bool:
 
 def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an
-    image has none. `n_valid` is summed, a `name` left out."""
+    image has none. `n_valid` is summed, a `name` left out.
+
+    An image with a prediction that is not finite counts, so that failing on what is hard does not pay: what is NaN for
+    it is NaN in the mean, and no such mean is the best. `n_nan` says how many of the `n_images` there are; the ranges
+    are of the others alone.
+    """
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
         raise SPDError(f"none of {len(per_image)} images has a valid depth pixel")
-    mean = {key: _nanmean([m[key] for m in counted]) for key in counted[0] if key != "name"}
-    return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted)}
-
-
-def _nanmean(values: list[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    mean = {}
+    for key in (key for key in counted[0] if key != "name"):
+        values = [m[key] for m in counted if key not in RANGES_M or not np.isnan(m[key])]
+        mean[key] = float(np.mean(values)) if values else float("nan")
+    n_nan = sum(any(np.isnan(m[key]) for key in mean.keys() - RANGES_M.keys()) for m in counted)
+    return {**mean, "n_valid": sum(m["n_valid"] for m in counted), "n_images": len(counted), "n_nan": n_nan}

@@ -4,7 +4,6 @@ the report; the answers come from a `Predictor` here, or from the node over ROS 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 import warnings
 from collections import Counter
@@ -19,7 +18,7 @@ from . import files
 from .camera import cell_centres, inside_image
 from .data.bag import BagFrame, RecordedFrame
 from .data.images import write_picture
-from .errors import SPDError
+from .errors import SPDError, at_least
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
 from .pixels import at_pixels, pixel_under, random_pixels
@@ -52,6 +51,7 @@ class Sampling:
     def __post_init__(self):
         if self.points < 1 or (self.grid is not None and min(self.grid) < 1):
             raise SPDError(f"points and grid must be positive, got {self.points} and {self.grid}")
+        at_least(0, seed=self.seed)
         if self.recorded and self.grid is not None:
             raise SPDError("recorded and grid exclude each other")
 
@@ -155,9 +155,10 @@ class Report:
     played: list[Replayed]
 
 
-def report(played: list[Replayed], about: dict) -> Report:
-    """Metrics (mean over the frames that have any), latency percentiles (ms), and what was not answered."""
-    metrics = [_metrics(frame) for frame in played]
+def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Report:
+    """Metrics (mean over the frames that have any), latency percentiles (ms), and what was not answered. Points whose
+    truth is `max_depth_m` or more are not compared: `points_beyond` counts them."""
+    metrics = [_metrics(frame, max_depth_m) for frame in played]
     rows = [_row(number, frame) | metrics[number] for number, frame in enumerate(played)]
     replies = [reply for frame in played for _, reply in frame.answered()]
     statuses = Counter(Status(int(s)).name for reply in replies for s in reply.status)
@@ -170,6 +171,8 @@ def report(played: list[Replayed], about: dict) -> Report:
         "points": sum(row["points"] for row in rows),
         "points_without_depth": sum(row["points"] - row["points_with_depth"] for row in rows),
         "points_by_status": dict(statuses),
+        "max_depth_m": max_depth_m,
+        "points_beyond": sum(int((asked.truth_m >= max_depth_m).sum()) for frame in played for asked in frame.asked),
         "dropped_frames": sum(bool(row["status"] in unanswered and row["queries"]) for row in rows),
         "latency_ms": {
             f"p{p}": float(np.percentile(_latency_ms(replies) if replies else np.nan, p)) for p in (50, 90, 99)
@@ -180,12 +183,12 @@ def report(played: list[Replayed], about: dict) -> Report:
     return Report(summary, rows, played)
 
 
-def _metrics(frame: Replayed) -> dict[str, float]:
+def _metrics(frame: Replayed, max_depth_m: float) -> dict[str, float]:
     answered = frame.answered()
     depth_m = np.concatenate([[], *(reply.depth_m for _, reply in answered)])
     truth_m = np.concatenate([[], *(asked.truth_m for asked, _ in answered)])
     known = np.isfinite(depth_m) & np.isfinite(truth_m)
-    return depth_metrics(np.where(known, depth_m, 1), np.where(known, truth_m, 0))
+    return depth_metrics(np.where(known, depth_m, 1), np.where(known, truth_m, 0), max_depth=max_depth_m)
 
 
 def _row(number: int, frame: Replayed) -> dict:
@@ -217,7 +220,7 @@ def gaps(played: list[Replayed]) -> list[dict]:
 def write(result: Report, folder: str | Path) -> None:
     """result.json, frames.csv, depths.csv (every point) and report.png, and overlay.png where a picture was kept."""
     folder = files.make_folder(folder)
-    files.write_text(folder / "result.json", json.dumps(result.summary, indent=1))
+    files.write_json(folder / "result.json", result.summary)
     files.write_csv(folder / "frames.csv", result.frames[0], (row.values() for row in result.frames))
     points: list[list] = []
     for number, frame in enumerate(result.played):
@@ -244,7 +247,7 @@ def draw(result: Report) -> Figure:
     unanswered = "no query was answered" if result.summary["queries"] else "nothing was asked"
     depths_m = [(asked.truth_m, reply.depth_m) for asked, reply in answered]
     truth_m, depth_m = (np.concatenate([[], *part]) for part in zip(([], []), *depths_m))
-    compared = np.isfinite(truth_m) & np.isfinite(depth_m)
+    compared = (truth_m < result.summary["max_depth_m"]) & np.isfinite(depth_m)
     if compared.any():
         abs_rel = [row["abs_rel"] for row in result.frames]
         if len(abs_rel) > 1:

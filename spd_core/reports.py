@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +51,7 @@ def write_evaluation(
     and the best and worst images."""
     folder = files.make_folder(folder)
     summary = {**about, **{key: value for key, value in result.items() if key != "per_image"}}
-    files.write_text(folder / "result.json", json.dumps(summary, indent=1))
+    files.write_json(folder / "result.json", summary)
     columns = list(dict.fromkeys(name for image in result["per_image"] for name in image))
     rows = ([image.get(name, "") for name in columns] for image in result["per_image"])
     files.write_csv(folder / "per_image.csv", columns, rows)
@@ -68,7 +67,8 @@ def _draw_evaluation(result: Evaluation, predictor: Predictor, dataset: Dataset,
     figure = new_figure(15, 3.4 * (1 + len(shown)))
     top, *rows = figure.subfigures(1 + len(shown), 1, squeeze=False).ravel()
     histogram, against = top.subplots(1, 2)
-    mean = f"mean {result['mean']['abs_rel']:.3f}"
+    n_nan = result["mean"]["n_nan"]
+    mean = f"mean {result['mean']['abs_rel']:.3f}" + (f", {n_nan} images not finite" if n_nan else "")
     if len(order) > 1:
         histogram.hist(errors[order], bins=min(50, max(5, len(order) // 4)), color="tab:blue")
         histogram.axvline(result["mean"]["abs_rel"], color="black", label=mean)
@@ -76,7 +76,7 @@ def _draw_evaluation(result: Evaluation, predictor: Predictor, dataset: Dataset,
         histogram.legend()
     else:
         say_instead(
-            histogram, f"one image of {result['layout']}\nAbsRel {mean}" if order else "no image has valid depth"
+            histogram, f"one image of {result['layout']}\nAbsRel {mean}" if order else f"no image has an error: {mean}"
         )
     _draw_error_against_depth(against, [dataset[i] for i in order[:: max(1, len(order) // 24)]], predictor, protocol)
     for row, (title, i) in zip(rows, shown):

@@ -5,7 +5,6 @@ References are as a robot's are: a few of many pixels, noisy, some of them nonse
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,9 @@ from . import files
 from .data.bag import BagFrame
 from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
+from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import depth_metrics, mean_metrics
+from .metrics import depth_metrics, evaluated_pixels, mean_metrics
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
 from .scale import ScaleFilter
@@ -64,7 +64,8 @@ def evaluate_scale(
 
     Returns:
         {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
-        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior"}.
+        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior",
+        "pixels_beyond": how many have a truth above the protocol's `max_depth_m`, and are left out}.
 
     Raises:
         DataError: a sample cannot be read or has no depth.
@@ -73,9 +74,10 @@ def evaluate_scale(
     dataset = limited(dataset, protocol.limit)
     scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
     draws = math.ceil(least_draws / max(len(dataset), 1))
-    points = []
+    points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
     for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
-        frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
+        frame, at, truth_m = _at_points(predictor, sample, protocol, crop, index)
+        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
         answer = frame.answer(at)
         network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
         points.append((network_m, sigma_log, truth_m))
@@ -107,6 +109,7 @@ def evaluate_scale(
         "noise": NOISE,
         "nonsense": NONSENSE,
         "prior": asdict(prior or ScalePrior.of(predictor)),
+        "pixels_beyond": pixels_beyond,
     }
 
 
@@ -184,7 +187,10 @@ def fit_prior(
     points = []
     for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
         frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
-        points.append((frame.depth_at(at).astype(np.float64), truth_m))
+        network_m = frame.depth_at(at).astype(np.float64)
+        if not np.isfinite(network_m).all():
+            raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
+        points.append((network_m, truth_m))
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
     scales, slopes, left = [], [], []
     for network_m, truth_m in points:
@@ -229,7 +235,7 @@ def _width(errors: np.ndarray) -> float:
 def write_scale_report(result: dict, folder: str | Path) -> None:
     """`result` of `evaluate_scale` as scale.json and scale.png: error by number of references, and by certainty."""
     folder = files.make_folder(folder)
-    files.write_text(folder / "scale.json", json.dumps(result, indent=1))
+    files.write_json(folder / "scale.json", result)
     figure = new_figure(11, 4)
     by_count, by_share = figure.subplots(1, 2)
     counts = list(result["references"])

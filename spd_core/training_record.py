@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from pathlib import Path
@@ -75,7 +74,7 @@ class Record:
     def add_validation(self, loss: float | None, mean: dict[str, float]) -> bool:
         """Note a validation at this step. Returns whether it is the best so far."""
         self.history.append({"step": self.step, "loss": loss, **mean})
-        is_best = not self.best or mean["abs_rel"] < self.best["abs_rel"]
+        is_best = not self.best or mean["abs_rel"] < np.nan_to_num(self.best["abs_rel"], nan=np.inf)
         if is_best:
             self.best = {"validation": len(self.history) - 1, "step": self.step, "abs_rel": mean["abs_rel"]}
         self.log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
@@ -118,7 +117,7 @@ class Record:
         }
         with files.replaced(state_file(self.config), TrainingError, (OSError, RuntimeError)) as partial:
             torch.save(state, partial)
-        files.write_text(self.out / "run.json", json.dumps(report, indent=1))
+        files.write_json(self.out / "run.json", report)
 
     def resume(self) -> None:
         file = state_file(self.config)
@@ -158,7 +157,7 @@ class Record:
         """Write how the run ended. Returns the content of run.json."""
         report = self.report(ended)
         if self.writer is not None:
-            files.write_text(self.out / "run.json", json.dumps(report, indent=1))
+            files.write_json(self.out / "run.json", report)
             self.writer.close()
         return report
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 
-from spd_core.data.shards import SHARD
-from spd_core.files import make_folder, replaced
+from spd_core.data.samples import DataError
+from spd_core.data.shards import PATTERN, SHARD
+from spd_core.errors import at_least
+from spd_core.files import listed, make_folder, read_as, read_text, replaced, write_json
 
-from .synthetic import FOCAL_RATIO, random_frame
+from .synthetic import FOCAL_RATIO, check_size, random_frame
 
 
 def _draw_shard(first_seed: int, folder: Path, **options) -> None:
@@ -30,6 +34,28 @@ def _draw_shard(first_seed: int, folder: Path, **options) -> None:
         )
 
 
+def _keep_settings(folder: Path, wanted: dict) -> None:
+    """Write the settings of a folder without shards; raise DataError where its shards were drawn with others. Of those
+    of before rooms.json was written, only the size is known."""
+    file, shards = folder / "rooms.json", listed(folder, PATTERN)
+    if not shards:
+        write_json(file, wanted)
+        return
+    if file.exists():
+        with read_as("the settings of the rooms beside it", file, b"{", DataError):
+            found = json.loads(read_text(file))
+    else:
+        with read_as("a shard of rooms", shards[0], b"PK", DataError), np.load(shards[0]) as shard:
+            found = {"size": list(shard["rgb"].shape[1:3])}
+    differ = [name for name in wanted.keys() & found.keys() if found[name] != wanted[name]]
+    if differ:
+        raise DataError(
+            f"{folder} has rooms of other settings: "
+            + ", ".join(f"{name} {found[name]}, wanted {wanted[name]}" for name in sorted(differ))
+            + "; draw into another folder"
+        )
+
+
 def draw_rooms(
     folder: str | Path,
     count: int = 8000,
@@ -39,8 +65,8 @@ def draw_rooms(
     rooms: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Draw `count` frames into `folder`, in several processes. Interrupted, it goes on with the shards that are
-    missing.
+    """Draw `count` frames into `folder`, in several processes. Interrupted, or asked for more, it goes on with the
+    shards that are missing; a folder holds frames of one kind, which its rooms.json says.
 
     Args:
         folder: where the shards go.
@@ -51,14 +77,22 @@ def draw_rooms(
         rooms: number of different rooms that all frames show, whatever their seeds; without it each frame has a room of
             its own.
         workers: processes.
+
+    Raises:
+        SPDError: a setting cannot be, or the folder has frames that were drawn with others.
     """
+    at_least(1, count=count, workers=workers, rooms=1 if rooms is None else rooms)
+    at_least(0, first_seed=first_seed)
+    check_size(size)
     folder = make_folder(folder)
+    options: dict[str, Any] = {"size": list(size), "focal_ratio": list(focal_ratio), "rooms": rooms}
+    _keep_settings(folder, {"first_seed": first_seed, **options})
     missing = [
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
     ]
     # Not forked: a copy of a process that has used torch waits for ever for threads that it does not have.
     pool = ProcessPoolExecutor(workers, get_context("spawn"))
-    draw_shard = partial(_draw_shard, folder=folder, size=tuple(size), focal_ratio=tuple(focal_ratio), rooms=rooms)
+    draw_shard = partial(_draw_shard, folder=folder, **options)
     # Ctrl-C is this process's: the workers, which start here, inherit that they do not hear it, from their first
     # instruction on. One that comes meanwhile waits.
     resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal

@@ -26,6 +26,7 @@ CAMERA_HEIGHT_M = (0.9, 1.5)
 KINECT_FOCAL_RATIO = NYU_FOCAL_PX / 640
 # Focal lengths, in image widths: 320 to 928 px at 640 px, an opening of 90 to 38 degrees.
 FOCAL_RATIO = (0.5, 1.45)
+COARSE = 16  # px of the image for each ray by which a pose is judged
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Frame:
     pose: Pose
 
 
+def check_size(size: tuple[int, int]) -> None:
+    """Raise SPDError where `size` (height, width) px cannot be drawn."""
+    if len(size) != 2 or min(size) < COARSE or size[0] % 4 or size[1] % 4:
+        raise SPDError(f"size must be (height, width) in multiples of 4 px, {COARSE} at least, got {tuple(size)}")
+
+
 @torch.inference_mode()
 def draw(
     room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: int = 0, device: torch.device | str = "cpu"
@@ -45,11 +52,10 @@ def draw(
     """Draw a room. `seed` sets the camera's exposure, blur and noise.
 
     Args:
-        size: (H, W) px, multiples of 4.
+        size: (H, W) px, multiples of 4, 16 at least.
         camera: intrinsics at that size.
     """
-    if size[0] % 4 or size[1] % 4:
-        raise SPDError(f"size must be (height, width) in multiples of 4 px, got {size}")
+    check_size(size)
     scene = Scene(room, device)
     rng = np.random.default_rng([seed, 0xCA3])
     rays = camera_rays(camera, pose, size, device)
@@ -84,7 +90,7 @@ def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tupl
     cupboard."""
     scene = Scene(room)
     width, height, length = room.size
-    coarse, coarse_size = camera.scaled(1 / 16), (size[0] // 16, size[1] // 16)
+    coarse, coarse_size = camera.scaled(1 / COARSE), (size[0] // COARSE, size[1] // COARSE)
     for _ in range(40):
         x, y = rng.uniform(0.3, width - 0.3), min(rng.uniform(*CAMERA_HEIGHT_M), height - 0.3)
         position = np.array([x, y, rng.uniform(0.3, length - 0.3)])
@@ -109,7 +115,7 @@ def random_frame(
     """The frame of a seed: its own room, camera and pose. Same seed, same frame.
 
     Args:
-        size: (H, W) px, multiples of 16.
+        size: as `draw` takes it.
         focal_ratio: range of focal length / image width.
         rooms: number of different rooms that all seeds share; without it each has its own.
     """

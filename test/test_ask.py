@@ -107,6 +107,16 @@ def test_what_is_told_comes_before_camera_txt_and_that_before_exif(tmp_path):
     assert camera_of_picture(file, SIZE, fov_deg=90).camera.fx == pytest.approx(64)
 
 
+def test_camera_txt_of_another_picture_is_refused_as_what_is_told_is(tmp_path):
+    file = photograph(tmp_path / "p.jpg")
+    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "at its edge")):
+        (tmp_path / "camera.txt").write_text(content)
+        with pytest.raises(IntrinsicsError, match=rf"camera\.txt .*{fault}"):
+            camera_of_picture(file, SIZE)
+    (tmp_path / "camera.txt").write_text("100 100 20 70")  # of a part of what the camera saw
+    assert camera_of_picture(file, SIZE).camera == Camera(100, 100, 20, 70)
+
+
 def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
     (tmp_path / "ost.yaml").write_text(
         "image_width: 256\nimage_height: 192\ncamera_name: front\n"
@@ -137,7 +147,8 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
     [
         ("1,2,3", None, "expected fx,fy,cx,cy in px, or a file, got '1,2,3'"),
         ("-1,2,3,4", None, "positive focal lengths"),
-        ("100,100,900,40", None, "optical axis of 100,100,900,40 is outside the picture of 128x96"),
+        ("100,100,900,40", None, "optical axis of 100,100,900,40 is at 900,40, outside the picture of 128x96"),
+        ("200,200,127.5,95.5", None, "outside the picture of 128x96 px or at its edge"),
         ("none.yaml", None, "none.yaml does not exist"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
@@ -146,7 +157,7 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
             None,
             "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to",
         ),
-        ("tabs.txt", None, "optical axis of .*tabs.txt is outside the picture of 128x96"),
+        ("tabs.txt", None, "optical axis of .*tabs.txt is at 900,40, outside the picture of 128x96"),
     ],
 )
 def test_a_camera_that_cannot_be_is_named(tmp_path, monkeypatch, told, fov_deg, message):

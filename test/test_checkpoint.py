@@ -1,5 +1,6 @@
 """Checkpoints come back as they went, and nothing else is let in."""
 
+import copy
 import json
 import re
 from dataclasses import asdict
@@ -50,6 +51,17 @@ def test_half_precision_files_load_as_float32(saved, tmp_path):
     checkpoint.save(model, tmp_path / "half.safetensors", torch.float16)
     loaded = checkpoint.load(tmp_path / "half.safetensors")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused(saved, tmp_path):
+    model = copy.deepcopy(saved[0])
+    model.decoder.head.bias.data[0] = 1e5
+    with pytest.raises(CheckpointError, match=r"decoder.head.bias has 100000, which torch.float16 cannot hold"):
+        checkpoint.save(model, tmp_path / "half.safetensors", torch.float16)
+    assert not list(tmp_path.iterdir())
+    checkpoint.save(model, tmp_path / "whole.safetensors")
+    assert checkpoint.stored_type(tmp_path / "whole.safetensors") == torch.float32
+    assert checkpoint.stored_type("embedded") == torch.float16
 
 
 def test_missing_file(tmp_path):

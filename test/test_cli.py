@@ -201,10 +201,49 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["info", "--wieghts", "a"], "Did you mean weights?"),
         (["replay"], "replay.bag"),
         (["export", "out", "--size", "[1,x]"], "size"),
+        (["eval", ".", "--limit", "1", "--out"], "--out needs a value"),
+        (["eval", ".", "--out", "--flip-average"], "--out needs a value"),
+        (["train", "--validation.seed", "--steps", "3"], "--validation.seed needs a value"),
+        (["data", "preview", ".", "--out"], "--out needs a value"),
+        (["ask", "p.jpg", "3,4", "--out", "--json"], "--out needs a value"),
     ],
 )
 def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, fault):
     assert fault in failing(monkeypatch, capsys, *arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ("eval . --points 4 --seed -1", "seed must be at least 0, got -1"),
+        ("eval . --min_depth_m -1", "min_depth_m must be at least 0, got -1"),
+        ("eval . --max_depth_m 0", "max_depth_m must be finite and above min_depth_m (0.001 m), got 0"),
+        ("eval . --workers -1", "workers must be at least 0, got -1"),
+        ("replay . --offline --max_depth_m -2", "max_depth_m must be finite"),
+        ("replay . --offline --seed -1", "seed must be at least 0, got -1"),
+        ("calibrate-scale . --every 0", "every must be at least 1, got 0"),
+        ("data check . --workers -1", "workers must be at least 0, got -1"),
+        ("data preview . --seed -1", "seed must be at least 0, got -1"),
+        ("data preview . --count 0", "count must be at least 1, got 0"),
+        ("data rooms out --workers 0", "workers must be at least 1, got 0"),
+        ("data rooms out --count -5", "count must be at least 1, got -5"),
+        ("data rooms out --first_seed -1", "first_seed must be at least 0, got -1"),
+        ("data rooms out --size [8,8]", "in multiples of 4 px, 16 at least, got (8, 8)"),
+        ("export out --size [32,32]", "input_size must be (height, width) of at least 64 px, got (32, 32)"),
+        ("export out --size [0,0]", "of at least 64 px, got (0, 0)"),
+    ],
+)
+def test_values_that_cannot_be_are_one_line_and_leave_nothing(monkeypatch, capsys, tmp_path, arguments, fault):
+    monkeypatch.chdir(tmp_path)
+    assert fault in failing(monkeypatch, capsys, *arguments.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_need_no_value(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("spd_core.training.train", started.append)
+    spd(monkeypatch, "train", "--steps", 3, "--in-memory", "--validation.flip-average", "--pretrained")
+    assert started[0].in_memory is started[0].validation.flip_average is started[0].pretrained is True
 
 
 # --- ends
@@ -245,7 +284,7 @@ def test_an_interruption_is_quiet(capsys):
 
 def test_interrupted_workers_end_quietly(tmp_path):
     with spd_process(
-        "data", "rooms", tmp_path, "--count", 20000, "--size", "[12,16]", start_new_session=True
+        "data", "rooms", tmp_path, "--count", 20000, "--size", "[16,16]", start_new_session=True
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 200

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
-from support.data_sets import same_samples
+from support.data_sets import Samples, same_samples
 
 from spd_cli.commands import check, preview
 from spd_core.camera import Camera
@@ -17,7 +17,7 @@ from spd_core.data.augment import Augmentation
 from spd_core.data.check import mean_depth, summarise
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
-from spd_core.data.samples import DataError, InMemory, Subset
+from spd_core.data.samples import DataError, InMemory, Sample, Subset
 from spd_core.data.shards import SHARD
 
 SIZE = (480, 640)
@@ -172,6 +172,13 @@ def test_rgbd_folder(tmp_path):
     dataset = open_dataset(tmp_path)
     assert (len(dataset), dataset.name(0), dataset[0].camera) == (1, "a", Camera(500, 501, 320, 240))
     np.testing.assert_allclose(dataset[0].depth_m, depth_m, atol=1e-6)
+    for content, fault in (
+        ("1000 1002 640 480", "at 640,480, outside the picture .* or at its edge"),
+        ("4 4 3 2", "mm"),
+    ):
+        (tmp_path / "camera.txt").write_text(content)  # of pictures of twice the size; in millimetres
+        with pytest.raises(DataError, match=rf"camera\.txt for a\.rgb\.png is .*{fault}"):
+            open_dataset(tmp_path)[0]
     (tmp_path / "camera.txt").write_text("500 501 320")
     with pytest.raises(DataError, match=r"camera\.txt holds '500 501 320'; expected four numbers"):
         open_dataset(tmp_path)
@@ -279,3 +286,15 @@ def test_mean_depth(tmp_path):
     write_h5(tmp_path)
     known = np.concatenate([d[d > 0] for d in (frame(0)[1], frame(1)[1])])
     assert mean_depth(open_dataset(tmp_path)) == pytest.approx(known.mean(), rel=1e-5)
+    blind = Samples([Sample("a", np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.float32), None)])
+    for nothing in (blind, Samples([])):
+        with pytest.raises(DataError, match="samples of list has a pixel of known depth"):
+            mean_depth(nothing)
+
+
+def test_of_h5_files_only_those_of_the_split_are_listed(tmp_path, monkeypatch):
+    write_h5(tmp_path)
+    listed, patterns = nyu.files.listed, []
+    monkeypatch.setattr(nyu.files, "listed", lambda path, pattern: patterns.append(pattern) or listed(path, pattern))
+    assert len(open_dataset(tmp_path, "test")) == 1
+    assert patterns == ["val/official/*.h5"]

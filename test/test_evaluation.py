@@ -128,6 +128,22 @@ def test_report_files(predictor, rooms, tmp_path):
     assert picture.std() > 20
 
 
+def test_an_image_that_is_not_finite_is_counted_and_drawn_nowhere(predictor, rooms, tmp_path, monkeypatch):
+    def overflowing(predictor, sample, *arguments):
+        return predict(predictor, sample, *arguments) * (np.nan if sample.name == "room 1" else 1)
+
+    monkeypatch.setattr("spd_core.evaluation.predict", overflowing)
+    result = evaluate(predictor, rooms)
+    assert (result["mean"]["n_nan"], result["mean"]["n_images"]) == (1, 4)
+    write_evaluation(result, predictor, rooms, tmp_path)
+    written = json.loads(
+        (tmp_path / "result.json").read_text(), parse_constant=pytest.fail
+    )  # strict readers know no NaN
+    assert written["mean"]["abs_rel"] is None
+    assert written["mean"]["n_nan"] == 1
+    assert cv2.imread(str(tmp_path / "report.png")) is not None
+
+
 def test_a_sample_that_cannot_be_read_stops_it(predictor, rooms):
     samples = [*rooms.samples[:2], DataError("room 2 is broken"), rooms.samples[3]]
     with pytest.raises(DataError, match="room 2 is broken"):

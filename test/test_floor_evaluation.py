@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.data_sets import Samples, drawn
 
-from spd_core import Predictor
+from spd_core import Camera, Predictor
 from spd_core.data.samples import DataError, Sample
 from spd_core.floor import FloorPlane
 from spd_core.floor_evaluation import evaluate_floor, find_floor, misjudged
@@ -43,6 +43,16 @@ def test_the_floor_of_a_room_is_found_where_enough_of_it_is_seen(rooms):
 def _pixels():
     v, u = np.mgrid[: SIZE[0], : SIZE[1]]
     return np.stack([u, v], axis=-1).reshape(-1, 2).astype(float)
+
+
+def test_a_level_floor_at_every_fourth_pixel_is_level():
+    camera, plane = Camera(518.0, 518.0, 319.5, 239.5), FloorPlane.from_tilt(1.2, 0)
+    v, u = np.mgrid[:480, :640]
+    true_m, _ = plane.depth(camera, np.stack([u, v], axis=-1).reshape(-1, 2).astype(float))
+    depth_m = np.where(np.isfinite(true_m) & (true_m < 9), true_m, 0).reshape(480, 640)
+    found, _ = find_floor(depth_m[::4, ::4], camera.strided(4))
+    assert math.degrees(math.asin(found.down[2])) == pytest.approx(0, abs=1e-6)
+    assert found.height_m == pytest.approx(1.2, abs=1e-6)
 
 
 def test_a_wall_is_no_floor(rooms):

@@ -67,6 +67,22 @@ def test_mean_weighs_images_not_pixels():
         mean_metrics([depth_metrics(np.ones(1), np.zeros(1))])
 
 
+def test_an_image_that_is_not_finite_flatters_no_mean():
+    gt = np.array([1.0, 3.0])
+    images = [
+        {**depth_metrics(pred, gt), **range_metrics(pred, gt)}
+        for pred in (np.array([1.5, 3.0]), np.array([1.0, np.nan]))
+    ]
+    mean = mean_metrics(images)
+    assert (mean["n_images"], mean["n_nan"], mean["d1"]) == (2, 1, 0.5)
+    for name in ("abs_rel", "rmse", "silog", "s_star", "pred_max"):
+        assert math.isnan(mean[name]), name
+    assert not mean["abs_rel"] < images[0]["abs_rel"]  # as the best weights are chosen
+    assert math.isnan(mean["abs_rel_5_10m"])  # which no image has
+    assert mean["abs_rel_2_5m"] == 0
+    assert mean_metrics(images[:1])["n_nan"] == 0
+
+
 def test_silog_by_hand():
     gt = torch.tensor([1.0, 2.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
     pred = torch.tensor([2.0, 2.0, 9.0, 2.0]).reshape(1, 1, 2, 2)

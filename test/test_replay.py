@@ -13,6 +13,7 @@ from spd_cli import main
 from spd_core import Camera, Predictor
 from spd_core.data.bag import Bag, BagFrame, find_topics, read_frames
 from spd_core.data.bag_writing import write_bag
+from spd_core.data.samples import DataError
 from spd_core.data.topics import Topics
 from spd_core.names import DEPTH_TOPIC, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from spd_core.recording import Asked, Replayed, Reply, Sampling, answer_offline, draw, frames_to_ask, gaps, report
@@ -45,6 +46,24 @@ def test_round_trip(tmp_path, storage):
         for (uv, ids), (uv_read, ids_read) in zip(a.queries, b.queries):
             np.testing.assert_allclose(uv_read, uv, atol=1e-4)
             assert np.array_equal(ids, ids_read)
+
+
+def test_a_bag_is_replaced_when_the_new_one_is_whole(tmp_path):
+    write_bag(tmp_path / "bag", frames(2))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "bag")
+
+    def failing():
+        yield from frames(1)
+        raise DataError("a picture is broken")
+
+    with pytest.raises(DataError, match="a picture is broken"):
+        write_bag(link, failing())
+    assert len(list(read_frames(link, find_topics(link)))) == 2
+    assert write_bag(link, frames(1), "sqlite3") == 1
+    assert len(list(read_frames(tmp_path / "bag", find_topics(link)))) == 1
+    assert link.is_symlink()
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["bag", "bag.db3", "link", "metadata.yaml"]
 
 
 def asked_of(path, sampling):
@@ -96,6 +115,15 @@ def test_report_by_hand():
         == gaps([played(i, [a]) for i, a in enumerate((ok, ok, None, None, ok))])
         == [{"from_s": 2e-9, "to_s": 3e-9, "frames": 2}]
     )
+
+
+def test_truth_beyond_max_depth_is_counted_and_compared_where_it_is_asked_for():
+    reply = Reply(np.array([1.0, 50.0, 7.0]), np.zeros(3, int), 0.01)
+    played = [Replayed(0, [Asked(np.zeros((3, 2)), np.arange(3), np.array([2.0, 40.0, np.nan]), reply)])]
+    for max_depth_m, beyond, abs_rel in ((10.0, 1, 0.5), (80.0, 0, (0.5 + 0.25) / 2)):
+        summary = report(played, {}, max_depth_m).summary
+        assert (summary["max_depth_m"], summary["points_beyond"]) == (max_depth_m, beyond)
+        assert summary["metrics"]["abs_rel"] == pytest.approx(abs_rel)
 
 
 def run(monkeypatch, *arguments):
@@ -238,6 +266,10 @@ def test_a_comparison_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
     code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "blind", "--offline", "--grid", "[4,3]")
     assert code == 1
     assert "3 of 3 images have depth within the tolerance of 0.02 s, and no point has both an answer and" in error
+    good = recorded.write(tmp_path / "good", recorded.usual(3))
+    code, out, error = said_by(monkeypatch, capsys, "replay", good, "--offline", "--points", 9, "--max-depth-m", "0.01")
+    assert (code, "left out: 27 points whose true depth is 0.01 m or more (max_depth_m)" in out) == (1, True)
+    assert "no point has both an answer and a depth below max_depth_m, 0.01 m (27 are farther away)" in error
     without = recorded.write(tmp_path / "none", [m for m in recorded.usual(3) if "depth" not in m[0]])
     run(monkeypatch, "replay", without, "--offline")
     assert "no depth to compare with" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What a scale and a sigma are worth, measured: on rooms whose truth and whose network's errors are known."""
 
+import copy
 import json
 import math
 import sys
@@ -88,6 +89,13 @@ def test_the_prior_that_is_fitted_is_that_of_the_errors(predictor, truths):
         ),
         rel=0.02,
     )
+
+
+def test_no_prior_is_fitted_to_what_is_not_finite(predictor, truths):
+    model = copy.deepcopy(predictor.model)
+    next(model.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="depth of room 0 is not finite"):
+        fit_prior(Predictor(model, "cpu", runtime="torch"), truths[0])
 
 
 def test_a_prior_that_lets_nonsense_pull_is_narrowed_and_one_that_is_narrow_stays(predictor, truths):
@@ -214,8 +222,13 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     one, other = (p.encode(frames[0].rgb, camera).answer(uv) for p in (raw, calibrated))
     np.testing.assert_allclose(other.sigma_m, known["sigma_temperature"] * one.sigma_m, rtol=1e-5)
     np.testing.assert_array_equal(other.depth_m, one.depth_m)
-    sys.argv += ["--depth_factor", "1.25", "--half"]
+    assert known["calibrated_to_m"] == 10
+    assert "left out" not in capsys.readouterr().out
+    sys.argv += ["--depth_factor", "1.25", "--half", "--max_depth_m", "4"]
     main()
+    assert checkpoint.provenance(tmp_path / "c.safetensors")["calibrated_to_m"] == 4
+    far = sum((np.floor(frame.depth_m * 1000) > 4000).sum() for frame in frames[:4])
+    assert f"left out: {far:,} pixels whose true depth is more than 4 m" in capsys.readouterr().out
     nearer = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
     np.testing.assert_allclose(nearer.depth_m, 1.25 * one.depth_m, rtol=1e-3)
     torch.manual_seed(1)

@@ -113,6 +113,18 @@ def test_shards_resume_and_agree_with_the_frames(tmp_path):
     before = [f.stat().st_mtime_ns for f in tmp_path.iterdir()]
     draw_rooms(tmp_path, count=SHARD, first_seed=500, size=(64, 64), workers=1)
     assert [f.stat().st_mtime_ns for f in tmp_path.iterdir()] == before
+    for other, words in (
+        ({"rooms": 3}, r"rooms None, wanted 3"),
+        ({"size": (64, 96)}, r"size \[64, 64\], wanted \[64, 96\]"),
+        ({"focal_ratio": (0.8, 0.8), "first_seed": 510}, r"first_seed 500, wanted 510"),
+    ):
+        settings = {"first_seed": 500, "size": (64, 64), **other}
+        with pytest.raises(DataError, match=f"has rooms of other settings: .*{words}"):
+            draw_rooms(tmp_path, count=2 * SHARD, **settings)
+    (tmp_path / "rooms.json").unlink()  # as folders of before have none
+    with pytest.raises(DataError, match=r"size \[64, 64\], wanted \[64, 96\]"):
+        draw_rooms(tmp_path, count=SHARD, first_seed=500, size=(64, 96))
+    draw_rooms(tmp_path, count=SHARD, first_seed=500, size=(64, 64))
     rooms = RoomShards(tmp_path)
     assert len(rooms) == SHARD
     sample = rooms[3]

@@ -23,16 +23,27 @@ _TYPE_NAMES = {IMAGE_TOPIC: IMAGE, INFO_TOPIC: INFO, DEPTH_TOPIC: IMAGE, QUERY_T
 
 
 def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap") -> int:
-    """Write a bag folder at `path` with the storage "mcap" or "sqlite3"; one that is already there is replaced. Returns
-    the number of frames."""
+    """Write a bag folder at `path`, or where that links to, with the storage "mcap" or "sqlite3". One that is already
+    there is replaced at the end: an error on the way leaves it as it was. Returns the number of frames."""
     if storage not in ("mcap", "sqlite3"):
         raise DataError(f"storage must be mcap or sqlite3, got {storage!r}")
-    path = expanded(path)
-    if path.exists():
-        if not (path / "metadata.yaml").exists():
-            raise DataError(f"{path} exists and is not a bag; choose another folder")
-        shutil.rmtree(path)
-    make_folder(path.parent)
+    path = expanded(path).resolve()
+    if path.exists() and not (path / "metadata.yaml").exists():
+        raise DataError(f"{path} exists and is not a bag; choose another folder")
+    folder = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    make_folder(folder)
+    try:
+        count = _write(folder / path.name, frames, storage)  # files of a bag are called as their folder
+        if path.exists():
+            shutil.rmtree(path)
+        (folder / path.name).rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+def _write(path: Path, frames: Iterable[BagFrame], storage: str) -> int:
     with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
         connections = {
             topic: writer.add_connection(topic, type_name, typestore=TYPES) for topic, type_name in _TYPE_NAMES.items()

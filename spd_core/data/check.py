@@ -59,7 +59,15 @@ def summarise(dataset: Dataset, workers: int = 0) -> Summary:
 
 
 def mean_depth(dataset: Dataset) -> float:
-    """Mean depth, m, over the known pixels of (at most) 1,000 samples spread over the data set."""
-    chosen = limited(dataset, 1000)
-    known = [truth_m[truth_m > 0] for truth_m in (chosen[i].truth_m for i in range(len(chosen)))]
-    return float(np.mean(np.concatenate(known)))
+    """Mean depth, m, over the known pixels of (at most) 1,000 samples spread over the data set.
+
+    Raises:
+        DataError: a sample cannot be read or has no depth, or none has a known pixel.
+    """
+    chosen, total_m, count = limited(dataset, 1000), 0.0, 0
+    for sample in (chosen[i] for i in range(len(chosen))):
+        known_m = sample.truth_m[sample.truth_m > 0]
+        total_m, count = total_m + float(known_m.sum(dtype=np.float64)), count + known_m.size
+    if not count:
+        raise DataError(f"none of {len(chosen)} samples of {dataset.layout} has a pixel of known depth")
+    return total_m / count

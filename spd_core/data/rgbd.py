@@ -8,10 +8,15 @@ from pathlib import Path
 
 from .. import files
 from ..camera import Camera
+from ..errors import SPDError
+from ..messages import PLAUSIBLE_FOCAL
 from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
+# but one at the edge is the middle of a picture of twice the size.
+OFF_CENTRE = 0.42
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
     " in px)"
@@ -37,6 +42,24 @@ def read_camera(folder: str | Path) -> Camera | None:
         raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
 
 
+def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type[SPDError] = DataError) -> None:
+    """Raise `error` where a camera, of which `source` tells, cannot be that of a picture of `size` (height, width) px:
+    its focal length is in mm, or its numbers are of the picture at another size."""
+    height, width = size
+    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
+    if not least <= camera.focal_px <= most:
+        raise error(
+            f"the focal length of {source} is {camera.focal_px:g} px for a picture of {width}x{height} px; expected"
+            f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
+        )
+    if not all(abs(at / extent - 0.5) <= OFF_CENTRE for at, extent in ((camera.cx, width), (camera.cy, height))):
+        raise error(
+            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}, outside the picture of {width}x{height}"
+            " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (of this size, and turned"
+            " where it is portrait)"
+        )
+
+
 def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The pictures of a folder in order of name, without the depth beside them."""
     found = files.listed(folder, "*")
@@ -60,13 +83,17 @@ class RGBDFolder(Dataset):
             )
         super().__init__([file.stem.removesuffix(".rgb") for file in self.files])
         self.camera = camera or read_camera(folder)
+        self.source = "the camera given" if camera else str(folder / "camera.txt")
 
     def __getitem__(self, index: int) -> Sample:
         file = self.files[index]
         depth_file = _depth_file(file)
         if not depth_file.exists():
-            return Sample(self.name(index), read_colour(file), None, self.camera)
-        sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
+            sample = Sample(self.name(index), read_colour(file), None, self.camera)
+        else:
+            sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
+        if self.camera is not None:
+            check_camera(self.camera, sample.rgb.shape[:2], f"{self.source} for {file.name}")
         return replace(sample, name=self.name(index))
 
 
