@@ -287,3 +287,9 @@ def test_depth_of_no_numbers(tmp_path):
         file["rgb"], file["depth"] = np.zeros((3, 4, 5), np.uint8), np.full((4, 5), b"far")
     with pytest.raises(DataError, match=r"1\.h5: depth is .S3, expected numbers"):
         open_dataset(tmp_path, "test")[0]
+
+
+def test_the_opener_is_where_it_was():
+    from spd_core.data.samples import open_dataset as other
+
+    assert other is open_dataset

@@ -16,6 +16,14 @@ PLAUSIBLE_MEDIAN_M = 100.0
 ONE_SPLIT = ("all",)
 
 
+def __getattr__(name: str):
+    if name != "open_dataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .layouts import open_dataset  # it was defined here, and is imported from here by those who use the library
+
+    return open_dataset
+
+
 class DataError(SPDError):
     """A folder or file that is not what a data set needs; the message names it, what was found and what was
     expected."""
