@@ -46,6 +46,11 @@ SWEEP = (
 )
 
 
+def by_tenths(series: list[float]) -> list[float]:
+    """The medians of ten parts of a run, or of fewer where it is that short."""
+    return [round(float(np.median(part)), 1) for part in np.array_split(series, min(10, max(len(series), 1)))]
+
+
 def soak(
     client: Client, pid: int, rgb: np.ndarray, seconds: float, rate_hz: float, points: int, late_hz: float = 5.0
 ) -> dict:
@@ -105,7 +110,6 @@ def soak(
             rclpy.spin_once(client, timeout_sec=left_s)  # sleeps until something comes: the cores are the node's
     client.idle(3.0)
     diagnostics = {v.key: v.value for v in client.diagnostics.values}
-    tenth = max(len(memory) // 10, 1)
     return {
         "images": frame,
         "queries": queries,
@@ -118,10 +122,7 @@ def soak(
         "overhead_ms": {p: float(diagnostics[f"node overhead {p} [ms]"]) for p in ("p50", "p99")},
         "encode_ms": {p: float(diagnostics[f"encode {p} [ms]"]) for p in ("p50", "p99")},
         "images_encoded": int(diagnostics["images encoded"]),
-        "memory_mb": {
-            "second_tenth": float(np.median(memory[tenth : 2 * tenth])),
-            "last_tenth": float(np.median(memory[-tenth:])),
-        },
+        "memory_mb": by_tenths(memory),
     }
 
 
@@ -203,13 +204,12 @@ def fuzz(client: Client, process, rgb: np.ndarray, count: int) -> dict:
     client.idle(1.5)
     alive = process.poll() is None
     counts = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
-    tenth = max(len(memory) // 10, 1)
     return {
         "sent": count,
         "answered": len(client.answers),
         "alive": alive,
         "counts": counts,
-        "memory_mb": [float(np.median(memory[tenth : 2 * tenth])), float(np.median(memory[-tenth:]))],
+        "memory_mb": by_tenths(memory),
     }
 
 
