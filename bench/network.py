@@ -224,7 +224,8 @@ def main() -> None:
     prepare()
     console = Console(width=130)
     if arguments.peer:
-        table = Table("network", "ms", "theirs ÷ it", title=f"beside its authors' Depth Anything V2, fp32, {machine()}")
+        title = f"beside its authors' Depth Anything V2, fp32, {machine()}"
+        table = Table("network", "ms", "theirs ÷ it", title=title)
         times = peer(arguments.peer, arguments.repeats)
         for name, ms in times.items():
             table.add_row(name, f"{ms:.0f}", f"{next(iter(times.values())) / ms:.2f}")

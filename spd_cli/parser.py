@@ -65,7 +65,9 @@ def check_settings_files(arguments: list[str]) -> None:
 class Parser(ArgumentParser):
     """Reads settings past what other systems leave in a file, and suggests the near name where one is unknown."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *arguments: Any, **options: Any
+    ) -> Namespace:
         """`--some_flag` without a value means `--some_flag=true`; another option needs one."""
         words = list(sys.argv[1:] if args is None else args)
         kinds = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}

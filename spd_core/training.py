@@ -108,13 +108,8 @@ class TrainingRun:
         model.train()
         datasets = open_training_data(config)
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
-        self.samples = AugmentedSamples(
-            datasets,
-            augment,
-            model.config.training_focal_px,
-            config.seed,
-            model.config.fit == "focal",
-        )
+        to_focal = model.config.fit == "focal"
+        self.samples = AugmentedSamples(datasets, augment, model.config.training_focal_px, config.seed, to_focal)
         self.validation = limited(open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil((config.epochs or 0) * len(self.samples) / per_step)
@@ -143,9 +138,8 @@ class TrainingRun:
         batches = self._batches()
         with Progress(*columns, disable=not fabric.is_global_zero) as progress:
             task = progress.add_task("train", total=self.steps, completed=record.step)
-            if (
-                not record.history
-            ):  # where the run starts from, and whether a validation works, before hours of training
+            # Where the run starts from, and whether a validation works, before hours of training.
+            if not record.history:
                 self._validate(loss=None)
             while record.step < self.steps and not record.stops_early:
                 started = time.monotonic()

@@ -46,6 +46,7 @@ class Record:
         self.config, self.fabric, self.steps = config, fabric, steps
         self.raw_model, self.optimizer, self.average = model, optimizer, average
         self.out = files.expanded(config.out)
+        self.environment = environment(fabric)  # that of the start: asking git at every save costs time
         self.step, self.broken = 0, 0
         self.first_step, self.waited_s, self.trained_s = 0, 0.0, 0.0  # seconds of the steps since that one
         self.history: list[dict[str, Any]] = []
@@ -88,7 +89,7 @@ class Record:
     def report(self, ended: str = "running") -> dict:
         return {
             "config": recipe(self.config),
-            "environment": environment(self.fabric),
+            "environment": self.environment,
             "steps": self.steps,
             "step": self.step,
             "ended": ended,

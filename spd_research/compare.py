@@ -110,7 +110,7 @@ def compare(common: QueryTrainConfig, only: list[str] | None = None) -> dict[str
         config = system_config(common, name, rate)
         if only is None or {name, run} & set(only) or (Path(config.out) / "result.json").exists():
             results[run] = run_system(config)
-            files.write_text(out / "comparison.json", json.dumps(results, indent=1))
+            files.write_json(out / "comparison.json", results)
             files.write_text(out / "comparison.md", table(results))
     return results
 

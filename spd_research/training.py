@@ -5,7 +5,6 @@ python -m spd_research.training --config training/research/exp09_v14_triple.yaml
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -111,7 +110,7 @@ def main() -> None:
     train(config, QueryRun)
     out = files.expanded(config.out)
     found = judge(load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device)
-    files.write_text(out / "judgement.json", json.dumps(found, indent=1))
+    files.write_json(out / "judgement.json", found)
 
 
 if __name__ == "__main__":
