@@ -23,6 +23,7 @@ class Loss:
             0.85.
         per_image: SILog of each image, then the mean; otherwise over all pixels of the batch.
         square_root: of the SILog; BTS takes it, Eigen et al. do not.
+        l1_log: weight of the mean absolute error of log depth.
         inverse_huber: weight of the Huber loss on inverse depth.
         huber_delta: of that loss, 1/m.
         gradient: weight of the gradient matching loss.
@@ -34,6 +35,7 @@ class Loss:
     lambda_var: float = 0.85
     per_image: bool = True
     square_root: bool = True
+    l1_log: float = 0.0
     inverse_huber: float = 0.0
     huber_delta: float = 0.1
     gradient: float = 0.0
@@ -41,8 +43,8 @@ class Loss:
 
     def __post_init__(self):
         if (
-            min(self.silog, self.inverse_huber, self.gradient, self.sigma) < 0
-            or self.silog + self.inverse_huber + self.gradient == 0
+            min(self.silog, self.l1_log, self.inverse_huber, self.gradient, self.sigma) < 0
+            or self.silog + self.l1_log + self.inverse_huber + self.gradient == 0
         ):
             raise SPDError(f"loss weights must not be negative, and one must be positive, got {self}")
         if not 0 <= self.lambda_var <= 1:
@@ -56,6 +58,8 @@ class Loss:
             loss = loss + self.sigma * laplace_loss(pred_m.detach(), pred[:, 1:], gt_m)
         if self.silog:
             loss = loss + self.silog * silog_loss(pred_m, gt_m, self.lambda_var, self.per_image, self.square_root)
+        if self.l1_log:
+            loss = loss + self.l1_log * l1_log_loss(pred_m, gt_m)
         if self.inverse_huber:
             loss = loss + self.inverse_huber * inverse_huber_loss(pred_m, gt_m, self.huber_delta)
         if self.gradient:
@@ -78,6 +82,11 @@ def _mean_of_images(per_image: Tensor, valid: Tensor) -> Tensor:
     return (per_image * has_pixels).sum() / has_pixels.sum().clamp(min=1)
 
 
+def _mean_of_pixels(loss: Tensor, valid: Tensor) -> Tensor:
+    """Mean of [B, 1, H, W], zero where not valid, over the valid pixels of each image, then over images."""
+    return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
+
+
 def silog_loss(
     pred_m: Tensor, gt_m: Tensor, lambda_var: float = 0.85, per_image: bool = True, square_root: bool = True
 ) -> Tensor:
@@ -96,13 +105,20 @@ def silog_loss(
     return _mean_of_images(loss.sqrt() if square_root else loss, valid)
 
 
+def l1_log_loss(pred_m: Tensor, gt_m: Tensor) -> Tensor:
+    """|log pred - log gt|, mean over the valid pixels of each image, then over images: nearly AbsRel, where a pixel that
+    is far off counts no more than it is off."""
+    valid = valid_pixels(gt_m)
+    return _mean_of_pixels(_log_difference(pred_m, gt_m, valid).abs(), valid)
+
+
 def inverse_huber_loss(pred_m: Tensor, gt_m: Tensor, delta: float = 0.1) -> Tensor:
     """Huber loss on inverse depth, 1/m, mean over the valid pixels of each image, then over images."""
     valid = valid_pixels(gt_m)
     inverse_pred = torch.where(valid, pred_m.clamp(min=MIN_DEPTH_M), 1.0).reciprocal()
     inverse_gt = torch.where(valid, gt_m, 1.0).reciprocal()
     loss = torch.nn.functional.huber_loss(inverse_pred, inverse_gt, reduction="none", delta=delta) * valid
-    return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
+    return _mean_of_pixels(loss, valid)
 
 
 def laplace_loss(pred_m: Tensor, sigma_log: Tensor, gt_m: Tensor) -> Tensor:
@@ -110,8 +126,7 @@ def laplace_loss(pred_m: Tensor, sigma_log: Tensor, gt_m: Tensor) -> Tensor:
     prediction, |g| / b + log b (Kendall & Gal 2017), mean over the valid pixels of each image, then over images."""
     valid = valid_pixels(gt_m)
     g = _log_difference(pred_m, gt_m, valid)
-    loss = (g.abs() / sigma_log + sigma_log.log()) * valid
-    return _mean_of_images(loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1), valid)
+    return _mean_of_pixels((g.abs() / sigma_log + sigma_log.log()) * valid, valid)
 
 
 def gradient_loss(pred_m: Tensor, gt_m: Tensor, scales: int = 4) -> Tensor:

@@ -344,3 +344,21 @@ def test_a_stripe_shows_depth_instead_of_the_picture():
         np.testing.assert_allclose(seen.rgb[:, columns, 1], shown, atol=1)
     assert min(widths) >= 1
     assert 40 < np.mean(widths) < 80  # 0.75 x 1/2 of what is right of a uniform column
+
+
+def test_a_frame_of_one_grey_has_no_depth():
+    augment = Augmentation(rotate_deg=0, flip=0, colour=0, frame=1.0)
+    picture = np.random.default_rng(0).integers(1, 255, (240, 320, 3), dtype=np.uint8)
+    widths, greys = [], set()
+    for seed in range(60):
+        seen = augment(Sample("plane", picture, plane(), CAMERA), np.random.default_rng(seed))
+        inside = seen.depth_m > 0
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        widths.append([rows[0], 239 - rows[-1], columns[0], 319 - columns[-1]])
+        assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        np.testing.assert_array_equal(seen.rgb[inside], picture[inside])
+        np.testing.assert_array_equal(seen.depth_m[inside], plane()[inside])
+        greys |= set(np.unique(seen.rgb[~inside]))
+    assert np.min(widths) == 0
+    np.testing.assert_array_equal(np.max(widths, axis=0), [7, 7, 9, 9])  # 3 % of 240 and 320 px
+    assert {0, 255} < greys

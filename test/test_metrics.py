@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spd_core.losses import Loss, gradient_loss, inverse_huber_loss, silog_loss
+from spd_core.losses import Loss, gradient_loss, inverse_huber_loss, l1_log_loss, silog_loss
 from spd_core.metrics import collapsed, depth_metrics, mean_metrics, range_metrics
 
 
@@ -181,9 +181,10 @@ def test_silog_variants_by_hand():
     assert silog_loss(pred, gt, per_image=False).item() == pytest.approx(math.sqrt(value[2]), rel=1e-5)
 
 
-def test_inverse_huber_and_gradient_loss_by_hand():
+def test_l1_inverse_huber_and_gradient_loss_by_hand():
     gt = torch.tensor([1.0, 2.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
     pred = torch.tensor([2.0, 2.0, 9.0, 3.0]).reshape(1, 1, 2, 2)
+    assert l1_log_loss(pred, gt).item() == pytest.approx(np.log([2, 1, 4 / 3]).mean(), rel=1e-5)
     difference = np.array([0.5, 0.0, 1 / 3 - 1 / 4])
     huber = [0.1 * (d - 0.05) if d > 0.1 else 0.5 * d**2 for d in difference]
     assert inverse_huber_loss(pred, gt).item() == pytest.approx(np.mean(huber), rel=1e-5)
@@ -199,6 +200,7 @@ def test_inverse_huber_and_gradient_loss_by_hand():
         Loss(),
         Loss(per_image=False),
         Loss(square_root=False),
+        Loss(silog=0, l1_log=1),
         Loss(silog=0, inverse_huber=1),
         Loss(silog=0, gradient=1),
         Loss(gradient=0.5, inverse_huber=2),

@@ -45,6 +45,8 @@ class Augmentation:
         jpeg: probability of another JPEG compression, of quality 20 to 90.
         cut_depth: probability that a vertical stripe shows its depth (white at 10 m) instead of the picture (vertical
             CutDepth, Kim et al. 2022): against learning pictures by heart.
+        frame: probability that up to 3 % of the picture at each side are of one grey, without depth, as in NYU's own
+            images (white) and in rectified ones (black).
     """
 
     border_crop: bool = False
@@ -63,6 +65,7 @@ class Augmentation:
     noise: float = 0.0
     jpeg: float = 0.0
     cut_depth: float = 0.0
+    frame: float = 0.0
 
     def __post_init__(self):
         if not 0 < min(self.scale) <= max(self.scale) < np.inf:
@@ -104,6 +107,8 @@ class Augmentation:
         rgb = self._exposed(np.ascontiguousarray(rgb), rng)
         if self.cut_depth > 0 and rng.random() < self.cut_depth:
             rgb = _with_depth_stripe(rgb, depth_m, rng)
+        if self.frame > 0 and rng.random() < self.frame:
+            rgb, depth_m = _framed(rgb, depth_m, rng)
         return TrainingSample(sample.name, rgb, np.ascontiguousarray(depth_m), view)
 
     def _without_border(
@@ -213,6 +218,17 @@ def _with_depth_stripe(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Gene
     right = left + max(1, int((width - left) * 0.75 * rng.random()))
     rgb[:, left:right] = np.clip(depth_m[:, left:right, None] * 25.5, 0, 255)
     return rgb
+
+
+def _framed(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    height, width = depth_m.shape
+    top, bottom, left, right = (
+        int(rng.integers(int(0.03 * extent) + 1)) for extent in (height, height, width, width)
+    )
+    inside = np.zeros((height, width), bool)
+    inside[top : height - bottom, left : width - right] = True
+    grey = rng.choice([0, 255, rng.integers(256)])
+    return np.where(inside[..., None], rgb, np.uint8(grey)), np.where(inside, depth_m, 0)
 
 
 def _matrix(camera: Camera) -> np.ndarray:
