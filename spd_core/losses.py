@@ -106,7 +106,7 @@ def silog_loss(
 
 
 def l1_log_loss(pred_m: Tensor, gt_m: Tensor) -> Tensor:
-    """|log pred - log gt|, mean over the valid pixels of each image, then over images: nearly AbsRel, where a pixel that
+    """|log pred - log gt|, mean over the valid pixels of each image, then over images: nearly AbsRel, and a pixel that
     is far off counts no more than it is off."""
     valid = valid_pixels(gt_m)
     return _mean_of_pixels(_log_difference(pred_m, gt_m, valid).abs(), valid)

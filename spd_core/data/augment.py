@@ -222,13 +222,11 @@ def _with_depth_stripe(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Gene
 
 def _framed(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     height, width = depth_m.shape
-    top, bottom, left, right = (
-        int(rng.integers(int(0.03 * extent) + 1)) for extent in (height, height, width, width)
-    )
+    top, bottom, left, right = (int(rng.integers(int(0.03 * extent) + 1)) for extent in (height, height, width, width))
     inside = np.zeros((height, width), bool)
     inside[top : height - bottom, left : width - right] = True
-    grey = rng.choice([0, 255, rng.integers(256)])
-    return np.where(inside[..., None], rgb, np.uint8(grey)), np.where(inside, depth_m, 0)
+    grey = np.uint8(rng.choice([0, 255, rng.integers(256)]))
+    return np.where(inside[..., None], rgb, grey), np.where(inside, depth_m, np.float32(0))
 
 
 def _matrix(camera: Camera) -> np.ndarray:
