@@ -32,7 +32,7 @@ from .frames import ANSWER, PendingImage, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
-from .waypoints import FrameTransforms, NoTransformError, path_points, projected
+from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_points, projected
 
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
@@ -195,11 +195,11 @@ class Answers:
             depth_m = frame.encoded.dense_depth(self.scaling.scale())
             self.outputs["dense"].publish(depth_to_image(depth_m, frame.header))
 
-    def take(self, note: Note, frame: CameraFrame) -> None:
-        self.scaling.take(note, frame.encoded, frame.header)
+    def take(self, note: Note, frame: CameraFrame) -> bool:
+        return self.scaling.take(note, frame.encoded, frame.header)
 
-    def on_lost_notes(self, count: int) -> None:
-        self.statistics.count("references without image", count)
+    def on_lost_notes(self, notes: list[Note]) -> None:
+        self.scaling.give_up(notes)
 
     def on_skip(self, count: int) -> None:
         self.statistics.count("images skipped", count)
@@ -217,7 +217,9 @@ class Answers:
         """`projected` of a query's waypoints, from the frame that they are in."""
         assert query.waypoints_m is not None, "only waypoints are projected"
         try:
-            points_m = self.transforms.to_optical(query.waypoints_m, query.header.frame_id, frame.header)
+            points_m = self.transforms.to_optical(
+                query.waypoints_m, query.header.frame_id, frame.header, wait_s=TF_WAIT_S
+            )
         except NoTransformError as error:
             self.problems.report("transform", error)
             count = len(query.uv)

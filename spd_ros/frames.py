@@ -9,7 +9,8 @@ the other answers queries, also while the next image is encoded. Their rules:
 - otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
 - no image is begun while there is more to answer than what is being answered: answers that are slower than images slow
   the images down;
-- notes on images wait for the one nearest in time without asking for it, and come after all queries.
+- notes on images wait for the one nearest in time without asking for it, and come after all queries; one that cannot
+  be taken yet is tried again, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -84,11 +85,11 @@ class Client(Protocol):
     def on_frame(self, frame: Any) -> None:
         """A newly encoded frame."""
 
-    def take(self, note: Note, frame: Any) -> None:
-        """A note on a frame."""
+    def take(self, note: Note, frame: Any) -> bool:
+        """A note on a frame. False, with the note's `failure` set, if it cannot be taken yet."""
 
-    def on_lost_notes(self, count: int) -> None:
-        """So many notes came that no image is near, or more than can wait."""
+    def on_lost_notes(self, notes: list[Note]) -> None:
+        """Notes that no image is near, that could not be taken in time, or more than can wait."""
 
     def on_skip(self, count: int) -> None:
         """So many images will not be encoded."""
@@ -181,11 +182,19 @@ class FrameScheduler:
 
     def add_note(self, note: Note) -> None:
         with self._condition:
-            if lost := self._notes.add(note):
+            if lost := self._notes.add(note, self._here()):
                 self._client.on_lost_notes(lost)
             self._condition.notify_all()
 
     # --- under the lock
+
+    def _known(self) -> list[int]:
+        """Stamps of images that are encoded, or will be next."""
+        return [*self._frames.kept, *([] if self._encoding_ns is None else [self._encoding_ns])]
+
+    def _here(self) -> list[int]:
+        """Stamps of all images that can still have a frame."""
+        return [*self._known(), *self._pending]
 
     def _wanted(self) -> set[int]:
         """Stamps of pending images that a waiting query names."""
@@ -208,9 +217,7 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         stamp = query.stamp_ns
         kept = self._frames.kept
-        encoding = () if self._encoding_ns is None else (self._encoding_ns,)
-        here = (*kept, *self._pending, *encoding)
-        found = next(reversed(kept), None) if stamp == 0 else near(here, stamp, self._tolerance_ns)
+        found = next(reversed(kept), None) if stamp == 0 else near(self._here(), stamp, self._tolerance_ns)
         if found is not None and found in kept:
             return partial(self._client.answer, query, kept[found])
         if self._is_being_encoded(query):
@@ -261,10 +268,11 @@ class FrameScheduler:
         return job
 
     def _next_note(self) -> Job | None:
-        if lost := self._notes.expire(self._timeout_s):
+        if (found := self._notes.next(self._known(), self._frames.kept)) is not None:
+            return partial(self._take, found[0], self._frames.kept[found[1]])
+        if lost := self._notes.expire(self._here()):
             self._client.on_lost_notes(lost)
-        found = self._notes.next(self._frames.kept, self._encoding_ns)
-        return None if found is None else partial(self._client.take, *found)
+        return None
 
     def _next_image(self) -> Job | None:
         if self._fresh is not None or next(self._answerable(), None) is not None:
@@ -280,8 +288,15 @@ class FrameScheduler:
         """Seconds until the first of the waiting queries or notes will have waited too long."""
         waiting = [query.received_s for query in self._waiting if not self._is_being_encoded(query)]
         ends_s = [max(min(waiting) + self._timeout_s - time.monotonic(), 0)] if waiting else []
-        ends_s += [end_s] if (end_s := self._notes.patience_s(self._timeout_s)) is not None else []
+        ends_s += [end_s] if (end_s := self._notes.patience_s()) is not None else []
         return min(ends_s) + 0.001 if ends_s else None
+
+    # --- in the thread that answers
+
+    def _take(self, note: Note, frame: Any) -> None:
+        if self._workers.run("take", partial(self._client.take, note, frame)) is False:
+            with self._condition:
+                self._notes.put_back(note)
 
     # --- in the encoder's thread
 

@@ -11,7 +11,7 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_ros.answers import Answers
 from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
-from spd_ros.notes import Note
+from spd_ros.notes import PATIENCE_S, Note
 
 MS = 1_000_000
 
@@ -22,7 +22,8 @@ class Bench:
     def __init__(self, **settings):
         self.gate = threading.Semaphore(0)
         self.encoded, self.answers, self.errors, self.frames, self.prepared = [], [], [], [], []
-        self.notes, self.skipped, self.lost_notes = [], 0, 0
+        self.notes, self.skipped, self.lost_notes = [], 0, []
+        self.not_yet = []  # contents of notes that will not be taken, once for each time they are here
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         self.started = {}
@@ -62,10 +63,15 @@ class Bench:
         self.frames.append(frame)
 
     def take(self, note, frame):
+        if note.content in self.not_yet:
+            self.not_yet.remove(note.content)
+            note.failure = SPDError("not yet")
+            return False
         self.notes.append((note.content, frame))
+        return True
 
-    def on_lost_notes(self, count):
-        self.lost_notes += count
+    def on_lost_notes(self, notes):
+        self.lost_notes += [note.content for note in notes]
 
     def on_skip(self, count):
         self.skipped += count
@@ -92,11 +98,15 @@ class Bench:
         assert self.answering.wait(5)
 
     def wait(self, answers):
-        deadline = time.monotonic() + 5
-        while len(self.answers) < answers and time.monotonic() < deadline:
-            time.sleep(0.002)
+        until(lambda: len(self.answers) >= answers)
         assert len(self.answers) == answers
         return self.answers
+
+
+def until(condition):
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -447,9 +457,7 @@ def test_notes_wait_for_their_image_without_asking_for_it(bench):
     b.image(300 * MS)
     b.query("q", 300 * MS)
     b.gate.release(3)
-    deadline = time.monotonic() + 5
-    while not b.notes and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: b.notes)
     assert b.notes == [("of the last", 300 * MS)]
     assert b.encoded == [100 * MS, 300 * MS]
     assert b.skipped == 1
@@ -457,13 +465,39 @@ def test_notes_wait_for_their_image_without_asking_for_it(bench):
 
 
 def test_notes_without_an_image_are_given_up_and_counted(bench):
-    b = bench(timeout_s=0.1)
+    b = bench()
     b.scheduler.add_note(Note(5 * MS, "nothing comes", None, MS))
-    deadline = time.monotonic() + 5
-    while not b.lost_notes and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert b.lost_notes == 1
+    until(lambda: b.lost_notes)
+    assert b.lost_notes == ["nothing comes"]
     assert b.notes == []
+
+
+def test_a_note_waits_for_its_image_whatever_the_patience_of_queries(bench):
+    b = bench(timeout_s=0.0)
+    b.scheduler.add_note(Note(20 * MS, "early", None, 100 * MS))
+    time.sleep(0.05)
+    b.occupy(30 * MS)
+    time.sleep(PATIENCE_S)
+    b.image(1000 * MS)
+    b.gate.release(2)
+    until(lambda: b.notes)
+    assert b.notes == [("early", 30 * MS)]
+    assert b.lost_notes == []
+
+
+def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(bench):
+    b = bench()
+    b.not_yet += ["late"] * 2 + ["never"] * 100
+    b.gate.release(1)
+    b.image(10 * MS)
+    b.scheduler.add_note(Note(10 * MS, "late", None, MS))
+    b.scheduler.add_note(Note(10 * MS, "never", None, MS))
+    b.query("q", 10 * MS)
+    b.wait(1)
+    until(lambda: b.notes)
+    assert b.notes == [("late", 10 * MS)]
+    until(lambda: b.lost_notes)
+    assert b.lost_notes == ["never"]
 
 
 @pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])
