@@ -106,7 +106,7 @@ class Scaling:
                 return False
             self.problems.resolved("reference transform")
             content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
-        self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, stamp_ns(header) * 1e-9)
+        self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, _time_s(header))
         self.statistics.count("references used", self._filter.used - used)
         self.statistics.count("references ignored", self._filter.ignored - ignored)
         self._say()
@@ -126,8 +126,7 @@ class Scaling:
         self.scale()
         if self._filter is None:
             return
-        stamp_s = stamp_ns(header) * 1e-9
-        self._filter.advance(stamp_s)
+        self._filter.advance(_time_s(header))
         if self.settings.scale in ("floor", "both"):
             self._look_at_floor()
             if time.monotonic() - self._looked_s >= FLOOR_PERIOD_S:
@@ -150,7 +149,7 @@ class Scaling:
         self._unplaced = None
         if plane is not None and frame.camera is not None:
             assert self._filter is not None, "a floor is looked at for a scale that is learned"
-            is_seen = self._filter.update_floor(frame, plane, stamp_ns(header) * 1e-9)
+            is_seen = self._filter.update_floor(frame, plane, _time_s(header))
             self.statistics.count("floor seen" if is_seen else "floor not seen")
 
     def _plane(self, header: Header) -> FloorPlane | None:
@@ -180,3 +179,8 @@ class Scaling:
         assert self._filter is not None, "said only of a scale that is learned"
         self.statistics.state("scale", f"{self._filter.factor:.3f}")
         self.statistics.state("scale sigma", f"{self._filter.factor * self._filter.sigma_log:.3f}")
+
+
+def _time_s(header: Header) -> float:
+    """When an image was taken; now, for a camera that writes no stamps: time must pass for references to fade."""
+    return stamp_ns(header) * 1e-9 or time.monotonic()

@@ -27,10 +27,24 @@ class NoTransformError(SPDError):
 
 
 def path_points(msg: Path) -> np.ndarray:
-    """Positions [K, 3] m of the poses of a Path, in the frame of the path's header."""
+    """Positions [K, 3] m of the poses of a Path, in its `path_frame`."""
     return np.array(
         [[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64
     ).reshape(-1, 3)
+
+
+def path_frame(msg: Path) -> str:
+    """The frame of a Path: of its header, or where that names none, the one that all of its poses name.
+
+    Raises:
+        NoTransformError: they name several.
+    """
+    frames = sorted({pose.header.frame_id for pose in msg.poses})
+    if msg.header.frame_id or not frames:
+        return msg.header.frame_id
+    if len(frames) > 1:
+        raise NoTransformError(f"the path's header names no frame, and its poses are in {frames}; expected one for all")
+    return frames[0]
 
 
 def projected(points_m: np.ndarray, camera: Camera | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -99,6 +99,17 @@ def test_references_of_a_frame_change_the_scale_and_are_counted(make, frame):
     assert 0 < float(facts["scale sigma"]) < 0.2
 
 
+def test_references_fade_also_of_a_camera_without_stamps(make, frame, monkeypatch):
+    made = make(scale="references").scaling
+    prior, now_s = made.scale().sigma_log, 1000.0
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: now_s)
+    made.take(made.read("reference_depths", pixels(frame, 1.3)), frame, IMAGE)
+    assert made.scale().sigma_log < 0.5 * prior
+    now_s += 10
+    made.on_frame(frame, IMAGE)
+    assert made.scale().sigma_log == pytest.approx(prior, rel=1e-3)
+
+
 def test_another_mode_or_factor_starts_afresh_and_other_parameters_do_not(make, frame):
     made = make(scale="references").scaling
     made.take(made.read("reference_depths", pixels(frame, 1.3)), frame, IMAGE)
