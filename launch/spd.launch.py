@@ -33,7 +33,9 @@ def start_nodes(context):
         value["params_file"] or str(share / "config" / "spd.yaml"),
         {"use_sim_time": value["use_sim_time"].lower() == "true", **given},
     ]
-    cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
+    cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
+    namespace = value["namespace"].strip(" /")
+    root = "/" if value["namespace"].startswith("/") else ""
     if cameras and (value["image"] or value["camera_info"]):
         raise ValueError(
             f"`cameras` ({value['cameras']}) takes each camera's own topics; leave `image` and `camera_info` empty, or"
@@ -41,20 +43,15 @@ def start_nodes(context):
         )
     actions = []
     for camera in cameras or [None]:
-        folder = "/".join(
-            [
-                "",
-                *([value["namespace"].strip("/")] if value["namespace"].strip("/") and camera else []),
-                camera or "camera",
-            ]
-        )
+        below = "/".join(part for part in (namespace, camera) if part)
+        folder = f"/{below if camera else 'camera'}"
         image, camera_info = value["image"] or f"{folder}/image_raw", value["camera_info"] or f"{folder}/camera_info"
         actions.append(
             Node(
                 package="spd_ros",
                 executable="spd_node",
                 name="spd",
-                namespace="/".join(part for part in (value["namespace"], camera) if part),
+                namespace=root + below,
                 parameters=parameters,
                 remappings=[
                     ("image", image),

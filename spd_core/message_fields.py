@@ -34,7 +34,7 @@ def camera_info_fields(camera: Camera, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "height": size[0],
         "width": size[1],
-        "distortion_model": camera.distortion_model,
+        "distortion_model": camera.distortion_model if camera.distortion else "plumb_bob",
         "d": np.array(camera.distortion or (0.0,) * 5, dtype=np.float64),
         "k": k,
         "r": np.eye(3).reshape(-1),

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import rvl
 from .camera import DISTORTION_MODELS, Camera
+from .coded import CodingError, decoded
 from .errors import SPDError
 from .status import Status as Status  # for those who read an answer's cloud here
 
@@ -71,17 +72,27 @@ def image_to_rgb(msg: Message) -> np.ndarray:
                 " their colour"
             )
         return cv2.cvtColor(_pixels(msg, np.uint8, 1, rows=msg.height * 3 // 2), _PLANAR[msg.encoding])
-    if msg.encoding not in _ENCODINGS:
-        hint = "; that is a depth image, not a colour image" if msg.encoding in DEPTH_ENCODINGS else ""
-        raise MessageError(
-            f"image encoding {msg.encoding!r} is not supported{hint}; expected one of {', '.join(COLOUR_ENCODINGS)}"
-        )
-    dtype, channels, conversion = _ENCODINGS[msg.encoding]
+    dtype, channels, _ = _row(msg.encoding)
     if channels == 2 and msg.width % 2:
         raise MessageError(
             f"image of encoding {msg.encoding} has an odd width of {msg.width} px; two pixels share their colour"
         )
-    pixels = _pixels(msg, dtype, channels, msg.height)
+    return _converted(_pixels(msg, dtype, channels, msg.height), msg.encoding)
+
+
+def _row(encoding: str) -> tuple[type, int, int | None]:
+    """The row of an encoding in the table of those of colour."""
+    if encoding not in _ENCODINGS:
+        hint = "; that is a depth image, not a colour image" if encoding in DEPTH_ENCODINGS else ""
+        raise MessageError(
+            f"image encoding {encoding!r} is not supported{hint}; expected one of {', '.join(COLOUR_ENCODINGS)}"
+        )
+    return _ENCODINGS[encoding]
+
+
+def _converted(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    """Pixels of an encoding, of 8 or 16 bits, as RGB uint8."""
+    conversion = _row(encoding)[2]
     if pixels.dtype.itemsize == 2:
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
@@ -117,7 +128,13 @@ def _pixels(msg: Message, scalar: type, channels: int, rows: int) -> np.ndarray:
 
 def compressed_to_rgb(msg: Message) -> np.ndarray:
     """A JPEG or PNG CompressedImage (16-bit PNG too) as RGB uint8 [H, W, 3], as the sensor saw it: a rotation in EXIF
-    is not applied."""
+    is not applied, Bayer's mosaic is made colour."""
+    encoding = msg.format.partition(";")[0].strip()  # image_transport says what the image was, and then what it is now
+    if encoding.startswith("bayer_") or encoding in DEPTH_ENCODINGS.keys() - _ENCODINGS.keys():
+        _row(encoding)
+        mosaic = _decoded(msg, 0, cv2.IMREAD_UNCHANGED)
+        if mosaic.ndim == 2:
+            return _converted(mosaic, encoding)
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
@@ -170,17 +187,12 @@ def _decoded_rvl(msg: Message) -> np.ndarray:
 
 
 def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
-    data = np.frombuffer(msg.data, np.uint8)[offset:]
     try:
-        pixels = cv2.imdecode(data, flags) if len(data) else None
-    except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
-        raise MessageError(f"compressed image of {len(data)} bytes cannot be decoded: {error.err}") from error
-    if pixels is None:
+        return decoded(np.frombuffer(msg.data, np.uint8)[offset:], flags)
+    except CodingError as error:
         raise MessageError(
-            f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded; expected JPEG"
-            " or PNG"
-        )
-    return pixels
+            f"compressed image of format {msg.format!r} and {len(msg.data)} bytes cannot be decoded: {error}"
+        ) from error
 
 
 # --- calibration
@@ -238,16 +250,17 @@ def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = Fals
 
 
 def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:
-    """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero."""
+    """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero, but for
+    a fisheye's: its rays are bent all the same."""
     if not np.isfinite(coefficients).all():
         raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
-    if not any(coefficients):
-        return "plumb_bob", ()
     model = re.sub("[- ]+", "_", name.strip().lower())
     model = DISTORTION_ALIASES.get(model, model)
+    if not any(coefficients) and not (coefficients and model == "equidistant"):
+        return "plumb_bob", ()
     # These two are one formula, cut at different lengths; and some drivers fill up with zeros.
     family = ("plumb_bob", "rational_polynomial") if model in ("plumb_bob", "rational_polynomial") else (model,)
-    needed = 1 + int(np.flatnonzero(coefficients)[-1])
+    needed = 1 + max(np.flatnonzero(coefficients), default=-1)
     lengths = [(count, model) for model in family for count in DISTORTION_MODELS.get(model, ())]
     fitting = [(count, model) for count, model in lengths if needed <= count <= len(coefficients)]
     if fitting:
@@ -287,7 +300,10 @@ def _point_type(msg: Message) -> np.dtype:
     """The structured type of a cloud's points, in the cloud's byte order."""
     order = ">" if msg.is_bigendian else "<"
     formats: list[tuple[str, int] | str] = []
+    fields: dict[str, Any] = {}
     for field in msg.fields:
+        fields.setdefault(field.name, field)  # padding often has one name for all
+    for field in fields.values():
         if field.datatype not in _FORMATS:
             raise MessageError(f"cloud field {field.name!r} has the unknown datatype {field.datatype}")
         scalar = order + _FORMATS[field.datatype]
@@ -297,11 +313,10 @@ def _point_type(msg: Message) -> np.dtype:
                 f"cloud fields do not fit in point_step {msg.point_step}: {field.name!r} ends at byte {end}"
             )
         formats.append((scalar, field.count) if field.count > 1 else scalar)
-    names, offsets = [field.name for field in msg.fields], [field.offset for field in msg.fields]
+    offsets, itemsize = [field.offset for field in fields.values()], max(msg.point_step, 1)
     try:
-        itemsize = max(msg.point_step, 1)
-        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
-    except (ValueError, OverflowError) as error:  # two fields of one name, or a point of gigabytes
+        return np.dtype({"names": [*fields], "formats": formats, "offsets": offsets, "itemsize": itemsize})
+    except (ValueError, OverflowError) as error:  # a point of gigabytes
         raise MessageError(f"cloud has fields that cannot be read: {error}") from error
 
 

@@ -17,6 +17,8 @@ def depth_range(depth_m: np.ndarray) -> tuple[float, float]:
 
 def colour_depth(depth_m: np.ndarray, near_m: float, far_m: float) -> np.ndarray:
     """Depth [...] m as RGB uint8 [..., 3]: red is near, blue far, black unknown (not finite or not positive)."""
+    if depth_m.size == 0:
+        return np.zeros((*depth_m.shape, 3), np.uint8)  # OpenCV raises for nothing
     known = np.isfinite(depth_m) & (depth_m > 0)
     shade = np.clip(255 * (np.where(known, depth_m, near_m) - near_m) / (far_m - near_m), 0, 255).astype(np.uint8)
     colours = cv2.applyColorMap(255 - shade.reshape(-1, 1), cv2.COLORMAP_TURBO)[:, 0, ::-1].reshape(*depth_m.shape, 3)

@@ -130,6 +130,8 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
             started = time.monotonic()
             encoded = predictor.encode(frame.rgb, frame.camera)
         played = Replayed.of(frame, keep_picture=index == 0)
+        if scale is not None:
+            scale.advance(frame.stamp_ns * 1e-9)
         if scale is not None and frame.depth_m is not None:
             known = frame.depth_m > 0
             for asked in played.asked:

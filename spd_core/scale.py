@@ -37,7 +37,7 @@ from .scale_prior import ScaleError, ScalePrior
 
 ALIKE_PX = 0.03  # in image widths: one standard deviation of being alike
 CENTRE_S, PAUSE_S = 20.0, 0.5
-JUMP_S = 1.0  # stamps that fall back by more than this: a bag that loops
+JUMP_S = 1.0  # stamps of frames that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
@@ -85,10 +85,9 @@ class ScaleFilter:
         self.used = self.ignored = 0
         self._rng = np.random.default_rng(0)
         self._kept = np.zeros(0, REFERENCE)
-        self._stamp_s = -math.inf  # of the newest references
+        self._stamp_s = self._now_s = -math.inf  # of the newest references, and of the newest frame
         self._centre = self._mean = np.array([math.log(FixedScale(factor).factor), 0.0])
         self._covariance = self._prior_covariance = np.diag([self.prior.sigma_log**2, self.prior.sigma_slope**2])
-        self._silence = 1.0  # how far the covariance has grown back to the prior's, 0 ... 1
 
     # --- the estimate
 
@@ -125,7 +124,9 @@ class ScaleFilter:
         return np.exp(self._mean[0] + self._mean[1] * x).astype(np.float32)
 
     def _current_covariance(self) -> np.ndarray:
-        return self._covariance + self._silence * (self._prior_covariance - self._covariance)
+        silent_s = max(self._now_s - self._stamp_s - PAUSE_S, 0.0) if math.isfinite(self._stamp_s) else math.inf
+        grown = 1 - math.exp(-silent_s / FADE_S)  # how far it has grown back to the prior's
+        return self._covariance + grown * (self._prior_covariance - self._covariance)
 
     # --- references in
 
@@ -144,7 +145,7 @@ class ScaleFilter:
             uv: [K, 2] px of that image.
             depth_m: [K] true z-depth, m.
             sigma_m: [K] its standard deviation, m, NaN where unknown; without it REFERENCE_SIGMA of the depth.
-            stamp_s: time of the frame, s. References may come late.
+            stamp_s: time of the frame, s. References may come late; that frames start again, `advance` is told.
 
         Raises:
             ScaleError: arrays of wrong shapes, or a stamp that is not a time.
@@ -160,8 +161,7 @@ class ScaleFilter:
         new = self._references(frame, uv[chosen], depth_m[chosen], sigma_log[chosen], frame.answer(uv[chosen]), stamp_s)
         self.used += len(new)
         self.ignored += len(uv) - len(new)
-        self.advance(stamp_s)
-        self._take(new)
+        self._take(new, stamp_s)
 
     def update_floor(self, frame: EncodedFrame, plane: FloorPlane, stamp_s: float = 0.0) -> bool:
         """Take the floor of one frame as references, where enough of it is seen.
@@ -176,7 +176,7 @@ class ScaleFilter:
             raise ScaleError("the floor needs the camera's intrinsics: pass camera= to Predictor.encode")
         uv, floor_m, sigma_log = floor_points(plane, frame.camera, frame.size)
         may_show = np.isfinite(floor_m).nonzero()[0]
-        self.advance(stamp_s)
+        self._now_s = max(self._now_s, stamp_s)
         if len(may_show) < MOST_AT_ONCE / 4:
             return False
         answer = frame.answer(uv[may_show])
@@ -192,7 +192,7 @@ class ScaleFilter:
         moved = abs(alone[0] - self._centre[0])
         if share_seen(new, alone, stamp_s) < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
             return False
-        self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False))
+        self._take(new if len(new) <= MOST_AT_ONCE else self._rng.choice(new, MOST_AT_ONCE, replace=False), stamp_s)
         return True
 
     def _references(
@@ -219,22 +219,19 @@ class ScaleFilter:
         return new[np.isfinite(log_network)]
 
     def advance(self, stamp_s: float) -> None:
-        """Let time pass: without references the estimate stays and its sigma grows to the prior's. Of a time long
-        before the last reference nothing is known."""
-        if stamp_s < self._stamp_s - JUMP_S:
-            self._silence = 1.0
-            return
-        silent_s = max(stamp_s - self._stamp_s, 0.0)
-        if math.isfinite(silent_s):
-            self._silence = 1 - math.exp(-max(silent_s - PAUSE_S, 0.0) / FADE_S)
+        """Let time pass to that of a new frame: without references the estimate stays and its sigma grows to the
+        prior's. A frame long before the last one is the first of a bag that has started again: what references said is
+        forgotten, but for the estimate."""
+        if stamp_s < self._now_s - JUMP_S:
+            self._kept, self._stamp_s = self._kept[:0], -math.inf
+            self._centre = np.array([self._mean[0], 0.0])
+            self._now_s = stamp_s
+        self._now_s = max(self._now_s, stamp_s)
 
-    def _take(self, new: np.ndarray) -> None:
+    def _take(self, new: np.ndarray, stamp_s: float) -> None:
+        self._now_s = max(self._now_s, stamp_s)
         if len(new) == 0:
             return
-        stamp_s = float(new["stamp_s"].max())
-        if stamp_s < self._stamp_s - JUMP_S:
-            self._kept, self._stamp_s = self._kept[:0], stamp_s
-            self._centre = np.array([self._mean[0], 0.0])
         passed_s = max(stamp_s - self._stamp_s, 0.0)
         self._stamp_s = max(stamp_s, self._stamp_s)
         if math.isfinite(passed_s):
@@ -245,7 +242,6 @@ class ScaleFilter:
         newest_last = np.argsort(everything["stamp_s"], kind="stable")
         self._kept = everything[newest_last[-MOST_KEPT:]]
         self._mean, self._covariance = posterior(self._kept, self._centre, self.prior, self._stamp_s)
-        self._silence = 0.0
 
 
 def _checked(

@@ -12,7 +12,7 @@ class Status(IntEnum):
     NOT_FINITE = 3  # the point itself is NaN or infinite
     NO_IMAGE = 4  # no image with that stamp (or none at all) came
     FRAME_SKIPPED = 5  # the image came, but a newer one was encoded instead
-    TIMED_OUT = 6  # the image came, but was not encoded in time
+    TIMED_OUT = 6  # the image came, but was not encoded, or the query not answered, in time
     BAD_IMAGE = 7  # the image message could not be decoded
     BAD_QUERY = 8  # the query message could not be read
     SHUTTING_DOWN = 9

@@ -4,8 +4,9 @@ answers go is handed in."""
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,23 +29,26 @@ from spd_core.status import Status
 
 from .conversions import answer_cloud, depth_to_image, message_to_rgb, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
-from .frames import ANSWER, PendingImage, Query
+from .encoded import PendingImage
+from .frames import ANSWER, Query
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
-from .waypoints import FrameTransforms, NoTransformError, path_points, projected
+from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_frame, path_points, projected
 
+REMEMBERED_INFOS = 30
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
 
 @dataclass(frozen=True)
 class CameraFrame:
     """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because many of these are
-    kept."""
+    kept; and when it came."""
 
     header: Header
     rgb: np.ndarray | None
     encoded: EncodedFrame
+    received_s: float
 
 
 @dataclass
@@ -54,18 +58,19 @@ class Calibration:
     image_topic: str  # its name may say that the images are rectified
     statistics: Statistics
     problems: Problems
-    info: CameraInfo | None = None  # the last one
+    infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=REMEMBERED_INFOS))  # the newest last
 
     def receive(self, msg: CameraInfo) -> None:
-        self.info = msg
+        self.infos.append(msg)
 
-    def camera(self, size: tuple[int, int], rectified: str) -> Camera | None:
-        """The camera of an image of `size` (height, width) px; `rectified` is true, false or auto. None where it is not
-        known; the reason is reported."""
-        info = self.info
-        if info is None:
+    def camera(self, image: Header, size: tuple[int, int], rectified: str) -> Camera | None:
+        """The camera of an image of `size` (height, width) px, of the camera_info with its stamp, else of the newest;
+        `rectified` is true, false or auto. None where it is not known; the reason is reported."""
+        infos = tuple(self.infos)[::-1]  # another thread adds to them
+        if not infos:
             self.problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
             return None
+        info = next((info for info in infos if info.header.stamp == image.stamp), infos[0])
         is_rectified = is_rectified_topic(self.image_topic) if rectified == "auto" else rectified == "true"
         try:
             camera = camera_from_info(info, size, is_rectified)
@@ -102,6 +107,7 @@ class Answers:
     def __post_init__(self) -> None:
         self._image_size: tuple[int, int] | None = None  # of the last one
         self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
+        self._newest_s = -np.inf  # when the newest image that is encoded came
         self._threads = torch.get_num_threads()
 
     def change(self, settings: Settings) -> None:
@@ -128,9 +134,14 @@ class Answers:
 
     def read_waypoints(self, msg: Path) -> Query:
         self.statistics.count("waypoint paths received")
-        points_m = path_points(msg)
+        points_m, failure = path_points(msg), None
         nowhere, ids = np.full((len(points_m), 2), np.nan), np.arange(len(points_m), dtype=np.uint32)
-        return Query(stamp_ns(msg.header), nowhere, ids, msg.header, waypoints_m=points_m)
+        try:
+            msg.header.frame_id = path_frame(msg)
+        except NoTransformError as error:
+            self.problems.report("transform", error)
+            failure = Status.NO_TRANSFORM
+        return Query(stamp_ns(msg.header), nowhere, ids, msg.header, failure, waypoints_m=points_m)
 
     # --- for the scheduler: `encode` runs in one of its threads, the rest in the other
 
@@ -144,10 +155,12 @@ class Answers:
         started_s, message = time.monotonic(), image.message
         rgb = message_to_rgb(message)
         self._image_size = height, width = rgb.shape[:2]
-        encoded = self.predictor.encode(rgb, self.calibration.camera((height, width), self.settings.rectified))
+        camera = self.calibration.camera(message.header, (height, width), self.settings.rectified)
+        encoded = self.predictor.encode(rgb, camera)
         self.statistics.encoded(time.monotonic() - started_s)
         self.problems.resolved("image", "encode")
-        return CameraFrame(message.header, rgb if self.outputs["overlay"].get_subscription_count() else None, encoded)
+        shown = rgb if self.outputs["overlay"].get_subscription_count() else None
+        return CameraFrame(message.header, shown, encoded, image.received_s)
 
     def prepare(self, query: Query) -> None:
         if self._image_size is not None and query.waypoints_m is None:
@@ -186,7 +199,9 @@ class Answers:
         self._publish(query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, started_s)
 
     def on_frame(self, frame: CameraFrame) -> None:
-        self.scaling.on_frame(frame.encoded, frame.header)
+        if frame.received_s > self._newest_s:  # of an older one, the stamp would say that a bag has started again
+            self._newest_s = frame.received_s
+            self.scaling.on_frame(frame.encoded, frame.header)
         columns, rows = self.settings.grid
         if columns and rows:
             uv = cell_centres(frame.encoded.size, columns, rows)
@@ -195,11 +210,11 @@ class Answers:
             depth_m = frame.encoded.dense_depth(self.scaling.scale())
             self.outputs["dense"].publish(depth_to_image(depth_m, frame.header))
 
-    def take(self, note: Note, frame: CameraFrame) -> None:
-        self.scaling.take(note, frame.encoded, frame.header)
+    def take(self, note: Note, frame: CameraFrame) -> bool:
+        return self.scaling.take(note, frame.encoded, frame.header)
 
-    def on_lost_notes(self, count: int) -> None:
-        self.statistics.count("references without image", count)
+    def on_lost_notes(self, notes: list[Note]) -> None:
+        self.scaling.give_up(notes)
 
     def on_skip(self, count: int) -> None:
         self.statistics.count("images skipped", count)
@@ -217,7 +232,9 @@ class Answers:
         """`projected` of a query's waypoints, from the frame that they are in."""
         assert query.waypoints_m is not None, "only waypoints are projected"
         try:
-            points_m = self.transforms.to_optical(query.waypoints_m, query.header.frame_id, frame.header)
+            points_m = self.transforms.to_optical(
+                query.waypoints_m, query.header.frame_id, frame.header, wait_s=TF_WAIT_S
+            )
         except NoTransformError as error:
             self.problems.report("transform", error)
             count = len(query.uv)

@@ -7,17 +7,21 @@ the other answers queries, also while the next image is encoded. Their rules:
   exactly once;
 - an image that a waiting query names is encoded first, the newest of them before the others;
 - otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
-- no image is begun while there is more to answer than what is being answered: answers that are slower than images slow
-  the images down;
-- notes on images wait for the one nearest in time without asking for it, and come after all queries.
+- no image is begun while there is more to answer than what is being answered, but for HELD_BACK_S: answers that are
+  slower than images slow the images down and do not stop them;
+- a query that could have been answered for longer than queries may wait, or is one too many, is refused: what is late
+  does not make all that comes after it late;
+- notes on images wait for the one nearest in time without asking for it, and come after all queries; one that cannot
+  be taken yet is tried again, and nothing waits for it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -27,12 +31,14 @@ import numpy as np
 from spd_core.errors import SPDError
 from spd_core.status import Status
 
+from .encoded import Frames, PendingImage
 from .notes import Note, Notes, near
 from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
-REMEMBERED_STAMPS = 1000
 JUMP_NS = 1_000_000_000
+HELD_BACK_S = 0.5
+LEAST_PATIENCE_S = 0.5  # with those ahead: a timeout of nought is for queries that have no image
 ENCODE, ANSWER = "spd_encode", "spd_answer"
 
 
@@ -55,13 +61,6 @@ class Query:
     is_prepared: bool = False
 
 
-@dataclass
-class PendingImage:
-    stamp_ns: int
-    message: Any
-    received_s: float = field(default_factory=time.monotonic)
-
-
 class Client(Protocol):
     """Who does what the scheduler plans. `encode` runs in one thread, `prepare` to `take` in the other, and those that
     tell of losses and errors in any; none may call the scheduler."""
@@ -82,13 +81,13 @@ class Client(Protocol):
         """Tell a query that it has no frame."""
 
     def on_frame(self, frame: Any) -> None:
-        """A newly encoded frame."""
+        """A newly encoded frame, perhaps of an older image than the last."""
 
-    def take(self, note: Note, frame: Any) -> None:
-        """A note on a frame."""
+    def take(self, note: Note, frame: Any) -> bool:
+        """A note on a frame. False, with the note's `failure` set, if it cannot be taken yet."""
 
-    def on_lost_notes(self, count: int) -> None:
-        """So many notes came that no image is near, or more than can wait."""
+    def on_lost_notes(self, notes: list[Note]) -> None:
+        """Notes that no image is near, that could not be taken in time, or more than can wait."""
 
     def on_skip(self, count: int) -> None:
         """So many images will not be encoded."""
@@ -97,32 +96,12 @@ class Client(Protocol):
         """The method of the client called `work` raised; the threads go on."""
 
 
-class Frames:
-    """The last `capacity` encoded frames by their stamps, and why other images have none."""
-
-    def __init__(self, capacity: int):
-        self._capacity = capacity
-        self.kept: OrderedDict[int, Any] = OrderedDict()
-        self.lost: OrderedDict[int, Status] = OrderedDict()
-
-    def keep(self, stamp_ns: int, frame: Any) -> None:
-        self.kept.pop(stamp_ns, None)
-        self.kept[stamp_ns] = frame
-        while len(self.kept) > self._capacity:
-            self.lose(self.kept.popitem(last=False)[0], Status.FRAME_EXPIRED)
-
-    def lose(self, stamp_ns: int, why: Status) -> None:
-        self.lost[stamp_ns] = why
-        while len(self.lost) > REMEMBERED_STAMPS:
-            self.lost.popitem(last=False)
-
-
 class FrameScheduler:
     """The two threads, the encoded frames, and what waits for them.
 
     Args:
         capacity: encoded frames kept.
-        timeout_s: how long a query waits for its image to come and to be taken up.
+        timeout_s: how long a query waits for its image to come and to be taken up, and again for its turn.
         tolerance_ns: stamps this close are the same.
     """
 
@@ -137,7 +116,8 @@ class FrameScheduler:
         self._notes = Notes()
         self._newest_ns: int | None = None
         self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
-        self._encoding_ns: int | None = None
+        self._encoding: PendingImage | None = None
+        self._encoded_s = -math.inf  # when the last image was done
         self._last_failure: Status | None = None  # why the last image has no frame, if it has none
         self._condition = threading.Condition()
         sources = {ENCODE: (self._next_image, lambda: None), ANSWER: (self._next_answer, self._patience_s)}
@@ -181,20 +161,18 @@ class FrameScheduler:
 
     def add_note(self, note: Note) -> None:
         with self._condition:
-            if lost := self._notes.add(note):
+            if lost := self._notes.add(note, self._here()):
                 self._client.on_lost_notes(lost)
             self._condition.notify_all()
 
     # --- under the lock
 
-    def _wanted(self) -> set[int]:
-        """Stamps of pending images that a waiting query names."""
-        stamps = (query.stamp_ns for query in self._waiting if query.stamp_ns)
-        named = (near(self._pending, stamp, self._tolerance_ns) for stamp in stamps)
-        return {stamp for stamp in named if stamp is not None}
+    def _here(self) -> list[int]:
+        """Stamps of all images that have a frame or may get one."""
+        return [*self._frames.stamps(self._encoding), *self._pending]
 
     def _drop_unwanted(self) -> None:
-        keep = self._wanted() | {self._newest_ns}
+        keep = _named(self._waiting, self._pending, self._tolerance_ns) | {self._newest_ns}
         dropped = [stamp for stamp in self._pending if stamp not in keep]
         for stamp in dropped:
             del self._pending[stamp]
@@ -208,14 +186,13 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         stamp = query.stamp_ns
         kept = self._frames.kept
-        encoding = () if self._encoding_ns is None else (self._encoding_ns,)
-        here = (*kept, *self._pending, *encoding)
-        found = next(reversed(kept), None) if stamp == 0 else near(here, stamp, self._tolerance_ns)
+        found = next(reversed(kept), None) if stamp == 0 else near(self._here(), stamp, self._tolerance_ns)
         if found is not None and found in kept:
-            return partial(self._client.answer, query, kept[found])
-        if self._is_being_encoded(query):
-            return None
-        why_not = self._why_not(query)
+            ready_s = kept[found].ready_s if stamp else self._frames.first_s
+            if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
+                return partial(self._client.refuse, query, Status.TIMED_OUT)
+            return partial(self._client.answer, query, kept[found].frame)
+        why_not = None if self._is_being_encoded(query) else self._why_not(query)
         return None if why_not is None else partial(self._client.refuse, query, why_not)
 
     def _why_not(self, query: Query) -> Status | None:
@@ -228,19 +205,23 @@ class FrameScheduler:
                 return self._frames.lost[lost]
             if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
                 return Status.NO_IMAGE
-        if time.monotonic() - query.received_s <= self._timeout_s and len(self._waiting) <= MAX_WAITING_QUERIES:
+        if not self._is_late(query.received_s, self._timeout_s):
             return None
         if stamp == 0 and self._last_failure is not None:  # images come, and none of them can be used
             return self._last_failure
         return Status.TIMED_OUT if is_pending else Status.NO_IMAGE
+
+    def _is_late(self, since_s: float, patience_s: float) -> bool:
+        """Whether a query that waits since then has to go, as it has waited for too long or too many wait."""
+        return time.monotonic() - since_s > patience_s or len(self._waiting) > MAX_WAITING_QUERIES
 
     def _answerable(self) -> Iterator[tuple[int, Job]]:
         """Positions of waiting queries that need not wait, and what ends their waiting."""
         return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
-        return self._encoding_ns is not None and (
-            query.stamp_ns == 0 or near((self._encoding_ns,), query.stamp_ns, self._tolerance_ns) is not None
+        return self._encoding is not None and (
+            query.stamp_ns == 0 or near((self._encoding.stamp_ns,), query.stamp_ns, self._tolerance_ns) is not None
         )
 
     def _next_answer(self) -> Job | None:
@@ -261,27 +242,38 @@ class FrameScheduler:
         return job
 
     def _next_note(self) -> Job | None:
-        if lost := self._notes.expire(self._timeout_s):
+        frames = self._frames
+        if (found := self._notes.next(frames.stamps(self._encoding), frames.kept)) is not None:
+            return partial(self._take, found[0], frames.kept[found[1]].frame)
+        if lost := self._notes.expire(self._here()):
             self._client.on_lost_notes(lost)
-        found = self._notes.next(self._frames.kept, self._encoding_ns)
-        return None if found is None else partial(self._client.take, *found)
+        return None
 
     def _next_image(self) -> Job | None:
-        if self._fresh is not None or next(self._answerable(), None) is not None:
+        is_held_back = time.monotonic() - self._encoded_s < HELD_BACK_S and next(self._answerable(), None) is not None
+        if self._fresh is not None or is_held_back:
             return None
         self._drop_unwanted()  # what a query that is gone had wanted
         if not self._pending:
             return None
-        self._encoding_ns = max(self._wanted() or self._pending, key=lambda s: self._pending[s].received_s)
+        candidates = _named(self._waiting, self._pending, self._tolerance_ns) or self._pending
+        self._encoding = self._pending.pop(max(candidates, key=lambda stamp: self._pending[stamp].received_s))
         self._condition.notify_all()  # its queries can be prepared
-        return partial(self._encode_image, self._pending.pop(self._encoding_ns), self._frames)
+        return partial(self._encode_image, self._encoding, self._frames)
 
     def _patience_s(self) -> float | None:
         """Seconds until the first of the waiting queries or notes will have waited too long."""
         waiting = [query.received_s for query in self._waiting if not self._is_being_encoded(query)]
         ends_s = [max(min(waiting) + self._timeout_s - time.monotonic(), 0)] if waiting else []
-        ends_s += [end_s] if (end_s := self._notes.patience_s(self._timeout_s)) is not None else []
+        ends_s += [end_s] if (end_s := self._notes.patience_s()) is not None else []
         return min(ends_s) + 0.001 if ends_s else None
+
+    # --- in the thread that answers
+
+    def _take(self, note: Note, frame: Any) -> None:
+        if self._workers.run("take", partial(self._client.take, note, frame)) is False:
+            with self._condition:
+                self._notes.put_back(note)
 
     # --- in the encoder's thread
 
@@ -292,15 +284,21 @@ class FrameScheduler:
         except Exception as raised:
             error = raised
         with self._condition:
-            self._encoding_ns, self._last_failure = None, None
+            self._encoding, self._last_failure, self._encoded_s = None, None, time.monotonic()
             if frames is not self._frames:
                 pass  # a bag has started again meanwhile
             elif error is None:
                 self._fresh = frame
-                self._frames.keep(image.stamp_ns, frame)
+                self._frames.keep(image, frame)
             else:
                 self._last_failure = Status.BAD_IMAGE if isinstance(error, SPDError) else Status.FAILED
                 self._frames.lose(image.stamp_ns, self._last_failure)
             self._condition.notify_all()
         if error is not None:
             self._client.on_error("encode", error)
+
+
+def _named(queries: Iterable[Query], pending: Collection[int], tolerance_ns: int) -> set[int]:
+    """Stamps of pending images that queries name."""
+    named = (near(pending, query.stamp_ns, tolerance_ns) for query in queries if query.stamp_ns)
+    return {stamp for stamp in named if stamp is not None}

@@ -51,7 +51,8 @@ class Scaling:
     def __post_init__(self) -> None:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
-        self._looked_s = -np.inf  # when the floor was looked at
+        self._looked_s = -np.inf  # when a frame was last chosen to look at its floor
+        self._unplaced: tuple[EncodedFrame, Header, str] | None = None  # that frame, and why it waits
 
     def change(self, settings: Settings) -> None:
         """Go on with other parameters; from any thread."""
@@ -87,48 +88,76 @@ class Scaling:
         factor = self.settings.scale_factor
         return FixedScale(factor) if factor != 1 else None
 
-    def take(self, note: Note, frame: EncodedFrame, header: Header) -> None:
-        """References of a frame with its header."""
+    def take(self, note: Note, frame: EncodedFrame, header: Header) -> bool:
+        """References of a frame with its header. False if TF does not say yet where they are."""
         self.scale()
         if self._filter is None:
-            return
+            return True
         used, ignored = self._filter.used, self._filter.ignored
         content = note.content
         if isinstance(content, KnownPoints):
             if frame.camera is None:
                 self.statistics.count("references without camera_info")
-                return
+                return True
             try:
                 points_m = self.transforms.to_optical(content.points_m, note.header.frame_id, header)
             except NoTransformError as error:
-                self.statistics.count("references without transform")
-                self.problems.report("reference transform", error)
-                return
+                note.failure = error
+                return False
             self.problems.resolved("reference transform")
             content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
-        self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, stamp_ns(header) * 1e-9)
+        self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, _time_s(header))
         self.statistics.count("references used", self._filter.used - used)
         self.statistics.count("references ignored", self._filter.ignored - ignored)
         self._say()
+        return True
+
+    def give_up(self, notes: list[Note]) -> None:
+        """Count references that no image was near, or that TF did not place in time."""
+        for note in notes:
+            if note.failure is None:
+                self.statistics.count("references without image")
+            else:
+                self.statistics.count("references without transform")
+                self.problems.report("reference transform", str(note.failure))
 
     def on_frame(self, frame: EncodedFrame, header: Header) -> None:
         """Let time pass, and look at the floor of a new frame, where that is asked for."""
         self.scale()
         if self._filter is None:
             return
-        stamp_s = stamp_ns(header) * 1e-9
-        self._filter.advance(stamp_s)
-        now_s = time.monotonic()
-        if self.settings.scale in ("floor", "both") and now_s - self._looked_s >= FLOOR_PERIOD_S:
-            self._looked_s = now_s
-            plane = self._plane(header)
-            if plane is not None and frame.camera is not None:
-                is_seen = self._filter.update_floor(frame, plane, stamp_s)
-                self.statistics.count("floor seen" if is_seen else "floor not seen")
+        self._filter.advance(_time_s(header))
+        if self.settings.scale in ("floor", "both"):
+            self._look_at_floor()
+            if time.monotonic() - self._looked_s >= FLOOR_PERIOD_S:
+                if self._unplaced is not None:
+                    self.problems.report("floor", self._unplaced[2])
+                self._looked_s, self._unplaced = time.monotonic(), (frame, header, "")
+                self._look_at_floor()
         self._say()
 
+    def _look_at_floor(self) -> None:
+        """Take the floor of the frame that waits for it, unless TF has not reached its stamp: then it waits on."""
+        if self._unplaced is None:
+            return
+        frame, header, _ = self._unplaced
+        try:
+            plane = self._plane(header)
+        except NoTransformError as error:
+            self._unplaced = frame, header, str(error)
+            return
+        self._unplaced = None
+        if plane is not None and frame.camera is not None:
+            assert self._filter is not None, "a floor is looked at for a scale that is learned"
+            is_seen = self._filter.update_floor(frame, plane, _time_s(header))
+            self.statistics.count("floor seen" if is_seen else "floor not seen")
+
     def _plane(self, header: Header) -> FloorPlane | None:
-        """The floor in the frame of an image, None where nothing says where it is."""
+        """The floor in the frame of an image, None where nothing says where it is.
+
+        Raises:
+            NoTransformError: TF does not say it, or not yet.
+        """
         p = self.settings
         if not p.floor_frame:
             if p.camera_height_m == 0:
@@ -136,11 +165,11 @@ class Scaling:
                 return None
             self.problems.resolved("floor")
             return FloorPlane.from_tilt(p.camera_height_m, p.camera_tilt_deg)
+        origin, up = self.transforms.to_optical(np.array([[0.0, 0, 0], [0, 0, 1]]), p.floor_frame, header)
+        down = origin - up
         try:
-            origin, up = self.transforms.to_optical(np.array([[0.0, 0, 0], [0, 0, 1]]), p.floor_frame, header)
-            down = origin - up
             plane = FloorPlane(p.camera_height_m or float(origin @ down), tuple(down))
-        except ValueError as error:  # no transform, or a camera below the floor
+        except ValueError as error:  # a camera below the floor
             self.problems.report("floor", str(error))
             return None
         self.problems.resolved("floor")
@@ -150,3 +179,8 @@ class Scaling:
         assert self._filter is not None, "said only of a scale that is learned"
         self.statistics.state("scale", f"{self._filter.factor:.3f}")
         self.statistics.state("scale sigma", f"{self._filter.factor * self._filter.sigma_log:.3f}")
+
+
+def _time_s(header: Header) -> float:
+    """When an image was taken; now, for a camera that writes no stamps: time must pass for references to fade."""
+    return stamp_ns(header) * 1e-9 or time.monotonic()

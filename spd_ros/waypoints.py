@@ -18,6 +18,7 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 
 # How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
+# Nothing else does: the thread that waits is the one that answers.
 TF_WAIT_S = 0.1
 
 
@@ -26,10 +27,24 @@ class NoTransformError(SPDError):
 
 
 def path_points(msg: Path) -> np.ndarray:
-    """Positions [K, 3] m of the poses of a Path, in the frame of the path's header."""
+    """Positions [K, 3] m of the poses of a Path, in its `path_frame`."""
     return np.array(
         [[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in msg.poses], dtype=np.float64
     ).reshape(-1, 3)
+
+
+def path_frame(msg: Path) -> str:
+    """The frame of a Path: of its header, or where that names none, the one that all of its poses name.
+
+    Raises:
+        NoTransformError: they name several.
+    """
+    frames = sorted({pose.header.frame_id for pose in msg.poses})
+    if msg.header.frame_id or not frames:
+        return msg.header.frame_id
+    if len(frames) > 1:
+        raise NoTransformError(f"the path's header names no frame, and its poses are in {frames}; expected one for all")
+    return frames[0]
 
 
 def projected(points_m: np.ndarray, camera: Camera | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,8 +104,9 @@ class FrameTransforms:
             self._node.destroy_service(self._buffer.srv)
             self._buffer = self._listener = None
 
-    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header) -> np.ndarray:
-        """Points [K, 3] m of `frame_id` in the optical frame of an image, at its stamp.
+    def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header, wait_s: float = 0.0) -> np.ndarray:
+        """Points [K, 3] m of `frame_id` in the optical frame of an image, at its stamp; for TF to reach that this waits
+        up to `wait_s`.
 
         Raises:
             NoTransformError: none of the ways leads there.
@@ -101,7 +117,7 @@ class FrameTransforms:
             rotation, translation = self._fixed
         elif self._buffer is not None:
             try:
-                found = self._look_up(image, frame_id)
+                found = self._look_up(image, frame_id, wait_s)
             except Exception as error:  # tf2's exceptions have no common base that can be named without tf2
                 raise NoTransformError(
                     f"TF does not know {frame_id!r} in {image.frame_id!r} at the image's stamp: {error}"
@@ -115,12 +131,13 @@ class FrameTransforms:
             )
         return points_m @ rotation.T + translation
 
-    def _look_up(self, image: Header, frame_id: str) -> Transform:
+    def _look_up(self, image: Header, frame_id: str, wait_s: float) -> Transform:
         """Where `frame_id` is in the frame and at the stamp of an image."""
         link = image.frame_id, frame_id, Time.from_msg(image.stamp)
         # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames that
-        # nothing has ever linked are not waited for: the thread that waits is the one that answers.
-        give_up_s = time.monotonic() + (TF_WAIT_S if self._buffer.can_transform_core(*link[:2], Time())[0] else 0)
+        # nothing has ever linked are not waited for.
+        is_linked = wait_s > 0 and self._buffer.can_transform_core(*link[:2], Time())[0]
+        give_up_s = time.monotonic() + (wait_s if is_linked else 0)
         while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
             time.sleep(0.005)
         return self._buffer.lookup_transform(*link).transform

@@ -10,6 +10,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 from spd_core.camera import Camera
+from spd_core.message_fields import camera_info_fields
 from spd_core.messages import (
     MessageError,
     camera_from_info,
@@ -141,6 +142,46 @@ def test_compressed(suffix):
     data = cv2.imencode(suffix, RGB[..., ::-1])[1].tobytes()
     out = compressed_to_rgb(CompressedImage(format=suffix[1:], data=data))
     assert np.abs(out.astype(int) - RGB).max() <= (0 if suffix == ".png" else 12)
+
+
+@pytest.mark.parametrize(("bits", "suffix"), [(8, ".png"), (16, ".png"), (8, ".jpg")])
+def test_compressed_bayer_is_made_colour(bits, suffix):
+    """image_transport codes the mosaic as it is, and says before the semicolon what it was."""
+    mosaic = as_bayer(RGB, "grbg")[..., 0]
+    mosaic = mosaic if bits == 8 else mosaic.astype(np.uint16) * 256 + 99
+    data = cv2.imencode(suffix, mosaic, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    msg = CompressedImage(format=f"bayer_grbg{bits}; {suffix[1:]} compressed ", data=data)
+    assert np.abs(compressed_to_rgb(msg).astype(int) - RGB)[2:-2, 2:-2].max() <= (6 if suffix == ".png" else 12)
+    msg.data = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()  # of a driver that has made it colour
+    assert np.array_equal(compressed_to_rgb(msg), RGB)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_compressed_depth_is_not_colour(encoding):
+    data = cv2.imencode(".png", DEPTH_M.astype(np.uint16))[1].tobytes()
+    with pytest.raises(MessageError, match=f"'{encoding}' is not supported; that is a depth image"):
+        compressed_to_rgb(CompressedImage(format=f"{encoding}; png compressed ", data=data))
+
+
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """A JPEG with a small one, which has a scan and an end of its own, in its APP1."""
+    small = cv2.imencode(".jpg", RGB[:8, :8])[1].tobytes()
+    return jpeg[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + jpeg[2:]
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_that_is_cut_short_is_refused(progressive):
+    """libjpeg makes up the rest, and some versions of OpenCV hand that on."""
+    jpeg = cv2.imencode(".jpg", RGB[..., ::-1], [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    whole = compressed_to_rgb(CompressedImage(format="jpeg", data=jpeg))
+    for data in (jpeg, with_thumbnail(jpeg), jpeg[:2] + b"\xff" + jpeg[2:]):  # 0xFF may fill up
+        for length in range(len(data) // 2, len(data), 7):
+            for rest in (b"", bytes(500)):
+                with pytest.raises(MessageError, match="cannot be decoded: its JPEG data are cut short"):
+                    compressed_to_rgb(CompressedImage(format="jpeg", data=data[:length] + rest))
+        for behind in (b"", bytes(20), b"\xff\xda rubbish"):  # a film of a phone, say
+            out = compressed_to_rgb(CompressedImage(format="jpeg", data=data + behind))
+            assert np.array_equal(out, whole)
 
 
 def test_compressed_16_bit_and_rotated():
@@ -354,6 +395,23 @@ def test_distortion_models_by_their_other_names(name, count, model):
     assert not any(filled_up.distortion[count:])
 
 
+@pytest.mark.parametrize(("name", "count"), [("equidistant", 4), ("fisheye", 4), ("equidistant", 5)])
+def test_a_fisheye_without_coefficients_is_no_pinhole(name, count):
+    camera = camera_from_info(info(d=[0.0] * count, distortion_model=name), (480, 640))
+    assert camera == Camera(500, 510, 320, 240, (0.0,) * 4, "equidistant")
+    ray = camera.unproject(np.array([[820.0, 240.0]]), np.ones(1))[0]
+    assert ray[0] == pytest.approx(np.tan(1.0))  # a focal length from the axis is one radian
+    assert camera_from_info(info(distortion_model=name), (480, 640)) == Camera(500, 510, 320, 240)
+
+
+def test_a_camera_without_distortion_is_none_of_any_model():
+    for model in ("equidistant", "plumb_bob", "rational_polynomial"):
+        camera = Camera(500, 510, 320, 240, (), model)
+        assert camera_from_info(CameraInfo(**camera_info_fields(camera, (480, 640))), (480, 640)) == Camera(
+            500, 510, 320, 240
+        )
+
+
 # of image_pipeline's calibration tests: a lens whose rectified picture has quite another focal length
 RAW_K = [290.050152, 0.0, 399.938345, 0.0, 289.392837, 273.885669, 0.0, 0.0, 1.0]
 RECTIFIED_P = [80.425769, 0.0, 287.422318, 0.0, 0.0, 80.243507, 32.874135, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -467,6 +525,13 @@ def test_organised_cloud_with_padded_rows():
     assert query_points(msg)[0][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_of_fields_of_one_name_the_first_counts():
+    """Padding often has one name for all of it."""
+    points = np.arange(8, dtype=np.float32).reshape(2, 4).view([("u", "<f4"), ("_", "<f4"), ("v", "<f4"), ("x", "<f4")])
+    msg = cloud([("u", 0, 7), ("_", 4, 7), ("v", 8, 7), ("_", 12, 7), ("u", 4, 7)], points.reshape(-1))
+    assert query_points(msg)[0].tolist() == [[0, 2], [4, 6]]
+
+
 def test_empty_query():
     uv, ids = query_points(query_cloud(np.zeros((0, 2)), Header()))
     assert uv.shape == (0, 2)
@@ -493,7 +558,7 @@ def with_count(msg: PointCloud2, count: int) -> PointCloud2:
         (cloud([("u", 0, 7), ("v", 4, 7)], PAIR, point_step=0, row_step=16), "do not fit in point_step 0"),
         (with_count(cloud([("u", 0, 7), ("v", 4, 7)], PAIR), 2**32 - 1), "'u' ends at byte 17179869180"),
         (with_count(cloud([("u", 0, 7)], PAIR, point_step=2**32 - 1, width=0), 2**30 - 1), "cannot be read"),
-        (cloud([("u", 0, 7), ("u", 4, 7)], PAIR), "cannot be read"),
+        (cloud([("u", 0, 7), ("u", 4, 7)], PAIR), r"has the fields \['u'\]"),
         (cloud([], PAIR), r"fields \[\]; expected 'u' and 'v'"),
         (cloud([], PAIR, point_step=0, row_step=0, height=2**32 - 1, data=b""), r"fields \[\]"),
     ],

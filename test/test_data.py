@@ -15,6 +15,7 @@ from spd_core.camera import Camera
 from spd_core.data import nyu
 from spd_core.data.augment import Augmentation
 from spd_core.data.check import mean_depth, summarise
+from spd_core.data.images import read_colour, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
 from spd_core.data.samples import DataError, InMemory, Sample, Subset
@@ -185,6 +186,15 @@ def test_rgbd_folder(tmp_path):
 
 
 # --- bad input
+
+
+def test_a_jpeg_that_is_cut_short(tmp_path):
+    file = tmp_path / "a.jpg"
+    write_picture(file, np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    assert read_colour(file).shape == (48, 64, 3)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"a\.jpg .*cannot be decoded as an image: its JPEG data are cut short"):
+        read_colour(file)
 
 
 def test_nothing_there(tmp_path):

@@ -9,9 +9,10 @@ import torch
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
+from spd_ros import frames
 from spd_ros.answers import Answers
 from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
-from spd_ros.notes import Note
+from spd_ros.notes import PATIENCE_S, Note
 
 MS = 1_000_000
 
@@ -22,10 +23,12 @@ class Bench:
     def __init__(self, **settings):
         self.gate = threading.Semaphore(0)
         self.encoded, self.answers, self.errors, self.frames, self.prepared = [], [], [], [], []
-        self.notes, self.skipped, self.lost_notes = [], 0, 0
+        self.notes, self.skipped, self.lost_notes = [], 0, []
+        self.not_yet = []  # contents of notes that will not be taken, once for each time they are here
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         self.started = {}
+        self.answer_s = 0.0
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
         self.scheduler = FrameScheduler(self, **settings)
         self.scheduler.start()
@@ -53,6 +56,7 @@ class Bench:
         if str(query.header).startswith("slow"):
             self.answering.set()
             self.may_answer.wait(10)
+        time.sleep(self.answer_s)
         self.answers.append((query.header, frame, None))
 
     def refuse(self, query, why):
@@ -62,10 +66,15 @@ class Bench:
         self.frames.append(frame)
 
     def take(self, note, frame):
+        if note.content in self.not_yet:
+            self.not_yet.remove(note.content)
+            note.failure = SPDError("not yet")
+            return False
         self.notes.append((note.content, frame))
+        return True
 
-    def on_lost_notes(self, count):
-        self.lost_notes += count
+    def on_lost_notes(self, notes):
+        self.lost_notes += [note.content for note in notes]
 
     def on_skip(self, count):
         self.skipped += count
@@ -92,11 +101,15 @@ class Bench:
         assert self.answering.wait(5)
 
     def wait(self, answers):
-        deadline = time.monotonic() + 5
-        while len(self.answers) < answers and time.monotonic() < deadline:
-            time.sleep(0.002)
+        until(lambda: len(self.answers) >= answers)
         assert len(self.answers) == answers
         return self.answers
+
+
+def until(condition):
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -209,6 +222,53 @@ def test_zero_stamp_is_the_newest_encoded_frame(bench):
     assert b.wait(3)[2] == ("newest", 6, None)
 
 
+def encode_the_second_last(b):
+    """Three images of which the second, which a query names, is encoded after the third."""
+    b.occupy(1)
+    for stamp in (2, 3):
+        b.image(stamp)
+        b.query(stamp, stamp)
+    b.gate.release(3)
+    assert b.wait(2) == [(3, 3, None), (2, 2, None)]
+
+
+def test_zero_stamp_is_the_image_that_came_last_and_not_the_one_encoded_last(bench):
+    b = bench()
+    encode_the_second_last(b)
+    b.query("newest", 0)
+    assert b.wait(3)[2] == ("newest", 3, None)
+    b.occupy(4)
+    b.image(5)
+    b.query(5, 5)
+    b.image(6)
+    b.query(6, 6)
+    b.gate.release(2)
+    assert b.wait(4)[3] == (6, 6, None)
+    until(b.encoding.is_set)  # the fifth
+    b.scheduler.add_note(Note(0, "of the newest", None, MS))
+    until(lambda: b.notes)
+    assert b.notes == [("of the newest", 6)]
+
+
+def test_the_frame_of_the_oldest_image_expires_whenever_it_was_encoded(bench):
+    b = bench(capacity=2)
+    encode_the_second_last(b)
+    b.gate.release(1)
+    b.image(4)
+    b.query("four", 4)
+    b.wait(3)
+    b.query("two", 2)
+    b.query("three", 3)
+    assert b.wait(5)[3:] == [("two", None, Status.FRAME_EXPIRED), ("three", 3, None)]
+
+
+def test_one_place_for_frames_does_for_a_query_of_an_older_image(bench):
+    b = bench(capacity=1)
+    encode_the_second_last(b)
+    b.query("newest", 0)
+    assert b.wait(3)[2] == ("newest", 3, None)
+
+
 def test_an_encoded_frame_answers_while_the_next_image_is_encoded(bench):
     b = bench()
     b.gate.release(1)
@@ -253,6 +313,45 @@ def test_images_wait_for_answers_that_are_slower(bench):
     assert b.wait(3) == [("slow", 1, None), ("behind", 1, None), ("three", 3, None)]
     assert b.encoded == [1, 3]
     assert b.frames == [1, 3]
+
+
+def test_more_queries_than_can_be_answered_stop_no_image_and_do_not_grow_old(bench):
+    b = bench(timeout_s=1.0)
+    b.gate.release(1000)
+    b.answer_s, asked, started_s = 0.02, 0, time.monotonic()
+    while time.monotonic() - started_s < 2.5:
+        b.image(1 + asked)
+        b.query(time.monotonic(), 0)
+        asked += 1
+        time.sleep(0.005)
+    assert len(b.encoded) > 2
+    last_s, _, _ = b.answers[-1]
+    assert time.monotonic() - last_s < 2.0
+    b.wait(asked)
+    assert {why for _, _, why in b.answers} == {None, Status.TIMED_OUT}
+
+
+def test_more_answerable_queries_than_there_is_room_for(bench):
+    b = bench(timeout_s=60)
+    b.occupy_answers()
+    for i in range(300):
+        b.query(i, 0)
+    b.may_answer.set()
+    assert [why for _, _, why in b.wait(301)] == [None] + [Status.TIMED_OUT] * 44 + [None] * 256
+
+
+def test_a_timeout_of_nought_is_not_for_queries_whose_frame_is_there(bench, monkeypatch):
+    monkeypatch.setattr(frames, "LEAST_PATIENCE_S", 60.0)
+    b = bench(timeout_s=0.0)
+    b.gate.release(1)
+    b.image(1)
+    until(lambda: b.frames)
+    b.query("slow", 1)
+    b.query("one", 1)
+    b.query("newest", 0)
+    time.sleep(0.05)
+    b.may_answer.set()
+    assert b.wait(3)[1:] == [("one", 1, None), ("newest", 1, None)]
 
 
 def test_the_next_image_is_encoded_beside_the_last_answer(bench):
@@ -447,9 +546,7 @@ def test_notes_wait_for_their_image_without_asking_for_it(bench):
     b.image(300 * MS)
     b.query("q", 300 * MS)
     b.gate.release(3)
-    deadline = time.monotonic() + 5
-    while not b.notes and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: b.notes)
     assert b.notes == [("of the last", 300 * MS)]
     assert b.encoded == [100 * MS, 300 * MS]
     assert b.skipped == 1
@@ -457,13 +554,39 @@ def test_notes_wait_for_their_image_without_asking_for_it(bench):
 
 
 def test_notes_without_an_image_are_given_up_and_counted(bench):
-    b = bench(timeout_s=0.1)
+    b = bench()
     b.scheduler.add_note(Note(5 * MS, "nothing comes", None, MS))
-    deadline = time.monotonic() + 5
-    while not b.lost_notes and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert b.lost_notes == 1
+    until(lambda: b.lost_notes)
+    assert b.lost_notes == ["nothing comes"]
     assert b.notes == []
+
+
+def test_a_note_waits_for_its_image_whatever_the_patience_of_queries(bench):
+    b = bench(timeout_s=0.0)
+    b.scheduler.add_note(Note(20 * MS, "early", None, 100 * MS))
+    time.sleep(0.05)
+    b.occupy(30 * MS)
+    time.sleep(PATIENCE_S)
+    b.image(1000 * MS)
+    b.gate.release(2)
+    until(lambda: b.notes)
+    assert b.notes == [("early", 30 * MS)]
+    assert b.lost_notes == []
+
+
+def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(bench):
+    b = bench()
+    b.not_yet += ["late"] * 2 + ["never"] * 100
+    b.gate.release(1)
+    b.image(10 * MS)
+    b.scheduler.add_note(Note(10 * MS, "late", None, MS))
+    b.scheduler.add_note(Note(10 * MS, "never", None, MS))
+    b.query("q", 10 * MS)
+    b.wait(1)
+    until(lambda: b.notes)
+    assert b.notes == [("late", 10 * MS)]
+    until(lambda: b.lost_notes)
+    assert b.lost_notes == ["never"]
 
 
 @pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])

@@ -1,9 +1,11 @@
 """The package as ROS, pip and a reader see it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -81,6 +83,32 @@ def test_colcon_builds_an_ament_python_package(tmp_path, option):
     packages = workspace / "build" / "spd_ros" if option else next(installed.glob("lib/python*/site-packages"))
     assert list(packages.glob("spd_core/weights/*.safetensors"))
     assert all((packages / name / "py.typed").exists() for name in ("spd_core", "spd_ros", "spd_cli", "spd_rooms"))
+
+
+@pytest.mark.parametrize(
+    ("namespace", "cameras", "nodes", "image"),
+    [
+        ("/robot/", "", ["/robot"], "/camera/image_raw"),
+        ("robot", "front,rear", ["robot/front", "robot/rear"], "/robot/rear/image_raw"),
+        ("/", "/front/", ["/front"], "/front/image_raw"),
+        ("", " /front", ["front"], "/front/image_raw"),
+        ("", "", [""], "/camera/image_raw"),
+    ],
+)
+def test_slashes_around_names_at_launch_are_no_part_of_them(monkeypatch, namespace, cameras, nodes, image):
+    """Without the launch stack: what it would be asked to start."""
+    arguments = {"namespace": namespace, "cameras": cameras, "use_sim_time": "false", "rviz": "false"}
+    for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    find = MagicMock(get_package_share_directory=lambda package: "/share")
+    monkeypatch.setitem(sys.modules, "ament_index_python.packages", find)
+    sys.modules["launch.substitutions"].LaunchConfiguration = lambda name: MagicMock(
+        perform=lambda context: arguments.get(name, "")
+    )
+    sys.modules["launch_ros.actions"].Node = lambda **what: what
+    started = runpy.run_path(str(ROOT / "launch" / "spd.launch.py"))["start_nodes"](None)
+    assert [node["namespace"] for node in started] == nodes
+    assert dict(started[-1]["remappings"])["image"] == image
 
 
 def test_launch_file_offers_its_arguments():

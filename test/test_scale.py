@@ -329,14 +329,40 @@ def test_of_a_time_long_before_the_last_reference_nothing_is_known(predictor, fr
     sure = scale.sigma_log
     scale.advance(0.0)  # a bag that has started again, and no references
     assert scale.sigma_log == pytest.approx(PRIOR.sigma_log, rel=1e-3)
-    scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=102.0)
-    assert scale.sigma_log < 1.2 * sure
+    scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=0.1)
+    assert sure < scale.sigma_log < 0.5 * PRIOR.sigma_log
+
+
+def test_a_late_reference_erases_nothing(predictor, frame):
+    """Of a SLAM a second behind the LiDAR, say: only frames tell that a bag has started again."""
+    rng = np.random.default_rng(15)
+    parts = [references(frame, rng, 10, 1.25) for _ in range(20)]
+    late = references(frame, rng, 1, 1.0)
+    estimates = []
+    for late_s in (None, 0.9, 1.1, 2.5, 60.0):
+        scale = ScaleFilter(predictor)
+        for i, part in enumerate(parts):
+            scale.advance(100 + i / 10)
+            scale.update(frame, *part, stamp_s=100 + i / 10)
+        if late_s is not None:
+            scale.update(frame, *late, stamp_s=101.9 - late_s)
+        estimates.append((scale.factor, scale.sigma_log))
+    np.testing.assert_allclose(estimates, [estimates[0]] * 5, rtol=0.02)
+
+
+def test_a_late_reference_does_not_make_sure_of_what_was_long_ago(predictor, frame):
+    rng, scale = np.random.default_rng(16), ScaleFilter(predictor)
+    scale.update(frame, *references(frame, rng, 20, 1.25), stamp_s=100.0)
+    scale.advance(110.0)
+    scale.update(frame, *references(frame, rng, 20, 1.25), stamp_s=100.1)
+    assert scale.sigma_log == pytest.approx(PRIOR.sigma_log, rel=1e-3)
 
 
 def test_stamps_that_fall_back_start_anew_from_the_estimate(predictor, frame):
     rng, scale = np.random.default_rng(12), ScaleFilter(predictor)
     for i in range(30):
         scale.update(frame, *references(frame, rng, 10, 1.25), stamp_s=100 + i / 10)
+    scale.advance(1.0)
     scale.update(frame, *references(frame, rng, 1, 1.25), stamp_s=1.0)
     assert scale.factor == pytest.approx(1.25, rel=0.08)
     for i in range(20):

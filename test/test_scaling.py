@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from numpy.lib import recfunctions
 from sensor_msgs.msg import LaserScan, Range
 from std_msgs.msg import Header
@@ -13,6 +14,7 @@ from std_msgs.msg import Header
 from spd_core import Predictor
 from spd_core.scale import FixedScale
 from spd_rooms.synthetic import random_frame
+from spd_ros import scaling
 from spd_ros.conversions import array_to_cloud
 from spd_ros.diagnostics import Problems, Statistics
 from spd_ros.parameters import Settings
@@ -49,13 +51,13 @@ def frame(room):
 
 @pytest.fixture
 def make(room, frame):
-    def scaling(**settings):
+    def scaling_of(**settings):
         statistics = Statistics()
         problems = Problems(statistics, lambda text: None)
         made = Scaling(frame.predictor, Transforms(room.pose), replace(Settings(), **settings), statistics, problems)
         return SimpleNamespace(scaling=made, statistics=statistics, problems=problems)
 
-    return scaling
+    return scaling_of
 
 
 def pixels(frame, factor, count=20, frame_id="camera"):
@@ -97,6 +99,17 @@ def test_references_of_a_frame_change_the_scale_and_are_counted(make, frame):
     assert 0 < float(facts["scale sigma"]) < 0.2
 
 
+def test_references_fade_also_of_a_camera_without_stamps(make, frame, monkeypatch):
+    made = make(scale="references").scaling
+    prior, now_s = made.scale().sigma_log, 1000.0
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: now_s)
+    made.take(made.read("reference_depths", pixels(frame, 1.3)), frame, IMAGE)
+    assert made.scale().sigma_log < 0.5 * prior
+    now_s += 10
+    made.on_frame(frame, IMAGE)
+    assert made.scale().sigma_log == pytest.approx(prior, rel=1e-3)
+
+
 def test_another_mode_or_factor_starts_afresh_and_other_parameters_do_not(make, frame):
     made = make(scale="references").scaling
     made.take(made.read("reference_depths", pixels(frame, 1.3)), frame, IMAGE)
@@ -115,8 +128,12 @@ def test_what_cannot_be_used_is_said(make, frame):
     assert count(made, "reference_depths bad") == 1
     assert "cloud" in made.problems.texts()[0]
     elsewhere = LaserScan(header=Header(frame_id="nowhere"), angle_increment=0.1, range_max=9.0, ranges=[1.0, 2.0])
-    made.scaling.take(made.scaling.read("reference_scan", elsewhere), frame, IMAGE)
+    note = made.scaling.read("reference_scan", elsewhere)
+    assert made.scaling.take(note, frame, IMAGE) is False
+    assert "nobody knows nowhere" not in made.problems.texts(), "TF may say it yet"
+    made.scaling.give_up([note, made.scaling.read("reference_scan", elsewhere)])
     assert count(made, "references without transform") == 1
+    assert count(made, "references without image") == 1
     assert "nobody knows nowhere" in made.problems.texts()
     blind = SimpleNamespace(camera=None)
     made.scaling.take(made.scaling.read("reference_range", Range(max_range=9.0, range=1.0)), blind, IMAGE)
@@ -124,7 +141,7 @@ def test_what_cannot_be_used_is_said(make, frame):
     assert made.scaling.scale().factor == 1.0
 
 
-def test_the_floors_frame_gives_height_and_tilt(make, room, frame):
+def test_the_floors_frame_gives_height_and_tilt(make, room, frame, monkeypatch):
     """As the parameters do, for a camera that is not rolled."""
     made = make(scale="floor", floor_frame="floor")
     plane = made.scaling._plane(IMAGE)
@@ -134,10 +151,31 @@ def test_the_floors_frame_gives_height_and_tilt(make, room, frame):
         IMAGE
     )
     assert given.down[2] == pytest.approx(plane.down[2], abs=1e-6)
+    monkeypatch.setattr(scaling, "FLOOR_PERIOD_S", 60.0)
     made.scaling.on_frame(frame, IMAGE)
     assert count(made, "floor seen") + count(made, "floor not seen") == 1
     made.scaling.on_frame(frame, IMAGE)  # not so soon again
     assert count(made, "floor seen") + count(made, "floor not seen") == 1
+
+
+def test_the_floor_of_a_frame_waits_for_tf(make, frame, monkeypatch):
+    """TF reaches the stamp of an image when the next image is there, always: nothing sleeps, and the floor is seen."""
+    made = make(scale="floor", floor_frame="floor")
+    transforms, looked_at = made.scaling.transforms, []
+
+    def to_optical(points_m, frame_id, image):
+        looked_at.append(image.stamp.sec)
+        if image.stamp.sec >= newest:
+            raise NoTransformError("TF does not reach so far")
+        return Transforms.to_optical(transforms, points_m, frame_id, image)
+
+    transforms.to_optical = to_optical
+    monkeypatch.setattr(scaling, "FLOOR_PERIOD_S", 60.0)
+    for newest in (1, 2, 3):
+        made.scaling.on_frame(frame, Header(frame_id="camera", stamp=Time(sec=newest)))
+    assert looked_at == [1, 1]
+    assert count(made, "floor seen") + count(made, "floor not seen") == 1
+    assert made.problems.texts() == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +184,8 @@ def test_the_floors_frame_gives_height_and_tilt(make, room, frame):
 )
 def test_a_floor_that_is_nowhere_is_said(make, frame, settings, text):
     made = make(scale="floor", **settings)
-    made.scaling.on_frame(frame, IMAGE)
+    for _ in range(2):
+        made.scaling.on_frame(frame, IMAGE)
+        made.scaling._looked_s = -np.inf  # as if a period had passed
     assert text in made.problems.texts()[0]
     assert count(made, "floor not seen") == 0

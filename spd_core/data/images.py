@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..coded import CodingError, decoded
 from ..files import problem, write_bytes
 from .samples import DataError
 
@@ -20,13 +21,11 @@ TURNED = cv2.IMREAD_COLOR
 
 def _decoded(file: Path, flags: int) -> np.ndarray:
     try:
-        pixels = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), flags)
-    except (OSError, cv2.error):  # OpenCV raises for no bytes, and for too many pixels
-        pixels = None
-    if pixels is None:
+        return decoded(file.read_bytes(), flags)
+    except (OSError, CodingError) as error:
         magic = b"\xff\xd8\xff" if file.suffix.lower() in (".jpg", ".jpeg") else b"\x89PNG"
-        raise DataError(f"{file} {problem(file, magic)}{'; it cannot be decoded as an image' if file.exists() else ''}")
-    return pixels
+        what = f"; it cannot be decoded as an image: {error}" if file.exists() else ""
+        raise DataError(f"{file} {problem(file, magic)}{what}") from error
 
 
 def read_colour(file: Path, flags: int = STORED) -> np.ndarray:

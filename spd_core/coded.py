@@ -1,0 +1,49 @@
+"""Coded pictures, JPEG, PNG and what else OpenCV knows, to pixels. Of messages and of files."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .errors import SPDError
+
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
+
+
+class CodingError(SPDError):
+    """A picture that cannot be decoded; the text says why."""
+
+
+def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
+    """The pixels of a picture, as `cv2.imdecode` gives them.
+
+    Args:
+        data: its bytes; as an array, uint8 [N].
+        flags: OpenCV's IMREAD_*.
+
+    Raises:
+        CodingError: there are none, or not all of them.
+    """
+    data = np.frombuffer(data, np.uint8)
+    if data[:2].tobytes() == JPEG_START and _is_cut_short(data.tobytes()):
+        raise CodingError("its JPEG data are cut short")
+    try:
+        pixels = cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
+        raise CodingError(error.err) from error
+    if pixels is None:
+        raise CodingError("expected JPEG or PNG")
+    return pixels
+
+
+def _is_cut_short(jpeg: bytes) -> bool:
+    """Whether no end follows the first scan. libjpeg makes up what is missing, and OpenCV hands it on as a picture.
+
+    What stands before the scan is stepped over, as a thumbnail has an end of its own; the scan cannot hold one, and
+    after the end there may be anything.
+    """
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != JPEG_SCAN:
+        is_fill = jpeg[at + 1 : at + 2] == b"\xff"
+        at += 1 if is_fill else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg.find(JPEG_END, at) < 0

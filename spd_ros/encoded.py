@@ -1,0 +1,65 @@
+"""The images that a scheduler knows: those that wait to be encoded, and the frames of those that are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from spd_core.status import Status
+
+REMEMBERED_STAMPS = 1000
+
+
+@dataclass
+class PendingImage:
+    stamp_ns: int
+    message: Any
+    received_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    frame: Any
+    received_s: float  # when its image came
+    ready_s: float = field(default_factory=time.monotonic)
+
+
+class Frames:
+    """The frames of the last `capacity` images that were encoded, by their stamps, and why other images have none.
+
+    Attributes:
+        kept: in the order in which the images came: one that a query names may be encoded after newer ones.
+        first_s: when there first was one.
+    """
+
+    def __init__(self, capacity: int):
+        self._capacity = capacity
+        self.kept: dict[int, Encoded] = {}
+        self.lost: OrderedDict[int, Status] = OrderedDict()
+        self.first_s = math.inf
+
+    def keep(self, image: PendingImage, frame: Any) -> None:
+        encoded = Encoded(frame, image.received_s)
+        self.first_s = min(self.first_s, encoded.ready_s)
+        self.kept[image.stamp_ns] = encoded
+        self.kept = dict(sorted(self.kept.items(), key=lambda item: item[1].received_s))
+        # Neither the newest goes, nor the one that someone has waited for: of one place these two make two.
+        may_go = [stamp for stamp in list(self.kept)[:-1] if stamp != image.stamp_ns]
+        for stamp in may_go[: max(len(self.kept) - self._capacity, 0)]:
+            del self.kept[stamp]
+            self.lose(stamp, Status.FRAME_EXPIRED)
+
+    def stamps(self, encoding: PendingImage | None) -> list[int]:
+        """Of images that have a frame, or will be next to have one, in the order in which they came."""
+        if encoding is None:
+            return [*self.kept]
+        is_newest = all(encoded.received_s < encoding.received_s for encoded in self.kept.values())
+        return [*self.kept, encoding.stamp_ns] if is_newest else [encoding.stamp_ns, *self.kept]
+
+    def lose(self, stamp_ns: int, why: Status) -> None:
+        self.lost[stamp_ns] = why
+        while len(self.lost) > REMEMBERED_STAMPS:
+            self.lost.popitem(last=False)

@@ -1,0 +1,127 @@
+"""What an answer is, without topics: which calibration an image has, what a Path is in, what no point at all gets."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from spd_core import Camera
+from spd_core.message_fields import camera_info_fields
+from spd_core.messages import cloud_to_array
+from spd_core.predictor import Answer
+from spd_core.status import Status
+from spd_ros.answers import REMEMBERED_INFOS, Answers, Calibration, CameraFrame
+from spd_ros.conversions import query_cloud
+from spd_ros.diagnostics import Problems, Statistics
+from spd_ros.parameters import Settings
+
+SIZE = (48, 64)
+
+
+def at(stamp_s: int, frame_id: str = "camera") -> Header:
+    return Header(frame_id=frame_id, stamp=Time(sec=stamp_s))
+
+
+class Publisher:
+    def __init__(self):
+        self.sent = []
+
+    def publish(self, message):
+        self.sent.append(message)
+
+    def get_subscription_count(self):
+        return 1
+
+
+class Scaling:
+    """Writes down which frames it is told of."""
+
+    def __init__(self):
+        self.frames = []
+
+    def scale(self):
+        return None
+
+    def on_frame(self, frame, header):
+        self.frames.append(header.stamp.sec)
+
+
+@pytest.fixture
+def answers():
+    statistics = Statistics()
+    problems = Problems(statistics, lambda text: None)
+    outputs = {name: Publisher() for name in ("depths", "waypoint_depths", "overlay", "dense")}
+    calibration = Calibration("/camera/image_raw", statistics, problems)
+    made = Answers(None, outputs, None, Scaling(), Settings(), calibration, statistics, problems)
+    made._last_s["dense"] = np.inf  # not due
+    return made
+
+
+def info(stamp_s: int, focal_px: float) -> CameraInfo:
+    camera = Camera(focal_px, focal_px, 31.5, 23.5)
+    return CameraInfo(header=at(stamp_s), **camera_info_fields(camera, SIZE))
+
+
+def test_an_image_has_the_calibration_of_its_stamp_else_the_newest(answers):
+    """A zoom lens, and images that wait for the encoder while others' camera_infos come."""
+    calibration = answers.calibration
+    for stamp_s in range(1, REMEMBERED_INFOS + 3):
+        calibration.receive(info(stamp_s, 40.0 + stamp_s))
+    newest = 40 + REMEMBERED_INFOS + 2
+    for stamp_s, focal_px in ((5, 45), (1, newest), (99, newest)):  # the first is no longer known
+        assert calibration.camera(at(stamp_s), SIZE, "false").fx == focal_px
+
+
+@pytest.mark.parametrize(
+    ("of_path", "of_poses", "expected"),
+    [
+        ("map", ["map", "map"], "map"),
+        ("map", ["odom", ""], "map"),
+        ("", ["odom", "odom"], "odom"),
+        ("", ["", ""], ""),
+        ("", [], ""),
+    ],
+)
+def test_a_path_is_in_the_frame_that_it_names(answers, of_path, of_poses, expected):
+    poses = [PoseStamped(header=Header(frame_id=frame_id)) for frame_id in of_poses]
+    query = answers.read_waypoints(Path(header=Header(frame_id=of_path), poses=poses))
+    assert query.header.frame_id == expected
+    assert query.failure is None
+
+
+@pytest.mark.parametrize("of_poses", [["map", "odom"], ["map", ""]])
+def test_a_path_in_several_frames_has_no_transform(answers, of_poses):
+    poses = [PoseStamped(header=Header(frame_id=frame_id)) for frame_id in of_poses]
+    query = answers.read_waypoints(Path(poses=poses))
+    assert query.failure == Status.NO_TRANSFORM
+    answers.refuse(query, query.failure)
+    assert cloud_to_array(answers.outputs["waypoint_depths"].sent[0])["status"].tolist() == [Status.NO_TRANSFORM] * 2
+    assert "names no frame, and its poses are in" in answers.problems.texts()[0]
+
+
+def frame_of(stamp_s: int, received_s: float) -> CameraFrame:
+    nothing = SimpleNamespace(
+        depth_m=np.zeros(0), sigma_m=np.zeros(0), xyz_m=np.zeros((0, 3)), status=np.zeros(0, np.uint8)
+    )
+    encoded = SimpleNamespace(answer=lambda uv, scale: Answer(**vars(nothing)))
+    return CameraFrame(at(stamp_s), np.zeros((*SIZE, 3), np.uint8), encoded, received_s)
+
+
+def test_a_query_without_points_has_an_overlay_without_points(answers):
+    frame = frame_of(1, 0.0)
+    answers.answer(answers.read_query(query_cloud(np.zeros((0, 2)), frame.header)), frame)
+    assert len(cloud_to_array(answers.outputs["depths"].sent[0])) == 0
+    assert len(answers.outputs["overlay"].sent) == 1
+    assert "errors" not in answers.statistics.snapshot()
+
+
+def test_the_scale_is_told_of_frames_in_the_order_in_which_they_came(answers):
+    """One that a query named is encoded late; its stamp would look like a bag that starts again."""
+    for stamp_s, received_s in ((10, 1.0), (20, 3.0), (12, 2.0), (21, 4.0)):
+        answers.on_frame(frame_of(stamp_s, received_s))
+    assert answers.scaling.frames == [10, 20, 21]

@@ -1,0 +1,58 @@
+"""Frames without topics: how long is waited for TF, and for whom."""
+
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Transform
+from std_msgs.msg import Header
+
+from spd_ros.waypoints import TF_WAIT_S, FrameTransforms, NoTransformError
+
+POINTS_M = np.array([[0.1, 0.2, 2.0]])
+
+
+class Buffer:
+    """A TF tree that links all frames, but reaches the stamp of an image only from `ready_s` on."""
+
+    ready_s = float("inf")
+
+    def __init__(self, node=None):
+        pass
+
+    def can_transform_core(self, target, source, at):
+        return at.nanoseconds == 0 or time.monotonic() >= self.ready_s, ""
+
+    def lookup_transform(self, *link):
+        if not self.can_transform_core(*link)[0]:
+            raise RuntimeError("Lookup would require extrapolation into the future")
+        return SimpleNamespace(transform=Transform())
+
+
+@pytest.fixture
+def transforms(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2_ros", SimpleNamespace(Buffer=Buffer, TransformListener=lambda *_: None))
+    return FrameTransforms(None, "", (0, 0, 0, 0, 0, 0, 1))
+
+
+def image():
+    header = Header(frame_id="camera")
+    header.stamp.sec = 100
+    return header
+
+
+def test_nothing_waits_for_tf_unless_it_asks_for_that(transforms, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda s: pytest.fail("waits on the thread that answers"))
+    with pytest.raises(NoTransformError, match="extrapolation into the future"):
+        transforms.to_optical(POINTS_M, "laser", image())
+
+
+def test_waypoints_wait_until_tf_reaches_the_image(transforms, monkeypatch):
+    started_s = time.monotonic()
+    with pytest.raises(NoTransformError, match="extrapolation into the future"):
+        transforms.to_optical(POINTS_M, "map", image(), wait_s=TF_WAIT_S)
+    assert time.monotonic() - started_s >= TF_WAIT_S
+    monkeypatch.setattr(Buffer, "ready_s", time.monotonic() + 0.03)
+    assert np.array_equal(transforms.to_optical(POINTS_M, "map", image(), wait_s=30.0), POINTS_M)
