@@ -66,6 +66,32 @@ def test_a_bag_is_replaced_when_the_new_one_is_whole(tmp_path):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["bag", "bag.db3", "link", "metadata.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "fault"),
+    [
+        ("title: my notes\n", "is not a bag;"),
+        ("- rosbag2_bagfile_information\n", "is not a bag;"),
+        ("{", "is not a bag;"),
+        (None, "is not a bag alone, it holds notes.txt too"),
+    ],
+)
+def test_a_folder_of_something_else_stays(tmp_path, metadata, fault):
+    write_bag(tmp_path / "bag", frames(1))
+    (tmp_path / "bag" / "notes.txt").write_text("mine")
+    if metadata is not None:
+        (tmp_path / "bag" / "metadata.yaml").write_text(metadata)
+    with pytest.raises(DataError, match=fault):
+        write_bag(tmp_path / "bag", frames(1))
+    assert (tmp_path / "bag" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_beside_the_bag_stays(tmp_path):
+    (tmp_path / "bag.partial").mkdir()
+    (tmp_path / "bag.partial" / "notes.txt").write_text("mine")
+    write_bag(tmp_path / "bag", frames(1))
+    assert (tmp_path / "bag.partial" / "notes.txt").read_text() == "mine"
+
+
 def asked_of(path, sampling):
     with Bag(path) as bag:
         return list(frames_to_ask(bag.frames(bag.choose().topics), sampling))

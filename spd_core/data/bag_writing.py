@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..names import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from .bag import BagFrame
 from .samples import DataError
 from .serialised import TYPES
+from .storage import named_files
 from .topics import CLOUD, IMAGE, INFO
 
 _TYPE_NAMES = {IMAGE_TOPIC: IMAGE, INFO_TOPIC: INFO, DEPTH_TOPIC: IMAGE, QUERY_TOPIC: CLOUD}
@@ -24,23 +26,35 @@ _TYPE_NAMES = {IMAGE_TOPIC: IMAGE, INFO_TOPIC: INFO, DEPTH_TOPIC: IMAGE, QUERY_T
 
 def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap") -> int:
     """Write a bag folder at `path`, or where that links to, with the storage "mcap" or "sqlite3". One that is already
-    there is replaced at the end: an error on the way leaves it as it was. Returns the number of frames."""
+    there is replaced at the end: an error on the way leaves it as it was. Returns the number of frames.
+
+    Raises:
+        DataError: something else is there, or a bag with other files in its folder.
+    """
     if storage not in ("mcap", "sqlite3"):
         raise DataError(f"storage must be mcap or sqlite3, got {storage!r}")
     path = expanded(path).resolve()
-    if path.exists() and not (path / "metadata.yaml").exists():
-        raise DataError(f"{path} exists and is not a bag; choose another folder")
-    folder = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    make_folder(folder)
-    try:
-        count = _write(folder / path.name, frames, storage)  # files of a bag are called as their folder
+    if path.exists():
+        _check_is_bag(path)
+    with TemporaryDirectory(prefix=f"{path.name}.", dir=make_folder(path.parent)) as folder:
+        written = Path(folder) / path.name  # files of a bag are called as their folder
+        count = _write(written, frames, storage)
         if path.exists():
             shutil.rmtree(path)
-        (folder / path.name).rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        written.rename(path)
     return count
+
+
+def _check_is_bag(folder: Path) -> None:
+    """Raise DataError for what must not be removed: all but a bag's metadata and the files that it names."""
+    try:
+        own = {folder / "metadata.yaml", *named_files(folder)}
+    except Exception as error:  # whatever a metadata.yaml of something else makes of it
+        raise DataError(f"{folder} exists and is not a bag; choose another folder") from error
+    if others := sorted(file.name for file in folder.iterdir() if file not in own):
+        raise DataError(
+            f"{folder} exists and is not a bag alone, it holds {', '.join(others[:3])} too; choose another folder"
+        )
 
 
 def _write(path: Path, frames: Iterable[BagFrame], storage: str) -> int:

@@ -73,8 +73,7 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     if not metadata.exists():
         return found, [f"{metadata} is missing; {repair}"]
     try:
-        content = YAML(typ="safe", pure=True).load(metadata.read_text())
-        named = [folder / Path(name).name for name in content["rosbag2_bagfile_information"]["relative_file_paths"]]
+        named = named_files(folder)
     except Exception as error:  # of YAML, or of a content that is none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return found, [f"{metadata} is damaged ({reason}); {repair}"]
@@ -82,6 +81,13 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     if missing or not named:
         return found, [f"{metadata} names {', '.join(missing) or 'no file'}, which is not there; {repair}"]
     return named, []
+
+
+def named_files(folder: Path) -> list[Path]:
+    """The files that the metadata.yaml of a bag's folder names. Where it is none, any exception says so: of the system,
+    of YAML, of Python."""
+    content = YAML(typ="safe", pure=True).load((folder / "metadata.yaml").read_text())
+    return [folder / Path(name).name for name in content["rosbag2_bagfile_information"]["relative_file_paths"]]
 
 
 def _open(path: Path) -> Storage:
