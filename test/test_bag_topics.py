@@ -237,12 +237,22 @@ def test_a_calibration_beside_it_in_name_only(tmp_path):
     assert topics.camera_info == "/hawk_0_left_rgb_camera_info"
 
 
-def test_the_calibration_of_another_camera_is_not_taken(tmp_path):
+@pytest.mark.parametrize(("other", "size"), [("/other/ir", SMALL), ("/other/color", SIZE), ("/cam/ir", SIZE)])
+def test_the_calibration_of_another_camera_is_not_taken(tmp_path, other, size):
     messages = [*colour("/cam/color/image_raw", frame_id="color", by_info=False)]
-    messages.append(("/other/ir/camera_info", stamp(0), info(stamp(0), SMALL, "ir")))
+    messages.append((f"{other}/camera_info", stamp(0), info(stamp(0), size, "other")))
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
-        assert bag.choose().topics.camera_info is None
-        assert bag.choose(camera_info="/other/ir/camera_info").topics.camera_info == "/other/ir/camera_info"
+        choice = bag.choose()
+        assert choice.topics.camera_info is None
+        assert any(f"{other}/camera_info" in line and "--camera_info takes one" in line for line in choice.lines)
+        assert bag.choose(camera_info=f"{other}/camera_info").topics.camera_info == f"{other}/camera_info"
+
+
+@pytest.mark.parametrize(("folder", "frame_id"), [("/cam/color", "other"), ("/calibration", "/color")])
+def test_a_calibration_beside_the_image_or_of_its_frame_is_taken(tmp_path, folder, frame_id):
+    messages = [*colour("/cam/color/image_raw", frame_id="color", by_info=False)]
+    messages.append((f"{folder}/camera_info", stamp(0), info(stamp(0), SIZE, frame_id)))
+    assert find_topics(recorded.write(tmp_path / "bag", messages)).camera_info == f"{folder}/camera_info"
 
 
 @pytest.mark.parametrize(

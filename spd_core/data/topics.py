@@ -7,6 +7,7 @@ for it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -134,6 +135,8 @@ def choose(path: object, contents: list[Content], given: dict[str, str | None], 
     others = [str(c) for c in contents if c.encoding and c not in taken and c not in refused]
     topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
     lines = [f"{kind:<12}{c or 'none'}" for kind, c in zip(vars(topics), (image, depth, info, query))]
+    if info is None and infos:
+        lines.append("calibration of other cameras: " + "; ".join(map(str, infos)) + " (--camera_info takes one)")
     if others:
         lines.append("also there  " + "; ".join(others))
     if refused:
@@ -279,7 +282,8 @@ def _info_score(image: Content, info: Content) -> tuple[float, int]:
     is_beside = _folder(info.topic) == _folder(image.topic)
     score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
     if image.frame_id and info.frame_id:
-        score += 2.0 if image.frame_id == info.frame_id else -1.0
+        is_same = image.frame_id.lstrip("/") == info.frame_id.lstrip("/")  # tf's names began with one
+        score += 2.0 if is_same else -1.0 if is_beside else -math.inf
     if all(info.size) and all(image.size):
         score += 2.0 if info.size == image.size else -1.0
         if abs(info.size[0] * image.size[1] / (info.size[1] * image.size[0]) - 1) > 0.02 and not is_beside:
