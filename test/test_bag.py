@@ -342,6 +342,12 @@ def test_each_depth_image_belongs_to_one_image_and_the_nearer_wins(tmp_path):
         assert bag.pairing(TOPICS).partner == {1: 0, 4: 1}
 
 
+def test_a_recording_that_was_played_twice_has_its_truth_twice(tmp_path):
+    messages = [(topic, ns + k * 10**9, message) for k in range(2) for topic, ns, message in usual(3)]
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        assert bag.pairing(TOPICS).partner == {i: i for i in range(6)}
+
+
 def test_messages_without_a_stamp_have_the_time_of_recording(tmp_path):
     messages = list(usual(3))
     for _, _, message in messages:

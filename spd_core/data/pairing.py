@@ -50,6 +50,7 @@ def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: flo
         return Pairing(*counts, tolerance_s, {}, float("nan"), float("nan"))
     stamps = depths.stamps + round(depth_offset_s * 1e9)
     chosen = _nearest(images.stamps, stamps)
+    _apart(chosen, images.logged, stamps, depths.logged)
     distance = stamps[chosen] - images.stamps
     partner: dict[int, int] = {}
     taken: set[int] = set()
@@ -60,6 +61,16 @@ def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: flo
     offsets = stamps[_nearest(images.logged, depths.logged)] - images.stamps
     nearest_ns = distance[np.abs(distance).argmin()]
     return Pairing(*counts, tolerance_s, partner, float(nearest_ns) / 1e9, float(np.median(offsets)) / 1e9)
+
+
+def _apart(chosen: np.ndarray, logged: np.ndarray, stamps: np.ndarray, others_logged: np.ndarray) -> None:
+    """Of depth images of one stamp (a recording that was played in a loop repeats them), change `chosen` [N], the
+    places in `stamps` [M], to those that were recorded nearest in time."""
+    order = np.argsort(stamps, kind="stable")
+    first, last = (np.searchsorted(stamps[order], stamps[chosen], side=side) for side in ("left", "right"))
+    for i in np.flatnonzero(last - first > 1):
+        same = order[first[i] : last[i]]
+        chosen[i] = same[np.abs(others_logged[same] - logged[i]).argmin()]
 
 
 def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
