@@ -185,6 +185,24 @@ def test_rgbd_folder(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_one_camera_is_of_pictures_of_one_size(tmp_path, capsys):
+    """A picture of twice the size has twice the focal length: with that of the other its metres would be wrong."""
+    rgb, depth_m = frame(0)
+    for name, size in (("a", (640, 480)), ("b", (960, 720)), ("c", (640, 480))):
+        cv2.imwrite(str(tmp_path / f"{name}.rgb.png"), cv2.resize(rgb[..., ::-1], size))
+        depth_mm = (cv2.resize(depth_m, size) * 1000).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / f"{name}.depth.png"), depth_mm)
+    assert open_dataset(tmp_path)[1].rgb.shape == (720, 960, 3)  # without one, nothing is said of them
+    (tmp_path / "camera.txt").write_text("500 501 320 240\n")
+    with pytest.raises(DataError, match="1 faults"):
+        check(tmp_path, workers=0)
+    assert "b.rgb.png is 960x720 px and the first picture 640x480 px" in capsys.readouterr().out
+    (tmp_path / "a.rgb.png").write_bytes(b"")
+    assert open_dataset(tmp_path)[1].rgb.shape == (720, 960, 3)  # now the first that can be read
+    with pytest.raises(DataError, match=r"c\.rgb\.png is 640x480 px and the first picture 960x720 px"):
+        open_dataset(tmp_path)[2]
+
+
 # --- bad input
 
 

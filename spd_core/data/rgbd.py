@@ -4,6 +4,7 @@ reading) beside it."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from .. import files
@@ -11,7 +12,7 @@ from ..camera import Camera
 from ..errors import SPDError
 from ..messages import PLAUSIBLE_FOCAL
 from .images import read_colour, read_colour_and_depth
-from .samples import DataError, Dataset, Sample, checked
+from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
@@ -67,7 +68,8 @@ def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
 
 
 class RGBDFolder(Dataset):
-    """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`."""
+    """The images of a folder in order of name, those without depth too (`depth_m` None) unless `with_depth`. With a
+    camera, those of another size than the first are broken: it can be of one size only."""
 
     layout = "RGB-D folder"
 
@@ -86,15 +88,30 @@ class RGBDFolder(Dataset):
         self.source = "the camera given" if camera else str(folder / "camera.txt")
 
     def __getitem__(self, index: int) -> Sample:
-        file = self.files[index]
-        depth_file = _depth_file(file)
-        if not depth_file.exists():
-            sample = Sample(self.name(index), read_colour(file), None, self.camera)
-        else:
-            sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
+        file, sample = self.files[index], self._read(index)
         if self.camera is not None:
-            check_camera(self.camera, sample.rgb.shape[:2], f"{self.source} for {file.name}")
+            size = sample.rgb.shape[:2]
+            check_camera(self.camera, size, f"{self.source} for {file.name}")
+            if size != self._first_size:
+                found, first = (f"{width}x{height} px" for height, width in (size, self._first_size))
+                raise DataError(
+                    f"{file} is {found} and the first picture {first}: {self.source} is of one size; put pictures of"
+                    " each size in a folder with a camera.txt of its own"
+                )
+        return sample
+
+    def _read(self, index: int) -> Sample:
+        file, depth_file = self.files[index], _depth_file(self.files[index])
+        if not depth_file.exists():
+            return Sample(self.name(index), read_colour(file), None, self.camera)
+        sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
         return replace(sample, name=self.name(index))
+
+    @cached_property
+    def _first_size(self) -> tuple[int, ...]:
+        """(height, width) px of the first picture that can be read."""
+        samples = (attempt(self._read, index) for index in range(len(self)))
+        return next(sample.rgb.shape[:2] for sample in samples if isinstance(sample, Sample))
 
 
 def _depth_file(image_file: Path) -> Path:
