@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA 
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
 EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
 # EXIF tags (EXIF 2.32, tables 4 and 8)
-EXIF_IFD = 0x8769
+ORIENTATION, EXIF_IFD = 0x0112, 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
 PLANE_PER_UNIT_ACROSS, PLANE_PER_UNIT_DOWN, PLANE_UNIT = 0xA20E, 0xA20F, 0xA210
 
@@ -47,7 +47,7 @@ def camera_of_picture(
 
     Args:
         file: the picture; a video has no EXIF.
-        size: height and width as it is looked at, px.
+        size: height and width as it is looked at, px: turned, where its EXIF asks for that.
         told: "fx,fy,cx,cy" in px of the picture, or a file: four such numbers, or the YAML of ROS's camera_calibration.
         fov_deg: horizontal angle of view, degrees, instead.
 
@@ -65,6 +65,7 @@ def camera_of_picture(
         return KnownCamera(_told(told, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
+        camera = _as_shown(camera, file, size)
         check_camera(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
     if found := focal_from_exif(file, size):
@@ -77,6 +78,29 @@ def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
     """A pinhole that looks through the middle of an image of `size` (height, width) px."""
     height, width = size
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
+
+
+def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
+    """The camera of camera.txt for a picture of `size` (height, width) px as its EXIF turns it. camera.txt is of the
+    pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
+    """
+    turn = 1
+    with suppress(Exception), warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    if turn not in range(2, 9):
+        return camera
+    (height, width), turned = size, camera
+    if turn >= 5:  # rows and columns change places, then as 1 to 4
+        turned = replace(camera, fx=camera.fy, fy=camera.fx, cx=camera.cy, cy=camera.cx)
+    if turn in (2, 3, 6, 7):
+        turned = turned.mirrored(width)
+    if turn in (3, 4, 7, 8):
+        turned = replace(turned, cy=height - 1 - turned.cy)
+
+    def off_centre(camera: Camera) -> float:
+        return math.hypot((camera.cx + 0.5) / width - 0.5, (camera.cy + 0.5) / height - 0.5)
+
+    return turned if turn < 5 or off_centre(turned) <= off_centre(camera) else camera
 
 
 def _told(told: str, size: tuple[int, int]) -> Camera:

@@ -8,7 +8,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
 from spd_cli import main
@@ -18,6 +18,8 @@ from spd_cli.viewing import view
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
+from spd_core.data.images import TURNED, read_colour
+from spd_core.data.rgbd import RGBDFolder
 from spd_core.intrinsics import IntrinsicsError, KnownCamera, camera_of_picture, read_calibration
 from spd_core.pictures import draw_overlay
 
@@ -115,6 +117,25 @@ def test_camera_txt_of_another_picture_is_refused_as_what_is_told_is(tmp_path):
             camera_of_picture(file, SIZE)
     (tmp_path / "camera.txt").write_text("100 100 20 70")  # of a part of what the camera saw
     assert camera_of_picture(file, SIZE).camera == Camera(100, 100, 20, 70)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_camera_txt_is_turned_with_the_picture(tmp_path, orientation):
+    """A pixel of a data set, which is as it is stored, and of the picture as it is shown has the same ray, turned."""
+    file = photograph(tmp_path / "p.jpg", orientation=orientation)
+    (tmp_path / "camera.txt").write_text("100 110 60 52")
+    (stored,) = (sample.camera for sample in RGBDFolder(tmp_path))
+    size = read_colour(file, TURNED).shape[:2]
+    shown = camera_of_picture(file, size).camera
+    places = Image.fromarray(np.dstack([*np.indices(SIZE)[::-1], np.zeros(SIZE)]).astype(np.uint8))
+    places.getexif()[ORIENTATION] = orientation
+    turned = np.asarray(ImageOps.exif_transpose(places))  # where each pixel is stored
+    for y, x in ((0, 0), (5, 40), (80, 3)):
+        rays = shown.unproject(np.array([[x, y]]), np.ones(1)), stored.unproject(turned[y, x][None, :2], np.ones(1))
+        np.testing.assert_allclose(*(np.sort(np.abs(ray)) for ray in rays))
+    if orientation >= 5:
+        (tmp_path / "camera.txt").write_text("110 100 46 66")  # of the picture as it is shown
+        assert camera_of_picture(file, size).camera == Camera(110, 100, 46, 66)
 
 
 def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
