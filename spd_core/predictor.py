@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from . import checkpoint
 from .camera import Camera, inside_image
+from .errors import SPDError
 from .model import PRESETS, SPD, Features
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
 from .preprocess import ImageTransform, check_image, check_input_size
@@ -109,6 +110,9 @@ class Predictor:
         predictor = cls(made_ready(model, where, dtype), device, precision, input_size, runtime)
         predictor.provenance = provenance
         return predictor
+
+    def __getstate__(self) -> NoReturn:
+        raise SPDError("a Predictor cannot be copied or pickled; make one in each process (Predictor.load)")
 
     @property
     def input_size(self) -> tuple[int, int]:

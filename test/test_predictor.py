@@ -1,5 +1,7 @@
 """Numpy in, numpy out: pixels of the camera image, metres, NaN where there is no answer."""
 
+import copy
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
@@ -352,6 +354,13 @@ def test_cuda_is_refused_with_the_reason_where_there_is_none():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ValueError, match="finds no CUDA device"):
         Predictor.load(device="cuda")
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_predictor_says_that_it_is_not_copied(predictor, rgb, copied):
+    for what in (predictor, predictor.encode(rgb, CAMERA)):
+        with pytest.raises(SPDError, match="a Predictor cannot be copied or pickled; make one in each process"):
+            copied(what)
 
 
 def test_preset_name_warns_that_weights_are_random():
