@@ -62,6 +62,20 @@ def check_settings_files(arguments: list[str]) -> None:
             raise FileError(f"the settings {file} {problem(expanded(file))}; expected a YAML file")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Says of a name that stands twice what YAML's own would not: it takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is there a second time", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 class Parser(ArgumentParser):
     """Reads settings past what other systems leave in a file, and suggests the near name where one is unknown."""
 
@@ -83,7 +97,7 @@ class Parser(ArgumentParser):
         file = expanded(path)
         text = read_text(file)
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, _UniqueKeys)
         except yaml.YAMLError as error:
             where = getattr(error, "problem_mark", None)
             line = f", line {where.line + 1}" if where else ""
@@ -91,6 +105,10 @@ class Parser(ArgumentParser):
             raise FileError(f"{file}{line}: {reason}; expected YAML, lines of 'name: value'") from error
         if not isinstance(content, dict):
             raise FileError(f"{file} {problem(file)}; expected YAML, lines of 'name: value'")
+        names = {action.dest for action in self._actions}
+        for name, value in content.items():
+            if not isinstance(value, dict) and any(other.startswith(f"{name}.") for other in names):
+                raise FileError(f"{file}: {name} is {value!r}; expected lines of 'name: value' below it")
         return self.parse_string(text, file.name, *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -3,6 +3,7 @@ contribute."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,13 +43,13 @@ class Loss:
     sigma: float = 0.0
 
     def __post_init__(self):
-        if (
-            min(self.silog, self.l1_log, self.inverse_huber, self.gradient, self.sigma) < 0
-            or self.silog + self.l1_log + self.inverse_huber + self.gradient == 0
-        ):
-            raise SPDError(f"loss weights must not be negative, and one must be positive, got {self}")
+        weights = (self.silog, self.l1_log, self.inverse_huber, self.gradient)  # of depth
+        if not all(0 <= weight < math.inf for weight in (*weights, self.sigma)) or not any(weights):
+            raise SPDError(f"loss weights must be finite and not negative, and one of depth positive, got {self}")
         if not 0 <= self.lambda_var <= 1:
             raise SPDError(f"lambda_var must be in 0 ... 1, got {self.lambda_var}")
+        if not self.huber_delta > 0:
+            raise SPDError(f"huber_delta must be positive, got {self.huber_delta}")
 
     def __call__(self, pred: Tensor, gt_m: Tensor) -> Tensor:
         """`pred` [B, 1, H, W] depth, m, or [B, 2, H, W] with sigma; `gt_m` [B, 1, H, W] m -> a scalar."""

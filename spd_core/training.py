@@ -199,10 +199,9 @@ class TrainingRun:
         config, fabric, record = self.config, self.fabric, self.record
         scale = learning_rate_factor(step, self.steps, config.warmup)
         for group in self.optimizer.param_groups:
+            last = config.final_lr if group["base_lr"] else 0.0
             group["lr"] = (
-                config.final_lr + (group["base_lr"] - config.final_lr) * scale
-                if step >= config.warmup
-                else group["base_lr"] * scale
+                last + (group["base_lr"] - last) * scale if step >= config.warmup else group["base_lr"] * scale
             )
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, device=fabric.device)  # the loss, broken samples

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from . import checkpoint
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.samples import Dataset, InMemory
-from .errors import SPDError
+from .errors import SPDError, first_line
 from .evaluation import Protocol
 from .losses import Loss
-from .model import SPD
+from .model import SPD, SPDConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
@@ -55,8 +55,8 @@ class TrainConfig:
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
         accumulate: micro-batches per optimiser step.
-        encoder_lr: AdamW learning rate of the encoder.
-        decoder_lr: AdamW learning rate of the rest.
+        encoder_lr: AdamW learning rate of the encoder; 0 leaves it as it is.
+        decoder_lr: AdamW learning rate of the rest, likewise.
         final_lr: both end here, after a cosine.
         warmup: steps of linear warm-up.
         weight_decay: not applied to norms and biases.
@@ -85,7 +85,7 @@ class TrainConfig:
     in_memory: bool = False
     val: Path | None = None
     preset: str = "v15"
-    model: dict | None = None
+    model: dict[str, bool | int | float | str | list[int] | None] | None = None
     pretrained: bool | str = False
     init: Path | None = None
     steps: int | None = None
@@ -129,9 +129,12 @@ class TrainConfig:
             "devices",
             "num_nodes",
         ):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise TrainingError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "drop_path", "clip", "ema", "patience", "pictures", "seed", "workers", "threads"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in (
+            *("encoder_lr", "decoder_lr", "final_lr", "warmup", "weight_decay", "drop_path", "clip", "ema"),
+            *("patience", "pictures", "max_broken", "seed", "workers", "threads"),
+        ):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.ema >= 1 or self.drop_path >= 1:
@@ -172,7 +175,17 @@ def initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
     preset; it may know another input size, focal length and fit."""
     pretrained = config.pretrained if config.init is None else False  # those of `init` take their place
-    model = SPD.from_preset(config.preset, pretrained, **(config.model or {}))
+    changes: dict[str, Any] = config.model or {}
+    try:
+        model = SPD.from_preset(config.preset, pretrained, **changes)
+    except SPDError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # of dataclasses and torch, of names and values of any kind
+        known = ", ".join(f"{field.name}: {field.type}" for field in fields(SPDConfig))
+        raise TrainingError(
+            f"preset {config.preset!r} with model {changes} cannot be built ({first_line(error)}); expected some of"
+            f" {known}"
+        ) from error
     if config.loss.sigma and not model.config.sigma:
         raise TrainingError(
             f"loss.sigma is {config.loss.sigma}, but preset {config.preset!r} with model {config.model or {}} answers"

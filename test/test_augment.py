@@ -154,7 +154,26 @@ def test_what_cannot_be_augmented(sample, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": (0.0, 1.0)}, r"augment\.scale must be two positive factors, got \(0\.0, 1\.0\)"),
+        ({"scale": (0.0, 1.0)}, r"augment\.scale must be two positive numbers, .* got \(0\.0, 1\.0\)"),
+        ({"scale": (2.0, 1.0)}, r"augment\.scale must be .* the smaller first, got \(2\.0, 1\.0\)"),
+        ({"scale": (1.0, float("nan"))}, r"augment\.scale must be .* got \(1\.0, nan\)"),
+        ({"gamma": (1.1, 0.9)}, r"augment\.gamma must be .* got \(1\.1, 0\.9\)"),
+        ({"brightness": (-1, -1)}, r"augment\.brightness must be .* got \(-1, -1\)"),
+        ({"gain": (1, float("inf"))}, r"augment\.gain must be .* got \(1, inf\)"),
+        ({"crop": (0, 0)}, r"augment\.crop must be a height and a width, px, got \(0, 0\)"),
+        *(
+            ({name: value}, rf"augment\.{name} must be a probability, 0 to 1, got {value}")
+            for name, value in {
+                "flip": 50,
+                "colour": -1,
+                "grey": float("nan"),
+                "jpeg": 3,
+                "cut_depth": 1.1,
+                "frame": 2,
+            }.items()
+        ),
+        ({"noise": -4}, r"augment\.noise must be at least 0, got -4"),
+        ({"rotate_deg": float("nan")}, r"augment\.rotate_deg must be at least 0, got nan"),
         ({"border_px": -1}, "got border_px=-1 and border_crop=False"),
         ({"border_px": 14, "border_crop": True}, "got border_px=14 and border_crop=True"),
     ],

@@ -479,7 +479,11 @@ def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted
     ("changes", "message"),
     [
         ({"epochs": 1.0}, "either steps or epochs"),
-        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"batch_size": 0}, "batch_size must be positive and finite, got 0"),
+        ({"steps": None, "epochs": float("nan")}, "epochs must be positive and finite, got nan"),
+        ({"steps": None, "epochs": float("inf")}, "epochs must be positive and finite, got inf"),
+        ({"encoder_lr": -1e-4}, r"encoder_lr must not be negative, got -0\.0001"),
+        ({"final_lr": float("nan")}, "final_lr must not be negative, got nan"),
         ({"precision": "16"}, "precision must be 32-true or bf16-mixed, got '16'"),
         ({"warmup": -1}, "warmup must not be negative, got -1"),
         ({"workers": -2}, "workers must not be negative, got -2"),
@@ -493,6 +497,63 @@ def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted
 def test_bad_settings(rooms, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         config(rooms, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"nope": 1}, r"with model {'nope': 1} cannot be built .*; expected some of encoder: str, .*features: int"),
+        ({"features": 32.5}, r"with model {'features': 32\.5} cannot be built .*features: int"),
+        ({"features": -3}, r"with model {'features': -3} cannot be built"),
+    ],
+)
+def test_a_model_that_cannot_be_is_said_before_data_are_read(rooms, tmp_path, model, message):
+    with pytest.raises(TrainingError, match=message):
+        train(config(rooms, tmp_path, model=model, data=tmp_path / "none"))
+
+
+def test_an_encoder_without_a_learning_rate_stays(rooms, tmp_path):
+    torch.manual_seed(0)
+    before = SPD.from_preset("atto", **MODEL).state_dict()
+    train(config(rooms, tmp_path, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2))
+    after = checkpoint.load(tmp_path / "last.safetensors").state_dict()
+    same = {name.split(".")[0]: True for name in before}
+    for name, tensor in before.items():
+        same[name.split(".")[0]] &= torch.equal(tensor, after[name])
+    assert [part for part, stays in same.items() if stays] == ["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("augment:\n#  crop: [96, 128]\n", "augment is None; expected lines of 'name: value' below it"),
+        ("loss: 3\n", "loss is 3; expected lines"),
+        ("validation: null\n", "validation is None; expected lines"),
+        ("steps: 7\n", "line 2: steps is there a second time"),
+        ("augment: {flip: 0.5, flip: 0.1}\n", "line 2: flip is there a second time"),
+    ],
+)
+def test_settings_that_are_no_settings_are_one_line(tmp_path, monkeypatch, capsys, content, fault):
+    from spd_cli import main
+
+    (tmp_path / "c.yaml").write_text(f"steps: 1\n{content}")
+    monkeypatch.setattr(sys, "argv", ["spd", "train", "--config", str(tmp_path / "c.yaml")])
+    with pytest.raises(SystemExit):
+        main()
+    assert fault in capsys.readouterr().err
+
+
+def test_fields_of_the_model_on_the_command_line_are_numbers(monkeypatch):
+    from spd_cli import main
+
+    runs = []
+    monkeypatch.setattr("spd_core.training.train", runs.append)
+    fields = ["--model.features", "32", "--model.sigma", "true", "--model.max_depth_m", "8.5", "--model.fit", "focal"]
+    monkeypatch.setattr(sys, "argv", ["spd", "train", "--steps", "1", *fields, "--model.input_size", "[64,96]"])
+    main()
+    expected = {"features": 32, "sigma": True, "max_depth_m": 8.5, "fit": "focal", "input_size": [64, 96]}
+    assert runs[0].model == expected
+    assert type(runs[0].model["features"]) is int
 
 
 def test_bad_settings_end_the_command_without_a_traceback(monkeypatch, capsys):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..camera import Camera
-from ..errors import SPDError
+from ..errors import SPDError, at_least
 from .samples import DataError, Sample, TrainingSample
 
 # [left, top, right, bottom] that BTS (Lee et al. 2019) keeps of NYU's 480x640 images: inside their white border.
@@ -68,8 +68,17 @@ class Augmentation:
     frame: float = 0.0
 
     def __post_init__(self):
-        if not 0 < min(self.scale) <= max(self.scale) < np.inf:
-            raise SPDError(f"augment.scale must be two positive factors, got {self.scale}")
+        for name in ("scale", "gamma", "brightness", "gain"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most < np.inf:
+                raise SPDError(f"augment.{name} must be two positive numbers, the smaller first, got {(least, most)}")
+        for name in ("flip", "colour", "grey", "jpeg", "cut_depth", "frame"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SPDError(f"augment.{name} must be a probability, 0 to 1, got {getattr(self, name)}")
+        for name in ("rotate_deg", "tilt_deg", "blur_px", "noise"):
+            at_least(0, **{f"augment.{name}": getattr(self, name)})
+        if self.crop is not None and min(self.crop) < 1:
+            raise SPDError(f"augment.crop must be a height and a width, px, got {self.crop}")
         if self.border_px < 0 or (self.border_crop and self.border_px):
             raise SPDError(
                 "augment.border_px must not be negative, and border_crop cuts a border of its own; got"
