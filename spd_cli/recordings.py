@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from spd_core.data.pairing import Pairing
 from spd_core.data.rgbd import RGBDFolder
 from spd_core.data.samples import DataError, Sample
 from spd_core.data.topics import COMPRESSED, Choice, Topics
-from spd_core.errors import SPDError
+from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
 from spd_core.messages import is_rectified_topic
@@ -76,7 +78,7 @@ def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float
         rate: frames per second.
         storage: mcap or sqlite3.
     """
-    if rate <= 0 or rooms < 1:
+    if not 0 < rate < math.inf or rooms < 1:
         raise SPDError(f"rate and rooms must be positive, got {rate} and {rooms}")
     count = write_bag(out, _frames(_samples(folder) if folder is not None else _drawn(rooms), rate), storage)
     say(f"wrote {out}: {count} frames")
@@ -132,24 +134,16 @@ def replay(
     """
     if node not in ("fresh", "running"):
         raise SPDError(f"node must be fresh or running, got {node!r}")
-    if rate <= 0 or tolerance_s < 0:
-        raise SPDError(f"rate must be positive and tolerance_s not negative, got {rate} and {tolerance_s}")
+    if not 0 < rate < math.inf:
+        raise SPDError(f"rate must be positive and finite, got {rate}")
     Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
-    with Bag(bag) as recording:
-        for line in recording.faults:
-            say(line, "yellow")
-        choice = recording.choose(image, depth, camera_info, query)
+    with opened(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
         topics = choice.topics
-        for line in choice.lines:
-            say(line)
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
-        pairing = recording.pairing(topics, tolerance_s, depth_offset_s)
-        if topics.depth is not None:
-            say(str(pairing))
         frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
         total = recording.count(topics.image)
         if offline:
@@ -159,9 +153,6 @@ def replay(
         else:
             settings = {"weights": weights, "device": device, "runtime": runtime, **_heard(recording, topics)}
             played, exit_code = _played_live(frames, settings if node == "fresh" else None, rate, total)
-        left_out = recording.left_out()
-    for line in left_out:
-        say(line, "yellow")
     if not played:
         raise DataError(f"{bag} has no frame that can be read on {topics.image}")
     about = {
@@ -171,7 +162,7 @@ def replay(
         "references": references,
         "topics": vars(topics),
         "pairing": str(pairing) if topics.depth is not None else None,
-        "left_out": [*recording.faults, *left_out],
+        "left_out": [*recording.faults, *recording.left_out()],
     }
     result = report(played, about, max_depth_m)
     _show(result)
@@ -182,6 +173,41 @@ def replay(
         raise SPDError(f"the node ended with exit code {exit_code}")
     _check_said_something(result, choice, pairing, recorded)
     return result
+
+
+@contextmanager
+def opened(
+    bag: Path,
+    image: str | None,
+    depth: str | None,
+    camera_info: str | None,
+    query: str | None = None,
+    tolerance_s: float = TOLERANCE_S,
+    depth_offset_s: float = 0.0,
+) -> Iterator[tuple[Bag, Choice, Pairing]]:
+    """A recording, its topics and which depth is of which image. What it is is said at once: its faults, the choice,
+    the pairing; what could not be used of it, at the end.
+
+    Raises:
+        SPDError: a tolerance or an offset that is none, or as `Bag` and `Bag.choose`.
+    """
+    at_least(0, tolerance_s=tolerance_s)
+    if not math.isfinite(depth_offset_s):
+        raise SPDError(f"depth_offset_s must be finite, got {depth_offset_s}")
+    with Bag(bag) as recording:
+        for line in recording.faults:
+            say(line, "yellow")
+        choice = recording.choose(image, depth, camera_info, query)
+        for line in choice.lines:
+            say(line)
+        pairing = recording.pairing(choice.topics, tolerance_s, depth_offset_s)
+        if choice.topics.depth is not None:
+            say(str(pairing))
+        try:
+            yield recording, choice, pairing
+        finally:
+            for line in recording.left_out():
+                say(line, "yellow")
 
 
 def _heard(recording: Bag, topics: Topics) -> dict[str, str]:

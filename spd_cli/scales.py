@@ -13,16 +13,18 @@ from rich.progress import track
 from rich.table import Table
 
 from spd_core import checkpoint
-from spd_core.data.bag import TOLERANCE_S, Bag
+from spd_core.data.bag import TOLERANCE_S
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.errors import at_least
 from spd_core.evaluation import Protocol
+from spd_core.files import check_writable
 from spd_core.floor_evaluation import evaluate_floor
 from spd_core.predictor import Predictor
 from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale, narrowed
 
 from .console import make_console, say
+from .recordings import opened
 
 
 def calibrate_scale(
@@ -35,6 +37,7 @@ def calibrate_scale(
     camera_info: str | None = None,
     tolerance_s: float = TOLERANCE_S,
     every: int = 1,
+    max_depth_m: float = 10.0,
 ) -> None:
     """Measure a camera's scale from a recording with depth: prints the node's parameter scale_factor, and its sigma.
 
@@ -48,21 +51,32 @@ def calibrate_scale(
         camera_info: calibration topic, likewise.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         every: take only each so-manieth frame.
+        max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
     at_least(1, every=every)
-    with Bag(bag) as recording:
-        topics = recording.choose(image, depth, camera_info).topics
+    Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
+    with opened(bag, image, depth, camera_info, tolerance_s=tolerance_s) as (recording, choice, _):
+        topics = choice.topics
         if topics.depth is None:
             raise DataError(f"{bag} has no depth topic; a scale needs true distances to be measured by")
-        if topics.camera_info is None:
-            say("no camera_info: the factor makes up for the focal length too", "yellow", title="note: ")
         frames = recording.frames(topics, tolerance_s)
         count = math.ceil(recording.count(topics.image) / every)
         predictor = Predictor.load(weights, device, runtime=runtime)
         every_nth = track(islice(frames, 0, None, every), "measuring", total=count)
-        factor, sigma_log, measured = measure_scale(every_nth, predictor)
-    say(f"scale_factor: {factor:.3f}")
-    say(f"of {measured} frames; that of a single frame differs by {sigma_log:.1%} (one sigma of its logarithm)")
+        measured = measure_scale(every_nth, predictor, max_depth_m)
+    _say_left_out(measured.pixels_beyond, max_depth_m)
+    if measured.without_camera:
+        say(
+            f"{measured.without_camera} of {measured.frames} frames have no calibration: the factor makes up for the"
+            " focal length too",
+            "yellow",
+            title="note: ",
+        )
+    say(f"scale_factor: {measured.factor:.3f}")
+    say(
+        f"of {measured.frames} frames; that of a single frame differs by {measured.sigma_log:.1%} (one sigma of its"
+        " logarithm)"
+    )
 
 
 def calibrate(
@@ -91,6 +105,7 @@ def calibrate(
             there are.
         max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
+    check_writable(out)  # before all the measuring
     model, dtype = checkpoint.load(weights), torch.float16 if half else checkpoint.stored_type(weights)
     tried = model if errors_of is None else checkpoint.load(errors_of)
     if depth_factor != 1:
@@ -111,8 +126,17 @@ def calibrate(
         measured["sigma_temperature"] = scored["sigma"]["temperature"]
     checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
-    if beyond := scored["pixels_beyond"]:
-        say(f"left out: {beyond:,} pixels whose true depth is more than {max_depth_m:g} m (max_depth_m)", "yellow")
+    _say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
+
+
+def _say_left_out(pixels_beyond: int, max_depth_m: float, without_truth: int = 0) -> None:
+    if pixels_beyond:
+        say(
+            f"left out: {pixels_beyond:,} pixels whose true depth is more than {max_depth_m:g} m (max_depth_m)",
+            "yellow",
+        )
+    if without_truth:
+        say(f"left out: {without_truth} images without a known depth below {max_depth_m:g} m (max_depth_m)", "yellow")
 
 
 def show_floor(result: dict) -> None:
@@ -137,6 +161,8 @@ def show_scale(result: dict) -> None:
     table.add_row("exact median", *(f"{exact[name]:.3f}" for name in ("abs_rel", "d1", "rmse", "s_star")), "")
     table.title = f"with references: noise {result['noise']:.0%}, {result['nonsense']:.0%} of them anything"
     make_console().print(table)
+    if without_truth := result["without_truth"]:
+        say(f"left out: {without_truth} images without a known depth in the range that is evaluated", "yellow")
     if sigma := result["sigma"]:
         say(
             f"sigma covers {sigma['covered_68']:.0%} within one and {sigma['covered_95']:.0%} within 1.96 sigma; the"

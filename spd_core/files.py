@@ -280,3 +280,15 @@ def make_folder(path: str | os.PathLike) -> Path:
         raise FileError(
             f"the folder {folder} cannot be written to ({reason.strerror}); choose another place"
         ) from reason
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Before hours of work: can a file be written there? Its folder is made.
+
+    Raises:
+        FileError: it cannot.
+    """
+    path = expanded(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; expected the name of a file to write")

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,7 @@ NOISE, NONSENSE = 0.05, 0.2  # of references: sigma of the log, and the share th
 NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
 MARGIN = 1.2  # other cameras and rooms are harder than those held out
 DRAWS = 200  # of references, at least, for a mean that is not of chance: several for each image of a small set
+LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
 # Shares of the standard deviation of images' scales that a prior may have, the widest first, and by how much the error
 # with references may be above the least.
 NARROWER, AS_GOOD = (1.0, 0.9, 0.8, 0.7, 0.6), 1.01
@@ -65,10 +67,11 @@ def evaluate_scale(
     Returns:
         {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
         within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior",
-        "pixels_beyond": how many have a truth above the protocol's `max_depth_m`, and are left out}.
+        "pixels_beyond": how many have a truth above the protocol's `max_depth_m`, and are left out, "without_truth":
+        how many images have no pixel with another, and are left out}.
 
     Raises:
-        DataError: a sample cannot be read or has no depth.
+        DataError: a sample cannot be read, or none has a pixel of known depth below `max_depth_m`.
     """
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
@@ -76,8 +79,10 @@ def evaluate_scale(
     draws = math.ceil(least_draws / max(len(dataset), 1))
     points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
     for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
-        frame, at, truth_m = _at_points(predictor, sample, protocol, crop, index)
         pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
+        if (at_points := _at_points(predictor, sample, protocol, crop, index)) is None:
+            continue
+        frame, at, truth_m = at_points
         answer = frame.answer(at)
         network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
         points.append((network_m, sigma_log, truth_m))
@@ -100,6 +105,7 @@ def evaluate_scale(
             )
         exact = np.median(truth_m / network_m)
         scored["exact"].append(_score(network_m * exact, truth_m, protocol))
+    _check_enough(len(points), len(dataset), protocol)
     means = {name: mean_metrics(metrics) for name, metrics in scored.items()}
     exact_mean = means.pop("exact")
     return {
@@ -110,6 +116,7 @@ def evaluate_scale(
         "nonsense": NONSENSE,
         "prior": asdict(prior or ScalePrior.of(predictor)),
         "pixels_beyond": pixels_beyond,
+        "without_truth": len(dataset) - len(points),
     }
 
 
@@ -117,14 +124,23 @@ def _score(depth_m: np.ndarray, truth_m: np.ndarray, protocol: Protocol) -> dict
     return depth_metrics(depth_m, truth_m, min_depth=protocol.min_depth_m, max_depth=protocol.max_depth_m)
 
 
+def _check_enough(count: int, of: int, protocol: Protocol, least: int = 1) -> None:
+    """Raise DataError for fewer than `least` images that something can be measured at."""
+    if count < least:
+        raise DataError(
+            f"{count or 'none'} of {of} images {'has' if count < 2 else 'have'} a pixel of known depth below"
+            f" {protocol.max_depth_m:g} m (max_depth_m); expected {least} at least"
+        )
+
+
 def _at_points(
     predictor: Predictor, sample: Sample, protocol: Protocol, crop: str | None, index: int
-) -> tuple[EncodedFrame, np.ndarray, np.ndarray]:
-    """A sample encoded, and pixels [K, 2] of it with their true depth [K] m."""
+) -> tuple[EncodedFrame, np.ndarray, np.ndarray] | None:
+    """A sample encoded, and pixels [K, 2] of it with their true depth [K] m; None where it has no such pixel."""
     at_points = replace(protocol, points=SCORED, grid=None)
     at = chosen_pixels(at_points, sample, crop, index)
     if at is None or not len(at):
-        raise DataError(f"{sample.name} has no pixel of known depth")
+        return None
     camera = None if protocol.ignore_intrinsics else sample.camera
     truth_m = sample.truth_m[at[:, 1], at[:, 0]].astype(np.float64)
     return encode(predictor, sample.rgb, camera, protocol), at.astype(np.float64), truth_m
@@ -151,21 +167,41 @@ def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray
     }
 
 
-def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 0) -> tuple[float, float, int]:
-    """The scale of a camera, from frames of which some have depth.
+class MeasuredScale(NamedTuple):
+    """The scale of a camera.
 
-    Returns:
-        The factor that makes the network's metres true: the median of the frames' median ratios of true to network
-        depth; the standard deviation of the log of single frames' ratios; and how many frames there were.
+    Attributes:
+        factor: what makes the network's metres true: the median of the frames' median ratios of true to network depth.
+        sigma_log: the standard deviation of the log of single frames' ratios.
+        frames: how many were measured.
+        without_camera: of those, how many have no intrinsics, so that the factor makes up for the focal length too.
+        pixels_beyond: how many pixels have a truth above `max_depth_m`, and are left out.
+    """
+
+    factor: float
+    sigma_log: float
+    frames: int
+    without_camera: int
+    pixels_beyond: int
+
+
+def measure_scale(
+    frames: Iterable[BagFrame], predictor: Predictor, max_depth_m: float = 10.0, seed: int = 0
+) -> MeasuredScale:
+    """The scale of a camera, from frames of which some have depth below `max_depth_m`.
 
     Raises:
-        DataError: no frame has depth.
+        DataError: no frame has.
     """
-    ratios = []
+    ratios, without_camera, pixels_beyond = [], 0, 0
     for index, frame in enumerate(frames):
-        if frame.depth_m is None or not (frame.depth_m > 0).any():
+        if frame.depth_m is None:
             continue
-        v, u = np.nonzero(frame.depth_m > 0)
+        pixels_beyond += int(evaluated_pixels(frame.depth_m, max_depth_m, math.inf, None).sum())
+        v, u = np.nonzero(evaluated_pixels(frame.depth_m, 0, max_depth_m, None))
+        if not len(u):
+            continue
+        without_camera += frame.camera is None
         chosen = np.random.default_rng([seed, index]).permutation(len(u))[:MEASURED]
         uv = np.stack([u[chosen], v[chosen]], axis=1).astype(np.float64)
         with warnings.catch_warnings():
@@ -173,24 +209,41 @@ def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, seed: int = 
             network_m = predictor.encode(frame.rgb, frame.camera).depth_at(uv)
         ratios.append(float(np.median(np.log(frame.depth_m[v[chosen], u[chosen]] / network_m))))
     if not ratios:
-        raise DataError("no frame of the recording has depth: a scale needs true distances to be measured by")
-    return math.exp(np.median(ratios)), float(np.std(ratios)), len(ratios)
+        raise DataError(
+            f"no frame of the recording has depth below {max_depth_m:g} m (max_depth_m): a scale needs true distances"
+            " to be measured by"
+        )
+    factor, sigma_log = math.exp(np.median(ratios)), float(np.std(ratios))
+    return MeasuredScale(factor, sigma_log, len(ratios), without_camera, pixels_beyond)
 
 
 def fit_prior(
     predictor: Predictor, dataset: Dataset, protocol: Protocol | None = None, *, progress: bool = False
 ) -> ScalePrior:
     """The prior that held-out images give: write it as `scale_prior` of the checkpoint's provenance. Its `floor_log` is
-    that of `floor_evaluation`."""
+    that of `floor_evaluation`.
+
+    Raises:
+        DataError: there are fewer images with depth than LEAST_IMAGES, or one cannot be read.
+        SPDError: the network's depth is not finite.
+    """
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
+    if len(dataset) < LEAST_IMAGES:
+        raise DataError(
+            f"{len(dataset)} images are too few for a prior: what differs between images cannot be measured on fewer"
+            f" than {LEAST_IMAGES}"
+        )
     points = []
     for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
-        frame, at, truth_m = _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)
+        if (at_points := _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)) is None:
+            continue
+        frame, at, truth_m = at_points
         network_m = frame.depth_at(at).astype(np.float64)
         if not np.isfinite(network_m).all():
             raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
         points.append((network_m, truth_m))
+    _check_enough(len(points), len(dataset), protocol, LEAST_IMAGES)
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
     scales, slopes, left = [], [], []
     for network_m, truth_m in points:

@@ -144,9 +144,33 @@ def test_sigma_that_is_right_covers_what_it_says():
 
 def test_a_sample_without_depth_is_named(predictor, truths):
     sample = truths[0].samples[0]
-    for depth_m in (None, np.zeros(SIZE, np.float32)):
-        with pytest.raises(DataError, match="room 0 has no"):
-            evaluate_scale(predictor, Samples([Sample("room 0", sample.rgb, depth_m, sample.camera)]))
+    with pytest.raises(DataError, match="room 0 has no depth"):
+        evaluate_scale(predictor, Samples([replace(sample, depth_m=None)]))
+
+
+def test_images_without_truth_in_range_are_left_out_and_counted(predictor, truths):
+    """As in the mean without references; none that is left is an error."""
+    samples = truths[0].samples
+    empty = [replace(samples[0], depth_m=np.full(SIZE, depth_m, np.float32)) for depth_m in (0, 15)]
+    result, alone = (
+        evaluate_scale(predictor, Samples(some), counts=(1,), least_draws=1)
+        for some in ([*samples[1:3], *empty], samples[1:3])
+    )
+    assert (result.pop("without_truth"), result.pop("pixels_beyond")) == (2, SIZE[0] * SIZE[1])
+    assert (alone.pop("without_truth"), alone.pop("pixels_beyond")) == (0, 0)
+    assert result == alone
+    assert fit_prior(predictor, Samples([*samples, *empty])) == fit_prior(predictor, Samples(samples))
+    with pytest.raises(DataError, match="none of 2 images has a pixel of known depth below 10 m"):
+        evaluate_scale(predictor, Samples(empty))
+
+
+def test_a_few_images_give_no_prior(predictor, truths):
+    samples = truths[0].samples
+    with pytest.raises(DataError, match="9 images are too few for a prior"):
+        fit_prior(predictor, Samples(samples[:9]))
+    empty = replace(samples[0], depth_m=np.zeros(SIZE, np.float32))
+    with pytest.raises(DataError, match="9 of 10 images have a pixel of known depth"):
+        fit_prior(predictor, Samples([*samples[:9], empty]))
 
 
 def recording(truths):
@@ -162,12 +186,49 @@ def recording(truths):
 
 def test_a_recordings_scale_is_the_median_of_its_frames(predictor, truths):
     frames, factors = recording(truths)
-    factor, sigma_log, count = measure_scale(frames, predictor)
-    assert math.log(factor) == pytest.approx(np.median(factors), abs=0.02)
-    assert sigma_log == pytest.approx(np.std(factors), abs=0.02)
-    assert count == len(frames)
+    measured = measure_scale(frames, predictor)
+    assert math.log(measured.factor) == pytest.approx(np.median(factors), abs=0.02)
+    assert measured.sigma_log == pytest.approx(np.std(factors), abs=0.02)
+    assert measured[2:] == (len(frames), 0, 0)
     with pytest.raises(DataError, match="no frame of the recording has depth"):
         measure_scale([BagFrame(1, frames[0].rgb, None, frames[0].camera, [])], predictor)
+
+
+def test_truth_beyond_what_the_network_knows_is_left_out_of_a_scale(predictor, truths):
+    [frame, *_], _ = recording(truths)
+    far_m = frame.depth_m.copy()
+    far_m[:, : SIZE[1] * 2 // 3] = 20
+    known = replace(frame, depth_m=np.where(far_m < 10, far_m, 0))
+    measured = measure_scale([replace(frame, depth_m=far_m), replace(frame, camera=None)], predictor)
+    assert measured[2:] == (2, 1, np.count_nonzero(far_m == 20))
+    alone = measure_scale([known], predictor)
+    assert measure_scale([replace(frame, depth_m=far_m)], predictor).factor == alone.factor
+    assert measure_scale([replace(frame, depth_m=far_m)], predictor, max_depth_m=80).factor > 1.5 * alone.factor
+    with pytest.raises(DataError, match="no frame of the recording has depth below 10 m"):
+        measure_scale([replace(frame, depth_m=np.full(SIZE, 20, np.float32))], predictor)
+
+
+def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypatch, capsys):
+    frames, _ = recording(truths)
+    far = [replace(f, camera=None, depth_m=np.where(f.depth_m > 2, 20, f.depth_m)) for f in frames[:2]]
+    write_bag(tmp_path / "bag", far)
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag")])
+    main()
+    said = capsys.readouterr().out
+    beyond = sum((frame.depth_m == 20).sum() for frame in far)
+    for words in (
+        "metadata.yaml is missing",
+        "image       /camera/image_raw",
+        "2 of 2 images have depth",
+        f"left out: {beyond:,} pixels whose true depth is more than 10 m",
+        "2 of 2 frames have no calibration: the factor makes up for the focal length too",
+    ):
+        assert words in said
+    sys.argv += ["--max_depth_m", "nan"]
+    with pytest.raises(SystemExit):
+        main()
+    assert "max_depth_m must be finite" in capsys.readouterr().err
 
 
 def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths, tmp_path, monkeypatch):
@@ -203,16 +264,18 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     folder.mkdir()
     camera: Camera = frames[0].camera
     (folder / "camera.txt").write_text(f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}")
-    for i, frame in enumerate(frames[:4]):
+    for i, frame in enumerate(frames[:10]):
         cv2.imwrite(str(folder / f"{i}.rgb.png"), frame.rgb[..., ::-1])
         cv2.imwrite(str(folder / f"{i}.depth.png"), (frame.depth_m * 1000).astype(np.uint16))
     torch.manual_seed(0)
     checkpoint.save(lively(SPD.from_preset("lite")), tmp_path / "raw.safetensors", torch.float16, data="rooms")
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["spd", "calibrate", *(str(p) for p in (tmp_path / "raw.safetensors", folder, tmp_path / "c.safetensors"))],
-    )
+    monkeypatch.setattr(sys, "argv", ["spd", "calibrate", *map(str, (tmp_path / "raw.safetensors", folder, folder))])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr()
+    assert "is a folder; expected the name of a file to write" in said.err
+    assert "prior" not in said.out  # nothing was measured
+    sys.argv[-1] = str(tmp_path / "c.safetensors")
     main()
     known = checkpoint.provenance(tmp_path / "c.safetensors")
     assert known["data"] == "rooms"
@@ -227,7 +290,7 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     sys.argv += ["--depth_factor", "1.25", "--half", "--max_depth_m", "4"]
     main()
     assert checkpoint.provenance(tmp_path / "c.safetensors")["calibrated_to_m"] == 4
-    far = sum((np.floor(frame.depth_m * 1000) > 4000).sum() for frame in frames[:4])
+    far = sum((np.floor(frame.depth_m * 1000) > 4000).sum() for frame in frames[:10])
     assert f"left out: {far:,} pixels whose true depth is more than 4 m" in capsys.readouterr().out
     nearer = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
     np.testing.assert_allclose(nearer.depth_m, 1.25 * one.depth_m, rtol=1e-3)
