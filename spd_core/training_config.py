@@ -85,7 +85,7 @@ class TrainConfig:
     in_memory: bool = False
     val: Path | None = None
     preset: str = "v15"
-    model: dict[str, bool | int | float | str | list[int] | None] | None = None
+    model: dict[str, Any] | None = None
     pretrained: bool | str = False
     init: Path | None = None
     steps: int | None = None
@@ -175,16 +175,15 @@ def initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
     preset; it may know another input size, focal length and fit."""
     pretrained = config.pretrained if config.init is None else False  # those of `init` take their place
-    changes: dict[str, Any] = config.model or {}
     try:
-        model = SPD.from_preset(config.preset, pretrained, **changes)
+        model = SPD.from_preset(config.preset, pretrained, **(config.model or {}))
     except SPDError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # of dataclasses and torch, of names and values of any kind
         known = ", ".join(f"{field.name}: {field.type}" for field in fields(SPDConfig))
         raise TrainingError(
-            f"preset {config.preset!r} with model {changes} cannot be built ({first_line(error)}); expected some of"
-            f" {known}"
+            f"preset {config.preset!r} with model {config.model or {}} cannot be built ({first_line(error)}); expected"
+            f" some of {known}"
         ) from error
     if config.loss.sigma and not model.config.sigma:
         raise TrainingError(

@@ -225,7 +225,7 @@ def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypa
         "2 of 2 frames have no calibration: the factor makes up for the focal length too",
     ):
         assert words in said
-    sys.argv += ["--max_depth_m", "nan"]
+    sys.argv += ["--max_depth_m", ".nan"]
     with pytest.raises(SystemExit):
         main()
     assert "max_depth_m must be finite" in capsys.readouterr().err

@@ -234,7 +234,7 @@ def _framed(rgb: np.ndarray, depth_m: np.ndarray, rng: np.random.Generator) -> t
     top, bottom, left, right = (int(rng.integers(int(0.03 * extent) + 1)) for extent in (height, height, width, width))
     inside = np.zeros((height, width), bool)
     inside[top : height - bottom, left : width - right] = True
-    grey = np.uint8(rng.choice([0, 255, rng.integers(256)]))
+    grey = np.uint8(rng.choice([0, 255, int(rng.integers(256))]))
     return np.where(inside[..., None], rgb, grey), np.where(inside, depth_m, np.float32(0))
 
 
