@@ -119,7 +119,9 @@ def calibrate(
     if floor_log is not None:
         prior["floor_log"] = floor_log
     measured: dict[str, Any] = {"scale_prior": prior, "calibrated_to_m": max_depth_m}
-    scored = evaluate_scale(predictor, dataset, how, counts=(), progress=True)
+    # Sigma is that of the weights that are written: of two trainings the longer one says a smaller one.
+    sigma_of = None if tried is model else Predictor(model)
+    scored = evaluate_scale(predictor, dataset, how, counts=(), sigma_of=sigma_of, progress=True)
     known = checkpoint.provenance(weights)
     known.pop("sigma_temperature", None)
     if scored["sigma"]:

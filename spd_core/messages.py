@@ -126,15 +126,14 @@ def _pixels(msg: Message, scalar: type, channels: int, rows: int) -> np.ndarray:
     return np.ascontiguousarray(data).view(dtype).reshape(rows, width, channels)
 
 
-def compressed_to_rgb(msg: Message) -> np.ndarray:
+def compressed_to_rgb(msg: Message, takes_depth: bool = False) -> np.ndarray:
     """A JPEG or PNG CompressedImage (16-bit PNG too) as RGB uint8 [H, W, 3], as the sensor saw it: a rotation in EXIF
-    is not applied, Bayer's mosaic is made colour."""
+    is not applied, Bayer's mosaic is made colour. With `takes_depth` also what JPEG left of depth."""
     encoding = msg.format.partition(";")[0].strip()  # image_transport says what the image was, and then what it is now
-    if encoding.startswith("bayer_") or encoding in DEPTH_ENCODINGS.keys() - _ENCODINGS.keys():
+    if encoding in DEPTH_ENCODINGS and not takes_depth:
         _row(encoding)
-        mosaic = _decoded(msg, 0, cv2.IMREAD_UNCHANGED)
-        if mosaic.ndim == 2:
-            return _converted(mosaic, encoding)
+    if encoding.startswith("bayer_") and (mosaic := _decoded(msg, 0, cv2.IMREAD_UNCHANGED)).ndim == 2:
+        return _converted(mosaic, encoding)
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 

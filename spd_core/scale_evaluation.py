@@ -33,9 +33,9 @@ NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
 MARGIN = 1.2  # other cameras and rooms are harder than those held out
 DRAWS = 200  # of references, at least, for a mean that is not of chance: several for each image of a small set
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
-# Shares of the standard deviation of images' scales that a prior may have, the widest first, and by how much the error
-# with references may be above the least.
-NARROWER, AS_GOOD = (1.0, 0.9, 0.8, 0.7, 0.6), 1.01
+# Shares of the standard deviation of images' scales that a prior may have, the narrowest first, and by how much the
+# error with references may be above the least.
+NARROWER, AS_GOOD = (0.7, 0.8, 0.9, 1.0), 1.01
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
 COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
 
@@ -57,12 +57,14 @@ def evaluate_scale(
     counts: Sequence[int] = (1, 5, 20),
     prior: ScalePrior | None = None,
     *,
+    sigma_of: Predictor | None = None,
     least_draws: int = DRAWS,
     progress: bool = False,
     workers: int = 0,
 ) -> dict:
     """Score every sample without references, with `counts` of them per image, and with the exact median ratio. Where
-    there are few images, references are drawn several times for each, `least_draws` times in all at least.
+    there are few images, references are drawn several times for each, `least_draws` times in all at least. With
+    `sigma_of` it is that network's sigma that the errors are held against.
 
     Returns:
         {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
@@ -84,7 +86,8 @@ def evaluate_scale(
             continue
         frame, at, truth_m = at_points
         answer = frame.answer(at)
-        network_m, sigma_log = answer.depth_m, answer.sigma_m / answer.depth_m
+        said = answer if sigma_of is None else _encoded(sigma_of, sample, protocol).answer(at)
+        network_m, sigma_log = answer.depth_m, said.sigma_m / said.depth_m
         points.append((network_m, sigma_log, truth_m))
         for count in (0, *counts):
             of_draws = []
@@ -141,9 +144,12 @@ def _at_points(
     at = chosen_pixels(at_points, sample, crop, index)
     if at is None or not len(at):
         return None
-    camera = None if protocol.ignore_intrinsics else sample.camera
     truth_m = sample.truth_m[at[:, 1], at[:, 0]].astype(np.float64)
-    return encode(predictor, sample.rgb, camera, protocol), at.astype(np.float64), truth_m
+    return _encoded(predictor, sample, protocol), at.astype(np.float64), truth_m
+
+
+def _encoded(predictor: Predictor, sample: Sample, protocol: Protocol) -> EncodedFrame:
+    return encode(predictor, sample.rgb, None if protocol.ignore_intrinsics else sample.camera, protocol)
 
 
 def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
@@ -270,8 +276,8 @@ def narrowed(
     *,
     progress: bool = False,
 ) -> ScalePrior:
-    """`prior` with the widest of the `sigma_log` under which references gain as good as most: the standard deviation is
-    that of a few odd images, and what it lets them do, it lets nonsense do."""
+    """`prior` with the narrowest of the `sigma_log` under which references gain as good as most: the standard deviation
+    is that of a few odd images, and what it lets references do, it lets nonsense do, where the scale was right."""
     candidates = [replace(prior, sigma_log=share * prior.sigma_log) for share in NARROWER]
     errors = []
     for candidate in candidates:

@@ -334,6 +334,10 @@ def test_sigma_of_a_model_that_is_calibrated_covers_its_errors(truths, tmp_path)
     predictor.provenance = {"sigma_temperature": sigma["temperature"]}
     again = evaluate_scale(predictor, dataset, Protocol(limit=5), counts=())["sigma"]
     assert again["covered_68"] == pytest.approx(0.683, abs=0.005)
+    sibling = Predictor(predictor.model, "cpu", runtime="torch")
+    sibling.provenance = {"sigma_temperature": sigma["temperature"] / 2}
+    halved = evaluate_scale(predictor, dataset, Protocol(limit=5), counts=(), sigma_of=sibling)["sigma"]
+    assert halved["temperature"] == pytest.approx(2 * again["temperature"], rel=1e-5)
     predictor.provenance = {"sigma_temperature": -1}
     with pytest.raises(checkpoint.CheckpointError, match="sigma_temperature is -1; expected a positive number"):
         evaluate_scale(predictor, dataset, Protocol(limit=1), counts=())

@@ -316,6 +316,6 @@ def _compressed_content(message: Any) -> tuple[str, tuple[int, int]]:
         is_depth = "compressedDepth" in message.format or message.format.startswith("16UC1")
         return (encoding if is_depth else "mono16"), pixels.shape[:2]
     except MessageError:
-        rgb = compressed_to_rgb(message)
+        rgb = compressed_to_rgb(message, takes_depth=True)
         is_grey = bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all())
         return ("mono8" if is_grey else "rgb8"), rgb.shape[:2]
