@@ -96,12 +96,12 @@ def draw_rooms(
     # Ctrl-C is this process's: the workers, which start here, inherit that they do not hear it, from their first
     # instruction on. One that comes meanwhile waits.
     resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        drawn = pool.map(draw_shard, missing)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-    try:
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            drawn = pool.map(draw_shard, missing)
+        finally:  # here a Ctrl-C that waited is heard
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         for _ in track(drawn, "drawing rooms", total=len(missing)):
             pass
     finally:  # interrupted, it does not wait for the shards that no process has begun

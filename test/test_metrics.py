@@ -231,7 +231,7 @@ def test_losses_ignore_what_is_not_valid(loss):
 
 
 def test_loss_weights_are_checked():
-    with pytest.raises(ValueError, match="one must be positive"):
+    with pytest.raises(ValueError, match="one of depth positive"):
         Loss(silog=0)
     with pytest.raises(ValueError, match=r"lambda_var must be in 0 \.\.\. 1, got 2"):
         Loss(lambda_var=2)
