@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
@@ -20,6 +23,25 @@ from spd_core.errors import at_least
 from spd_core.files import listed, make_folder, read_as, read_text, replaced, write_json
 
 from .synthetic import FOCAL_RATIO, check_size, random_frame
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """A Ctrl-C within is heard at the end; processes that start within never hear it, from their first instruction
+    on. Blocked is not enough: a thread that blocks nothing takes it, and it is raised in the main one."""
+    heard: list[int] = []
+    resource_tracker.ensure_running()  # it would start with the first process, and unblock the signal
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _draw_shard(first_seed: int, folder: Path, **options) -> None:
@@ -93,15 +115,9 @@ def draw_rooms(
     # Not forked: a copy of a process that has used torch waits for ever for threads that it does not have.
     pool = ProcessPoolExecutor(workers, get_context("spawn"))
     draw_shard = partial(_draw_shard, folder=folder, **options)
-    # Ctrl-C is this process's: the workers, which start here, inherit that they do not hear it, from their first
-    # instruction on. One that comes meanwhile waits.
-    resource_tracker.ensure_running()  # it would start with the first worker, and unblock the signal
     try:
-        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_wait():
             drawn = pool.map(draw_shard, missing)
-        finally:  # here a Ctrl-C that waited is heard
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         for _ in track(drawn, "drawing rooms", total=len(missing)):
             pass
     finally:  # interrupted, it does not wait for the shards that no process has begun
