@@ -140,7 +140,7 @@ def replay(
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
-    with opened(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
+    with opened_bag(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
         topics = choice.topics
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
@@ -176,7 +176,7 @@ def replay(
 
 
 @contextmanager
-def opened(
+def opened_bag(
     bag: Path,
     image: str | None,
     depth: str | None,

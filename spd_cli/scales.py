@@ -24,7 +24,7 @@ from spd_core.predictor import Predictor
 from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale, narrowed
 
 from .console import make_console, say
-from .recordings import opened
+from .recordings import opened_bag
 
 
 def calibrate_scale(
@@ -55,7 +55,7 @@ def calibrate_scale(
     """
     at_least(1, every=every)
     Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
-    with opened(bag, image, depth, camera_info, tolerance_s=tolerance_s) as (recording, choice, _):
+    with opened_bag(bag, image, depth, camera_info, tolerance_s=tolerance_s) as (recording, choice, _):
         topics = choice.topics
         if topics.depth is None:
             raise DataError(f"{bag} has no depth topic; a scale needs true distances to be measured by")

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import yaml
 from PIL import Image
@@ -84,9 +86,7 @@ def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
     """The camera of camera.txt for a picture of `size` (height, width) px as its EXIF turns it. camera.txt is of the
     pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
     """
-    turn = 1
-    with suppress(Exception), warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
-        turn = picture.getexif().get(ORIENTATION, 1)
+    turn = _exif(file).get(ORIENTATION, 1)
     if turn not in range(2, 9):
         return camera
     (height, width), turned = size, camera
@@ -162,11 +162,7 @@ def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | No
     From the 35 mm equivalent, which phones write, else from the focal length and the sensor's pixels per length, which
     cameras with exchangeable lenses write. A picture that was made smaller afterwards has its focal length too.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
-            tags = picture.getexif().get_ifd(EXIF_IFD)
-    except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
-        return None
+    tags = _exif(file, EXIF_IFD)
     diagonal_px = math.hypot(*size)
     found = []
     if equivalent_mm := _number(tags.get(FOCAL_35MM)):
@@ -179,6 +175,16 @@ def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | No
         found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm)"))
     least, most = (share * diagonal_px for share in EXIF_FOCAL)
     return next(((px, source) for px, source in found if least <= px <= most), None)
+
+
+def _exif(file: Path, part: int | None = None) -> Mapping[int, Any]:
+    """The tags of a picture's EXIF, or of a part of it; none where they cannot be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
+            tags = picture.getexif()
+            return tags if part is None else tags.get_ifd(part)
+    except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
+        return {}
 
 
 def _number(value: object) -> float:

@@ -161,6 +161,7 @@ class ScaleFilter:
         new = self._references(frame, uv[chosen], depth_m[chosen], sigma_log[chosen], frame.answer(uv[chosen]), stamp_s)
         self.used += len(new)
         self.ignored += len(uv) - len(new)
+        self._now_s = max(self._now_s, stamp_s)
         self._take(new, stamp_s)
 
     def update_floor(self, frame: EncodedFrame, plane: FloorPlane, stamp_s: float = 0.0) -> bool:
@@ -229,7 +230,6 @@ class ScaleFilter:
         self._now_s = max(self._now_s, stamp_s)
 
     def _take(self, new: np.ndarray, stamp_s: float) -> None:
-        self._now_s = max(self._now_s, stamp_s)
         if len(new) == 0:
             return
         passed_s = max(stamp_s - self._stamp_s, 0.0)
