@@ -24,6 +24,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "calibrate": "spd_cli.scales:calibrate",
     "calibrate-scale": "spd_cli.scales:calibrate_scale",
     "info": "spd_cli.commands:info",
+    "average": "spd_cli.commands:average",
     "convert": "spd_cli.commands:convert",
     "export": "spd_cli.commands:export",
     "data": {
@@ -32,6 +33,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "rooms": "spd_rooms.shards:draw_rooms",
     },
 }
+TAKES_A_LIST = ("ask", "view", "average")
 
 
 def main() -> None:
@@ -55,7 +57,9 @@ def _run(arguments: list[str]) -> None:
     keep_freed_memory()
     check_settings_files(arguments)
     command = _loaded(COMMANDS[name])
-    arguments = gathered(spelled_out(arguments), command) if name in ("ask", "view") else spelled_out(arguments)
+    arguments = spelled_out(arguments)
+    if name in TAKES_A_LIST:
+        arguments = gathered(arguments, command)
     result = auto_cli({name: command}, args=arguments, parser_class=Parser)
     if name == "train":
         import_module("spd_core.training").train(result)

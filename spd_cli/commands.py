@@ -20,7 +20,7 @@ from spd_core.data.images import write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
-from spd_core.errors import at_least
+from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, listed
 from spd_core.floor_evaluation import evaluate_floor
@@ -287,3 +287,17 @@ def convert(file: Path, out: Path, max_depth_m: float | None = None, download: b
         f"wrote {out}: {model.config.encoder}, depth up to {model.config.max_depth_m:.0f} m, licence"
         f" {origin['license']}"
     )
+
+
+def average(weights: list[Path], out: Path = Path("average.safetensors")) -> None:
+    """Average the weights of trainings that began from the same ones: spd average A B --out C.
+
+    Args:
+        weights: "embedded" or checkpoint files of one configuration, two or more.
+        out: the .safetensors file to write.
+    """
+    if len(weights) < 2:
+        raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
+    origin = {"average_of": [checkpoint.provenance(file) for file in weights]}
+    checkpoint.save(checkpoint.average(weights), out, **origin)
+    say(f"wrote {out}, the average of {len(weights)}")

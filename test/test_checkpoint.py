@@ -64,6 +64,23 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused(saved, tmp_path):
     assert checkpoint.stored_type("embedded") == torch.float16
 
 
+def test_an_average_is_that_of_the_weights(saved, tmp_path):
+    model, path = saved
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    checkpoint.save(other, tmp_path / "other.safetensors")
+    mean = checkpoint.average([path, path, path, tmp_path / "other.safetensors"]).state_dict()
+    named = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(mean[name], tensor + 0.25 if name in named else tensor)
+    foreign = SPD.from_preset("lite", input_size=(64, 96), features=48)
+    checkpoint.save(foreign, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match=r"foreign.*features=48.*expected that of.*features=96"):
+        checkpoint.average([path, tmp_path / "foreign.safetensors"])
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist; give a .safetensors file"):
         checkpoint.load(tmp_path / "none.safetensors")

@@ -65,6 +65,7 @@ def spd_process(*arguments, **options):
         ["info", "--folder", "{}"],
         ["export", "out", "--weights", "{}"],
         ["convert", "{}.pth", "out.safetensors", "--max-depth-m", "20"],
+        ["average", "embedded", "{}.safetensors"],
         ["train", "--steps", "3", "--data", "{}"],
         ["train", "--config", "{}"],
         ["replay", "{}", "--offline"],
@@ -141,6 +142,13 @@ def test_weights_to_convert_that_are_something_else(monkeypatch, capsys, tmp_pat
     assert f"{file} " in said
     assert fault in said
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys, tmp_path):
+    assert "two or more" in failing(monkeypatch, capsys, "average", "embedded")
+    out = tmp_path / "mean.safetensors"
+    spd(monkeypatch, "average", "embedded", "embedded", "--out", out)
+    assert checkpoint.provenance(out)["average_of"] == [checkpoint.provenance("embedded")] * 2
 
 
 def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
