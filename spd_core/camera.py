@@ -19,6 +19,7 @@ from .lens import DISTORTION_MODELS, lens
 # Focal length, at 640 px width, of the Kinect that recorded NYU Depth V2 (`data/nyu.py` has the whole camera): what the
 # presets train at.
 NYU_FOCAL_PX = 518.8579
+MOST_PIXEL_ASPECT = 4.0  # of a sensor that is binned or skips lines; beyond it intrinsics are wrong
 
 
 class CameraError(SPDError):
@@ -75,6 +76,17 @@ class Camera:
     def focal_px(self) -> float:
         """The one focal length that scales depth: the geometric mean of fx and fy."""
         return math.sqrt(self.fx * self.fy)
+
+    @property
+    def pixel_aspect(self) -> float:
+        """How wide a pixel is, of its height: 1 where a calibration differs from that by less than 1 %, as those of
+        square pixels do; never more than MOST_PIXEL_ASPECT, nor less than its inverse."""
+        aspect = self.fy / self.fx
+        return 1.0 if abs(aspect - 1) < 0.01 else min(max(aspect, 1 / MOST_PIXEL_ASPECT), MOST_PIXEL_ASPECT)
+
+    def squared(self) -> Camera:
+        """Intrinsics after the image was made `pixel_aspect` times as wide: pixels are as high as wide then."""
+        return self if self.pixel_aspect == 1 else self.scaled(self.pixel_aspect, 1)
 
     @property
     def _is_bent(self) -> bool:

@@ -90,8 +90,11 @@ def _network_size(
     camera: Camera | None,
     input_size: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """(height, width) px that an image is scaled to; see `SPDConfig.fit`."""
-    height, width = image_size
+    """(height, width) px that an image is scaled to, so that its pixels are square there; see `SPDConfig.fit`."""
+    height, width = float(image_size[0]), float(image_size[1])
+    if camera is not None:
+        width *= camera.pixel_aspect
+        camera = camera.squared()
     target = input_size or config.input_size
     if config.fit == "cover":
         shorter = min(target)

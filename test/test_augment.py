@@ -94,6 +94,23 @@ def test_every_random_view_keeps_points():
     assert min(shares) > 0.7  # it looks where the picture is
 
 
+@pytest.mark.parametrize("fx", [100, 150, 400])
+def test_a_view_has_square_pixels(fx):
+    camera, size = Camera(fx, 200, fx * 0.8, 119.5), (240, round(fx * 1.6))
+    depth_m = plane(camera, size)
+    sample = Sample("s", texture(camera, size), depth_m, camera)
+    for crop, focal_px in ((None, None), ((120, 150), None), ((60, 100), 90.0)):
+        augment = Augmentation(rotate_deg=0, scale=(1.0, 1.0), flip=0, crop=crop, **NO_COLOUR)
+        out = augment(sample, np.random.default_rng(1), focal_px)
+        assert out.camera.fx == pytest.approx(out.camera.fy)
+        assert out.camera.fy == pytest.approx(focal_px or 200)
+        assert out.depth_m.shape == (crop or (240, 320))
+        slope = np.abs(np.diff(depth_m, axis=1)).max() + np.abs(np.diff(depth_m, axis=0)).max()
+        assert np.abs(on_plane(points(out.depth_m, out.camera))).max() < 2.5 * slope
+        off = np.abs(out.rgb.astype(int) - texture(out.camera, out.depth_m.shape))[4:-4, 4:-4]
+        assert off.max() <= 6
+
+
 def test_whole_chain_on_nyu_size():
     camera = Camera(518.86, 518.86, 325.6, 253.7)
     depth_m = plane(camera, (480, 640))
