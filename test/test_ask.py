@@ -111,7 +111,7 @@ def test_what_is_told_comes_before_camera_txt_and_that_before_exif(tmp_path):
 
 def test_camera_txt_of_another_picture_is_refused_as_what_is_told_is(tmp_path):
     file = photograph(tmp_path / "p.jpg")
-    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "at its edge")):
+    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "of a 256x192 picture")):
         (tmp_path / "camera.txt").write_text(content)
         with pytest.raises(IntrinsicsError, match=rf"camera\.txt .*{fault}"):
             camera_of_picture(file, SIZE)
@@ -169,7 +169,8 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
         ("1,2,3", None, "expected fx,fy,cx,cy in px, or a file, got '1,2,3'"),
         ("-1,2,3,4", None, "positive focal lengths"),
         ("100,100,900,40", None, "optical axis of 100,100,900,40 is at 900,40, outside the picture of 128x96"),
-        ("200,200,127.5,95.5", None, "outside the picture of 128x96 px or at its edge"),
+        ("200,200,127.5,95.5", None, "like the calibration of a 256x192 picture, .* 128x96 px; .* times 0.5"),
+        ("50,50,31.5,23.5", None, "at 31.5,23.5: it looks like the calibration of a 64x48 picture"),
         ("none.yaml", None, "none.yaml does not exist"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
