@@ -86,9 +86,10 @@ def ask(
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
     originals, written = _originals(sources) if out is not None else set(), set[Path]()
+    sizes: dict[KnownCamera, tuple[int, int]] = {}
     for count, picture in enumerate(pictures(sources, frames)):
         name, rgb, is_moving = picture.name, picture.read(), picture.is_moving
-        asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov))
+        asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov, sizes))
         if json:
             print(json_format.dumps(_record(asked)), flush=True)
         elif is_moving:

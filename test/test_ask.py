@@ -20,6 +20,7 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.images import TURNED, read_colour
 from spd_core.data.rgbd import RGBDFolder
+from spd_core.errors import SPDError
 from spd_core.intrinsics import IntrinsicsError, KnownCamera, camera_of_picture, read_calibration
 from spd_core.pictures import draw_overlay
 
@@ -277,14 +278,44 @@ def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
     recorded(tmp_path / "in" / "v.avi")
     (tmp_path / "camera.txt").write_text("50 50 60 40")  # of the folder that one is in
     monkeypatch.chdir(tmp_path)
-    assert {picture.known_camera(SIZE, None, None).camera for picture in pictures(["in/v.avi"])} == {None}
+    assert {picture.known_camera(SIZE, None, None, {}).camera for picture in pictures(["in/v.avi"])} == {None}
     (tmp_path / "in" / "camera.txt").write_text("100 100 60 40")
     stream = pictures(["in/v.avi"])
     first = next(stream)
     (tmp_path / "in" / "camera.txt").unlink()  # it is read once
     for picture in (first, *stream):
-        known = picture.known_camera(SIZE, None, None)
+        known = picture.known_camera(SIZE, None, None, {})
         assert (known.camera, known.source) == (Camera(100, 100, 60, 40), "in/camera.txt")
+    for content, fault in (("0.9 0.9 60 40", "not mm"), ("200 200 127.5 95.5", "calibration of a 256x192 picture")):
+        (tmp_path / "in" / "camera.txt").write_text(content)
+        picture = next(pictures(["in/v.avi"]))
+        with pytest.raises(SPDError, match=rf"in/camera\.txt .*{fault}"):
+            picture.known_camera(SIZE, None, None, {})
+        assert picture.known_camera(SIZE, "100,100,60,40", None, {}).camera == Camera(100, 100, 60, 40)
+
+
+def test_one_camera_is_of_pictures_of_one_size(tmp_path):
+    """Numbers in px are; an angle of view, EXIF and the YAML of a calibration are of each picture."""
+    files = [
+        photograph(tmp_path / f"{i}.jpg", {F35: 26}, (width * 3 // 4, width)) for i, width in enumerate((128, 112))
+    ]
+    (tmp_path / "ost.yaml").write_text(
+        "{image_width: 128, image_height: 96, camera_matrix: {data: [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1]}}"
+    )
+
+    def ask_both(told=None, fov_deg=None):
+        sizes = {}
+        for picture in pictures(map(str, files)):
+            picture.known_camera(picture.read().shape[:2], told, fov_deg, sizes)
+
+    ask_both()
+    ask_both(fov_deg=60)
+    ask_both(str(tmp_path / "ost.yaml"))
+    with pytest.raises(SPDError, match=r"1\.jpg is 112x84 px and a picture before it 128x96 px: the intrinsics 100,1"):
+        ask_both("100,100,63.5,47.5")
+    (tmp_path / "camera.txt").write_text("100 100 63.5 47.5")
+    with pytest.raises(SPDError, match=r"1\.jpg is 112x84 px .*camera\.txt cannot be of both"):
+        ask_both()
 
 
 def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
