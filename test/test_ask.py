@@ -336,6 +336,36 @@ def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "a" / "x.png").read_bytes() == before
 
 
+def test_a_broken_picture_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photograph(folder / name)
+    (folder / "b.jpg").write_bytes(b"hello")
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, folder, "20, 30", "--json")  # of which the shell makes one word
+    said = capsys.readouterr()
+    assert stop.value.code == 1
+    answered = [json.loads(line) for line in said.out.splitlines()]
+    assert [record["image"] for record in answered] == [str(folder / name) for name in ("a.jpg", "c.jpg")]
+    assert [(point["u"], point["v"]) for record in answered for point in record["points"]] == [(20, 30)] * 2
+    broken, last = said.err.strip().splitlines()
+    assert broken.startswith(f"error: {folder / 'b.jpg'} ")
+    assert last == "error: 1 of 3 pictures were not answered; the reasons are above"
+
+
+def test_a_picture_is_written_into_a_folder_that_is_there(tmp_path, monkeypatch, capsys):
+    (tmp_path / "o").mkdir()
+    spd(monkeypatch, photograph(tmp_path / "p.jpg"), "--out", tmp_path / "o", "--json")
+    assert cv2.imread(str(tmp_path / "o" / "p.png")).shape == PIXELS.shape
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, tmp_path / "p.jpg", "--out", tmp_path / "o.xyz")
+    said = capsys.readouterr()
+    assert "o.xyz has no suffix of a picture" in " ".join(said.err.split())
+    assert said.out == "", "said before an answer, which would be lost"
+
+
 def test_a_pixel_outside_a_picture_is_told_whatever_comes_after_it(tmp_path, monkeypatch, capsys):
     recorded(tmp_path / "v.avi")
     with pytest.raises(SystemExit):
@@ -380,6 +410,8 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["p.jpg", "1e,5"], "pixels are u,v, say 320,240; got 1e,5"),
         (["p.jpg", "--grid", "8"], "a grid is columns x rows, say 8x6, .*got '8'"),
         (["20,30"], "no picture was named"),
+        (["p.jpg", "10", "20"], "pixels are u,v: did you mean 10,20?"),
+        (["p.jpg", "10.5,", "20"], "pixels are u,v: did you mean 10.5,20?"),
         (["p.jpg", "--frames", "0"], "frames must be positive, got 0"),
         (["20240131120000", "20,30"], "20240131120000 does not exist"),
         (["x" * 300, "20,30"], r"x cannot be opened \(File name too long\)"),

@@ -310,6 +310,11 @@ def test_check_and_preview(tmp_path, capsys):
     preview(tmp_path, out=tmp_path / "p" / "preview.png", count=2)
     picture = cv2.imread(str(tmp_path / "p" / "preview.png"))
     assert picture.shape[0] > 480 * 2
+    (tmp_path / "o").mkdir()
+    preview(tmp_path, out=tmp_path / "o", count=1)
+    assert (tmp_path / "o" / "preview.png").is_file()
+    with pytest.raises(DataError, match="none has no suffix of a picture"):
+        preview(tmp_path / "gone", out=tmp_path / "none")
     assert picture.std() > 20
 
 
