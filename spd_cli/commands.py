@@ -61,7 +61,7 @@ def evaluate_checkpoint(
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         workers: processes that read samples.
-        references: also score, at other pixels, with a scale from so many noisy references per image, say [1,5,20];
+        references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
         floor: also score with the floor of the truth told to the scale, height and tilt a little off.
     """
