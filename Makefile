@@ -30,7 +30,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml setup.py
 	@touch $@
 
 demo: setup  ## a real node answers a synthetic sequence (or IMAGE_DIR=folder, CAMERA=fx,fy,cx,cy); writes demo/
-	$(VENV)/bin/spd demo $(if $(IMAGE_DIR),--image_dir "$(IMAGE_DIR)") $(if $(CAMERA),--camera "[$(CAMERA)]")
+	$(VENV)/bin/spd demo $(if $(IMAGE_DIR),--image_dir "$(IMAGE_DIR)") $(if $(CAMERA),--camera "$(CAMERA)")
 
 # Two processes that take the test files in turns; with a thread each they do not wait for one another.
 test: setup  ## every test

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from spd_core import files
 from spd_core.camera import cell_centres, inside_image
-from spd_core.data.images import write_picture
+from spd_core.data.images import check_picture_name, write_picture
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera
 from spd_core.pictures import draw_overlay
@@ -27,7 +28,8 @@ from spd_core.status import Status
 from .console import make_console, printable, say
 from .sources import about_the_camera, check_frames, focal_length_px, in_metres, pictures
 
-POINT = re.compile(r"[-+\d.e]+,[-+\d.e]+")
+POINT = re.compile(r"[-+\d.e]+, *[-+\d.e]+")
+TWO_NUMBERS = re.compile(r"(\d+(?:\.\d+)?),? (\d+(?:\.\d+)?)")  # a point that the shell has taken apart
 MOST_LABELS = 500  # in a picture; more find no room, and looking for it takes seconds
 
 
@@ -70,13 +72,16 @@ def ask(
         grid: "8x6" asks at the centres of so many columns and rows.
         weights: "embedded" or a checkpoint file.
         json: print JSON, one object a line, in place of tables.
-        out: write the picture with the points on it; a folder for several.
+        out: write the picture with the points on it; a folder for several, or one that is there.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
     """
     points = [word for word in what if POINT.fullmatch(word)]
     sources = [word for word in what if not POINT.fullmatch(word)]
+    for pair in pairwise(what):
+        if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
+            raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
     if camera is not None and camera.isdecimal():
         sources, camera = [*sources, camera], None
     if not sources:
@@ -86,9 +91,26 @@ def ask(
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
     originals, written = _originals(sources) if out is not None else set(), set[Path]()
+    sizes: dict[KnownCamera, tuple[int, int]] = {}
+    failed = 0
     for count, picture in enumerate(pictures(sources, frames)):
-        name, rgb, is_moving = picture.name, picture.read(), picture.is_moving
-        asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov))
+        name, is_moving = picture.name, picture.is_moving
+        if out is not None:  # before what takes long
+            file = files.expanded(out)
+            if several or is_moving or file.is_dir():
+                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, written)
+            if file.resolve() in originals:
+                raise AskError(f"--out {out} would replace {file}, which is asked about; expected another place")
+            check_picture_name(file)
+        try:
+            rgb = picture.read()
+            asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov, sizes))
+        except SPDError as error:
+            if is_moving or not several:  # in a stream the next frame would fail too
+                raise
+            say(str(error), "bold red", stderr=True, title="error: ")
+            failed += 1
+            continue
         if json:
             print(json_format.dumps(_record(asked)), flush=True)
         elif is_moving:
@@ -98,12 +120,6 @@ def ask(
         else:
             _show(asked)
         if out is not None:
-            several |= is_moving
-            file = files.expanded(out)
-            if several:
-                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, written)
-            if file.resolve() in originals:
-                raise AskError(f"--out {out} would replace {file}, which is asked about; expected another place")
             write_picture(file, draw_overlay(rgb, asked.uv, asked.answer.depth_m, labels=MOST_LABELS))
             written.add(file)
             say(f"wrote {file}", stderr=json)
@@ -115,6 +131,8 @@ def ask(
             f"no such pixel: {u:g},{v:g} of {name}, which is {width}x{height} px; u is 0 to {width - 1}, v 0 to"
             f" {height - 1}" + (f" (and {len(outside) - 1} more)" if len(outside) > 1 else "")
         )
+    if failed:
+        raise AskError(f"{failed} of {count + 1} pictures were not answered; the reasons are above")
 
 
 def _originals(sources: list[str]) -> set[Path]:

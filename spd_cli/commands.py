@@ -16,7 +16,7 @@ from spd_core import checkpoint
 from spd_core import export as exporter
 from spd_core.data.augment import Augmentation
 from spd_core.data.check import mean_depth, summarise
-from spd_core.data.images import write_picture
+from spd_core.data.images import check_picture_name, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
@@ -61,7 +61,7 @@ def evaluate_checkpoint(
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         workers: processes that read samples.
-        references: also score, at other pixels, with a scale from so many noisy references per image, say [1,5,20];
+        references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
         floor: also score with the floor of the truth told to the scale, height and tilt a little off.
     """
@@ -159,13 +159,15 @@ def preview(
     Args:
         path: folder in any layout of `spd data check`.
         augment: as in `spd train`; its crop is 416x544, or what fits.
-        out: the picture.
+        out: the picture, or a folder that is there, for preview.png.
         split: "train" or "test".
         count: number of samples.
         seed: of the choice and of the augmentation.
     """
     at_least(1, count=count)
     at_least(0, seed=seed)
+    out = out / "preview.png" if out.is_dir() else out
+    check_picture_name(out)
     dataset = open_dataset(path, split)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +19,8 @@ from jsonargparse.typing import register_type
 from spd_core.files import FileError, expanded, problem, read_text
 
 from .console import say
+
+NUMBERS = re.compile(r"[-+.\de]+(?:, *[-+.\de]+)*")
 
 register_type(Path, str, expanded, type_check=isinstance)  # `~` in YAML, and after `=`, where no shell expands it
 
@@ -82,7 +84,8 @@ class Parser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *arguments: Any, **options: Any
     ) -> Namespace:
-        """`--some_flag` without a value means `--some_flag=true`; another option needs one."""
+        """`--some_flag` without a value means `--some_flag=true`; another option needs one. Numbers are a list where
+        the option takes one: 4,3 for [4,3], and 4x3 where it is a grid (of a size one writes the width first)."""
         words = list(sys.argv[1:] if args is None else args)
         kinds = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
         for i, (word, following) in enumerate(zip(words, [*words[1:], "--"])):
@@ -90,6 +93,11 @@ class Parser(ArgumentParser):
                 if bool not in (kind, *get_args(kind)):
                     self.error(f"{word} needs a value")
                 words[i] += "=true"
+            name, equals, value = word.partition("=")
+            kind, value = kinds.get(name), value if equals else following
+            value = value.replace("x", ",") if name.endswith("grid") else value
+            if any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind))) and NUMBERS.fullmatch(value):
+                words[i if equals else i + 1] = f"{name}=[{value}]" if equals else f"[{value}]"
         return super().parse_args(words, *arguments, **options)
 
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:

@@ -14,7 +14,7 @@ import numpy as np
 from spd_core import files
 from spd_core.camera import Camera
 from spd_core.data.images import TURNED, read_colour
-from spd_core.data.rgbd import pictures_in, read_camera
+from spd_core.data.rgbd import check_camera, pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
 from spd_core.predictor import EncodedFrame
@@ -24,6 +24,7 @@ from .console import say
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 BAGS = (".mcap", ".db3", ".zstd", ".bag")
+CAMERA_INFO = "the bag's camera_info"
 
 
 class SourceError(SPDError):
@@ -46,11 +47,27 @@ class Picture:
     read: Callable[[], np.ndarray]
     is_moving: bool = False
     camera: Camera | None = None
-    camera_source: str = "the bag's camera_info"
+    camera_source: str = CAMERA_INFO
 
-    def known_camera(self, size: tuple[int, int], told: str | None, fov_deg: float | None) -> KnownCamera:
-        """The camera as `camera_of_picture` finds it; of a stream, its own where nothing else is told."""
+    def known_camera(
+        self, size: tuple[int, int], told: str | None, fov_deg: float | None, sizes: dict[KnownCamera, tuple[int, int]]
+    ) -> KnownCamera:
+        """The camera as `camera_of_picture` finds it; of a stream, its own where nothing else is told. `sizes` keeps of
+        which size of picture each was: numbers in px are of one."""
+        known = self._known_camera(size, told, fov_deg)
+        if known.camera and (first := sizes.setdefault(known, size)) != size:
+            (height, width), (first_height, first_width) = size, first
+            raise SourceError(
+                f"{self.name} is {width}x{height} px and a picture before it {first_width}x{first_height} px:"
+                f" {known.source} cannot be of both; expected pictures of one size, those of each in a folder with a"
+                " camera.txt of its own, or asked with a --camera of their own"
+            )
+        return known
+
+    def _known_camera(self, size: tuple[int, int], told: str | None, fov_deg: float | None) -> KnownCamera:
         if self.is_moving and told is None and fov_deg is None:
+            if self.camera and self.camera_source != CAMERA_INFO:  # which is checked where it is read
+                check_camera(self.camera, size, self.camera_source)
             return KnownCamera(self.camera, self.camera_source if self.camera else "nothing")
         return camera_of_picture(files.expanded(self.name), size, told, fov_deg)
 
@@ -135,7 +152,7 @@ def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
         for frame in bag.frames(choice.topics):
             if count == most:
                 break
-            camera = (frame.camera, "the bag's camera_info") if frame.camera else beside
+            camera = (frame.camera, CAMERA_INFO) if frame.camera else beside
             yield Picture(name, partial(np.asarray, frame.rgb), True, *camera)
             count += 1
         for line in bag.left_out():

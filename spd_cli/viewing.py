@@ -17,7 +17,7 @@ from rich.progress import track
 from spd_core.camera import cell_centres
 from spd_core.errors import SPDError
 from spd_core.extras import extra
-from spd_core.intrinsics import centred_camera
+from spd_core.intrinsics import KnownCamera, centred_camera
 from spd_core.pictures import colour_depth, depth_range
 from spd_core.pixels import pixel_under
 from spd_core.predictor import Answer, EncodedFrame, Predictor
@@ -145,6 +145,7 @@ class Gallery(Sequence["PictureView"]):
         self, pictures: list[Picture], predictor: Predictor, camera: str | None = None, fov_deg: float | None = None
     ):
         self._pictures, self._predictor, self._told = pictures, predictor, (camera, fov_deg)
+        self._sizes: dict[KnownCamera, tuple[int, int]] = {}
         self._kept = lru_cache(KEPT_VIEWS)(self._view)
 
     def __len__(self) -> int:
@@ -156,7 +157,7 @@ class Gallery(Sequence["PictureView"]):
     def _view(self, index: int) -> PictureView:
         picture = self._pictures[index]
         rgb = picture.read()
-        known = picture.known_camera(rgb.shape[:2], *self._told)
+        known = picture.known_camera(rgb.shape[:2], *self._told, self._sizes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is assumed is said with the picture
             frame = self._predictor.encode(rgb, known.camera)

@@ -12,6 +12,7 @@ are handled here.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint
-from .camera import Camera, inside_image
+from .camera import Camera, CameraError, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
@@ -72,6 +73,7 @@ class Predictor:
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model, precision)
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself
+        self._process = os.getpid()
         # By image size: its transform, and what a plan needs to know of its feature maps.
         self._seen: dict[tuple[int, int], tuple[ImageTransform, tuple[Grid, ...]]] = {}
         # Points that stay (a grid, fixed waypoints) are planned once, a second query that stays after a first one too.
@@ -112,7 +114,12 @@ class Predictor:
         return predictor
 
     def __getstate__(self) -> NoReturn:
-        raise SPDError("a Predictor cannot be copied or pickled; make one in each process (Predictor.load)")
+        raise SPDError("a Predictor cannot be copied, pickled or forked; make one in each process (Predictor.load)")
+
+    def check_process(self) -> None:
+        """Raise SPDError in a fork of the process: it would wait for ever for threads that it does not have."""
+        if self._process != os.getpid():
+            self.__getstate__()
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -124,9 +131,7 @@ class Predictor:
         """What the network's sigma must be multiplied with to be right on held-out images (`spd calibrate`)."""
         value = self.provenance.get("sigma_temperature", 1.0)
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise checkpoint.CheckpointError(
-                f"the checkpoint's sigma_temperature is {value!r}; expected a positive number"
-            )
+            raise checkpoint.CheckpointError(f"the file's sigma_temperature is {value!r}; expected a positive number")
         return float(value)
 
     @property
@@ -146,6 +151,8 @@ class Predictor:
             input_size: (height, width) px that this image is scaled to fit, instead of the predictor's.
         """
         check_image(rgb)
+        if not isinstance(camera, Camera | None):
+            raise CameraError(f"camera must be a Camera(fx, fy, cx, cy), got {camera!r}")
         height, width = rgb.shape[:2]
         input_size = check_input_size(input_size) or self._forced_size
         transform = ImageTransform.for_image(self.model, (height, width), camera, input_size)
@@ -158,6 +165,7 @@ class Predictor:
         return self._encode(rgb, camera, transform)
 
     def _encode(self, rgb: np.ndarray, camera: Camera | None, transform: ImageTransform) -> EncodedFrame:
+        self.check_process()
         with torch.inference_mode():
             features = self.encoder(transform.tensor(rgb, self.device, self.dtype))
         self._seen[transform.image_size] = transform, features.grids
@@ -291,6 +299,7 @@ class EncodedFrame:
     def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the
         image."""
+        self.predictor.check_process()
         depth_m, sigma_log = np.full((2, len(uv)), np.nan, dtype=np.float32)
         inside = inside_image(uv, self.size).nonzero()[0]
         for start in range(0, len(inside), MOST_POINTS):
@@ -321,6 +330,7 @@ class EncodedFrame:
     @torch.inference_mode()
     def dense_depth(self, scale: MetricScale | None = None) -> np.ndarray:
         """z-depth, m, float32 [H, W], at every pixel of the image: what `answer` says there."""
+        self.predictor.check_process()
         depth = self.predictor.model.decode_dense(self.features)
         depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
         depth_m = _finite(depth_m * np.float32(self.focal_factor))
@@ -335,6 +345,6 @@ def _finite(depth_m: np.ndarray) -> np.ndarray:
 def _points(uv: np.ndarray) -> np.ndarray:
     """Points as float64 [K, 2]."""
     uv = np.asarray(uv, dtype=np.float64)
-    if uv.ndim != 2 or uv.shape[1] != 2:
-        raise ValueError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
-    return uv
+    if uv.shape != (0,) and (uv.ndim != 2 or uv.shape[1] != 2):  # an empty list is no points
+        raise SPDError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
+    return uv.reshape(-1, 2)

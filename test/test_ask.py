@@ -20,6 +20,7 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.images import TURNED, read_colour
 from spd_core.data.rgbd import RGBDFolder
+from spd_core.errors import SPDError
 from spd_core.intrinsics import IntrinsicsError, KnownCamera, camera_of_picture, read_calibration
 from spd_core.pictures import draw_overlay
 
@@ -111,7 +112,7 @@ def test_what_is_told_comes_before_camera_txt_and_that_before_exif(tmp_path):
 
 def test_camera_txt_of_another_picture_is_refused_as_what_is_told_is(tmp_path):
     file = photograph(tmp_path / "p.jpg")
-    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "at its edge")):
+    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "of a 256x192 picture")):
         (tmp_path / "camera.txt").write_text(content)
         with pytest.raises(IntrinsicsError, match=rf"camera\.txt .*{fault}"):
             camera_of_picture(file, SIZE)
@@ -169,7 +170,8 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
         ("1,2,3", None, "expected fx,fy,cx,cy in px, or a file, got '1,2,3'"),
         ("-1,2,3,4", None, "positive focal lengths"),
         ("100,100,900,40", None, "optical axis of 100,100,900,40 is at 900,40, outside the picture of 128x96"),
-        ("200,200,127.5,95.5", None, "outside the picture of 128x96 px or at its edge"),
+        ("200,200,127.5,95.5", None, "like the calibration of a 256x192 picture, .* 128x96 px; .* times 0.5"),
+        ("50,50,31.5,23.5", None, "at 31.5,23.5: it looks like the calibration of a 64x48 picture"),
         ("none.yaml", None, "none.yaml does not exist"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
@@ -276,14 +278,44 @@ def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
     recorded(tmp_path / "in" / "v.avi")
     (tmp_path / "camera.txt").write_text("50 50 60 40")  # of the folder that one is in
     monkeypatch.chdir(tmp_path)
-    assert {picture.known_camera(SIZE, None, None).camera for picture in pictures(["in/v.avi"])} == {None}
+    assert {picture.known_camera(SIZE, None, None, {}).camera for picture in pictures(["in/v.avi"])} == {None}
     (tmp_path / "in" / "camera.txt").write_text("100 100 60 40")
     stream = pictures(["in/v.avi"])
     first = next(stream)
     (tmp_path / "in" / "camera.txt").unlink()  # it is read once
     for picture in (first, *stream):
-        known = picture.known_camera(SIZE, None, None)
+        known = picture.known_camera(SIZE, None, None, {})
         assert (known.camera, known.source) == (Camera(100, 100, 60, 40), "in/camera.txt")
+    for content, fault in (("0.9 0.9 60 40", "not mm"), ("200 200 127.5 95.5", "calibration of a 256x192 picture")):
+        (tmp_path / "in" / "camera.txt").write_text(content)
+        picture = next(pictures(["in/v.avi"]))
+        with pytest.raises(SPDError, match=rf"in/camera\.txt .*{fault}"):
+            picture.known_camera(SIZE, None, None, {})
+        assert picture.known_camera(SIZE, "100,100,60,40", None, {}).camera == Camera(100, 100, 60, 40)
+
+
+def test_one_camera_is_of_pictures_of_one_size(tmp_path):
+    """Numbers in px are; an angle of view, EXIF and the YAML of a calibration are of each picture."""
+    files = [
+        photograph(tmp_path / f"{i}.jpg", {F35: 26}, (width * 3 // 4, width)) for i, width in enumerate((128, 112))
+    ]
+    (tmp_path / "ost.yaml").write_text(
+        "{image_width: 128, image_height: 96, camera_matrix: {data: [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1]}}"
+    )
+
+    def ask_both(told=None, fov_deg=None):
+        sizes = {}
+        for picture in pictures(map(str, files)):
+            picture.known_camera(picture.read().shape[:2], told, fov_deg, sizes)
+
+    ask_both()
+    ask_both(fov_deg=60)
+    ask_both(str(tmp_path / "ost.yaml"))
+    with pytest.raises(SPDError, match=r"1\.jpg is 112x84 px and a picture before it 128x96 px: the intrinsics 100,1"):
+        ask_both("100,100,63.5,47.5")
+    (tmp_path / "camera.txt").write_text("100 100 63.5 47.5")
+    with pytest.raises(SPDError, match=r"1\.jpg is 112x84 px .*camera\.txt cannot be of both"):
+        ask_both()
 
 
 def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
@@ -302,6 +334,36 @@ def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
             spd(monkeypatch, *arguments, "--json")
         assert "x.png, which is asked about; expected another place" in " ".join(capsys.readouterr().err.split())
         assert (tmp_path / "a" / "x.png").read_bytes() == before
+
+
+def test_a_broken_picture_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photograph(folder / name)
+    (folder / "b.jpg").write_bytes(b"hello")
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, folder, "20, 30", "--json")  # of which the shell makes one word
+    said = capsys.readouterr()
+    assert stop.value.code == 1
+    answered = [json.loads(line) for line in said.out.splitlines()]
+    assert [record["image"] for record in answered] == [str(folder / name) for name in ("a.jpg", "c.jpg")]
+    assert [(point["u"], point["v"]) for record in answered for point in record["points"]] == [(20, 30)] * 2
+    broken, last = said.err.strip().splitlines()
+    assert broken.startswith(f"error: {folder / 'b.jpg'} ")
+    assert last == "error: 1 of 3 pictures were not answered; the reasons are above"
+
+
+def test_a_picture_is_written_into_a_folder_that_is_there(tmp_path, monkeypatch, capsys):
+    (tmp_path / "o").mkdir()
+    spd(monkeypatch, photograph(tmp_path / "p.jpg"), "--out", tmp_path / "o", "--json")
+    assert cv2.imread(str(tmp_path / "o" / "p.png")).shape == PIXELS.shape
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, tmp_path / "p.jpg", "--out", tmp_path / "o.xyz")
+    said = capsys.readouterr()
+    assert "o.xyz has no suffix of a picture" in " ".join(said.err.split())
+    assert said.out == "", "said before an answer, which would be lost"
 
 
 def test_a_pixel_outside_a_picture_is_told_whatever_comes_after_it(tmp_path, monkeypatch, capsys):
@@ -348,6 +410,8 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["p.jpg", "1e,5"], "pixels are u,v, say 320,240; got 1e,5"),
         (["p.jpg", "--grid", "8"], "a grid is columns x rows, say 8x6, .*got '8'"),
         (["20,30"], "no picture was named"),
+        (["p.jpg", "10", "20"], "pixels are u,v: did you mean 10,20?"),
+        (["p.jpg", "10.5,", "20"], "pixels are u,v: did you mean 10.5,20?"),
         (["p.jpg", "--frames", "0"], "frames must be positive, got 0"),
         (["20240131120000", "20,30"], "20240131120000 does not exist"),
         (["x" * 300, "20,30"], r"x cannot be opened \(File name too long\)"),

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from jsonargparse import auto_cli, capture_parser
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from spd_cli import commands, main
+from spd_cli import COMMANDS, _loaded, commands, main
 from spd_cli.console import INTERRUPTED, printable, reported, say
+from spd_cli.parser import Parser, spelled_out
 from spd_core import checkpoint
 from spd_core.errors import SPDError
 from spd_core.training import TrainConfig
@@ -257,6 +259,26 @@ def test_flags_need_no_value(monkeypatch, tmp_path):
     monkeypatch.setattr("spd_core.training.train", started.append)
     spd(monkeypatch, "train", "--steps", 3, "--in-memory", "--validation.flip-average", "--pretrained")
     assert started[0].in_memory is started[0].validation.flip_average is started[0].pretrained is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        ("demo --camera 518,518,319.5,239.5", {"camera": [518, 518, 319.5, 239.5]}),
+        ("demo --camera=[1,2,3,4] --image_dir 4,3", {"camera": [1, 2, 3, 4], "image_dir": Path("4,3")}),
+        ("export out --size 96,128", {"size": (96, 128)}),
+        ("eval . --resize-eval=96,128 --references 5", {"resize_eval": (96, 128), "references": [5]}),
+        ("eval . --references 1,5,20 --grid 4x3", {"references": [1, 5, 20], "grid": (4, 3)}),
+        ("replay . --grid 4,3 --points 5", {"grid": (4, 3), "points": 5}),
+        ("train --data 96,128 --augment.crop 96,128", {"data": Path("96,128"), "augment.crop": (96, 128)}),
+    ],
+)
+def test_lists_of_numbers_need_no_brackets(arguments, taken):
+    words = spelled_out(arguments.split())
+    command = {words[0]: _loaded(COMMANDS[words[0]])}
+    parser = capture_parser(lambda: auto_cli(command, args=words, parser_class=Parser))
+    found = parser.parse_args(words)
+    assert {name: found[f"{words[0]}.{name}"] for name in taken} == taken
 
 
 # --- ends

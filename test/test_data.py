@@ -174,10 +174,13 @@ def test_rgbd_folder(tmp_path):
     assert (len(dataset), dataset.name(0), dataset[0].camera) == (1, "a", Camera(500, 501, 320, 240))
     np.testing.assert_allclose(dataset[0].depth_m, depth_m, atol=1e-6)
     for content, fault in (
-        ("1000 1002 640 480", "at 640,480, outside the picture .* or at its edge"),
+        ("1000 1002 640 480", "at 640,480: it looks like the calibration of a 1281x961 picture"),
+        ("250 250 159.5 119.5", "of a 320x240 picture, and this one is 640x480 px; .* each of them times 2"),
+        ("668 668 400 314", "looks like the calibration of a 801x629 picture"),
+        ("500 501 600 240", "at 600,240, outside the picture .* or at its edge"),
         ("4 4 3 2", "mm"),
     ):
-        (tmp_path / "camera.txt").write_text(content)  # of pictures of twice the size; in millimetres
+        (tmp_path / "camera.txt").write_text(content)  # of another size; of no part of a picture; in millimetres
         with pytest.raises(DataError, match=rf"camera\.txt for a\.rgb\.png is .*{fault}"):
             open_dataset(tmp_path)[0]
     (tmp_path / "camera.txt").write_text("500 501 320")
@@ -188,18 +191,18 @@ def test_rgbd_folder(tmp_path):
 def test_one_camera_is_of_pictures_of_one_size(tmp_path, capsys):
     """A picture of twice the size has twice the focal length: with that of the other its metres would be wrong."""
     rgb, depth_m = frame(0)
-    for name, size in (("a", (640, 480)), ("b", (960, 720)), ("c", (640, 480))):
+    for name, size in (("a", (640, 480)), ("b", (720, 540)), ("c", (640, 480))):
         cv2.imwrite(str(tmp_path / f"{name}.rgb.png"), cv2.resize(rgb[..., ::-1], size))
         depth_mm = (cv2.resize(depth_m, size) * 1000).astype(np.uint16)
         cv2.imwrite(str(tmp_path / f"{name}.depth.png"), depth_mm)
-    assert open_dataset(tmp_path)[1].rgb.shape == (720, 960, 3)  # without one, nothing is said of them
+    assert open_dataset(tmp_path)[1].rgb.shape == (540, 720, 3)  # without one, nothing is said of them
     (tmp_path / "camera.txt").write_text("500 501 320 240\n")
     with pytest.raises(DataError, match="1 faults"):
         check(tmp_path, workers=0)
-    assert "b.rgb.png is 960x720 px and the first picture 640x480 px" in capsys.readouterr().out
+    assert "b.rgb.png is 720x540 px and the first picture 640x480 px" in capsys.readouterr().out
     (tmp_path / "a.rgb.png").write_bytes(b"")
-    assert open_dataset(tmp_path)[1].rgb.shape == (720, 960, 3)  # now the first that can be read
-    with pytest.raises(DataError, match=r"c\.rgb\.png is 640x480 px and the first picture 960x720 px"):
+    assert open_dataset(tmp_path)[1].rgb.shape == (540, 720, 3)  # now the first that can be read
+    with pytest.raises(DataError, match=r"c\.rgb\.png is 640x480 px and the first picture 720x540 px"):
         open_dataset(tmp_path)[2]
 
 
@@ -307,6 +310,11 @@ def test_check_and_preview(tmp_path, capsys):
     preview(tmp_path, out=tmp_path / "p" / "preview.png", count=2)
     picture = cv2.imread(str(tmp_path / "p" / "preview.png"))
     assert picture.shape[0] > 480 * 2
+    (tmp_path / "o").mkdir()
+    preview(tmp_path, out=tmp_path / "o", count=1)
+    assert (tmp_path / "o" / "preview.png").is_file()
+    with pytest.raises(DataError, match="none has no suffix of a picture"):
+        preview(tmp_path / "gone", out=tmp_path / "none")
     assert picture.std() > 20
 
 

@@ -1,7 +1,9 @@
 """Numpy in, numpy out: pixels of the camera image, metres, NaN where there is no answer."""
 
 import copy
+import os
 import pickle
+import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
@@ -329,6 +331,19 @@ def test_bad_points_are_named(predictor, rgb):
         predictor.encode(rgb, CAMERA).depth_at([1, 2, 3])
 
 
+def test_no_points_have_an_empty_answer(predictor, rgb):
+    frame = predictor.encode(rgb, CAMERA)
+    for nothing in ([], np.empty((0, 2))):
+        answer = frame.answer(nothing)
+        assert [len(values) for values in (answer.depth_m, answer.sigma_m, answer.status)] == [0, 0, 0]
+        assert (answer.xyz_m.shape, frame.depth_at(nothing).shape) == ((0, 3), (0,))
+
+
+def test_a_camera_that_is_none_is_named(predictor, rgb):
+    with pytest.raises(SPDError, match=r"camera must be a Camera\(fx, fy, cx, cy\), got \[525, 525, 319, 239\]"):
+        predictor.encode(rgb, [525, 525, 319, 239])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -359,8 +374,29 @@ def test_cuda_is_refused_with_the_reason_where_there_is_none():
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
 def test_a_predictor_says_that_it_is_not_copied(predictor, rgb, copied):
     for what in (predictor, predictor.encode(rgb, CAMERA)):
-        with pytest.raises(SPDError, match="a Predictor cannot be copied or pickled; make one in each process"):
+        with pytest.raises(SPDError, match="a Predictor cannot be copied, pickled or forked; make one in each process"):
             copied(what)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_fork_is_told_that_the_predictor_is_not_its_own(predictor, rgb):
+    """It would wait for ever for the threads of its parent."""
+    frame = predictor.encode(rgb, CAMERA)
+    asks = [lambda: predictor.encode(rgb), predictor.warm_up, lambda: frame.answer([[1, 2]]), frame.dense_depth]
+    asks += [lambda: frame.depth_at([[1, 2]]), lambda: frame.points_at([[1, 2]])]
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        for ask in asks:
+            try:
+                ask()
+            except SPDError as error:
+                os.write(writing, b"1" if "or forked; make one" in str(error) else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"1" * len(asks)
+    for end in (reading, writing):
+        os.close(end)
 
 
 def test_preset_name_warns_that_weights_are_random():

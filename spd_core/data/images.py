@@ -52,6 +52,12 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
     return rgb, depth_mm.astype(np.float32) / 1000
 
 
+def check_picture_name(file: Path) -> None:
+    """Raise DataError where the suffix of a file is that of no format of pictures."""
+    if not cv2.haveImageWriter(str(file)):
+        raise DataError(f"{file} has no suffix of a picture, such as .png or .jpg")
+
+
 def write_picture(file: Path, rgb: np.ndarray) -> None:
     """RGB uint8 [H, W, 3] to a file, in the format of its suffix.
 
@@ -59,8 +65,5 @@ def write_picture(file: Path, rgb: np.ndarray) -> None:
         FileError: it cannot be written.
         DataError: there is no such format.
     """
-    try:
-        data = cv2.imencode(file.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
-    except cv2.error as error:
-        raise DataError(f"{file} has no suffix of a picture, such as .png or .jpg") from error
-    write_bytes(file, data.tobytes())
+    check_picture_name(file)
+    write_bytes(file, cv2.imencode(file.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())

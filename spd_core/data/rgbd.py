@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
 # but one at the edge is the middle of a picture of twice the size.
 OFF_CENTRE = 0.42
+# Twice the optical axis, in sides of the picture, is 1 across and down in a whole picture. Numbers so near to each
+# other, as a share, and so far from 1 are of another size; a part of a picture is seldom cut like that.
+SAME_SHARE, OTHER_SHARE = 0.06, 0.2
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
     " in px)"
@@ -52,6 +55,13 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
         raise error(
             f"the focal length of {source} is {camera.focal_px:g} px for a picture of {width}x{height} px; expected"
             f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
+        )
+    across, down = 2 * (camera.cx + 0.5) / width, 2 * (camera.cy + 0.5) / height
+    if abs(across - down) < SAME_SHARE * down and abs(across - 1) > OTHER_SHARE:
+        raise error(
+            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}: it looks like the calibration of a"
+            f" {round(across * width)}x{round(down * height)} picture, and this one is {width}x{height} px; expected"
+            f" fx,fy,cx,cy in px of this size: each of them times {2 / (across + down):.3g}"
         )
     if not all(abs(at / extent - 0.5) <= OFF_CENTRE for at, extent in ((camera.cx, width), (camera.cy, height))):
         raise error(
@@ -91,13 +101,13 @@ class RGBDFolder(Dataset):
         file, sample = self.files[index], self._read(index)
         if self.camera is not None:
             size = sample.rgb.shape[:2]
-            check_camera(self.camera, size, f"{self.source} for {file.name}")
             if size != self._first_size:
                 found, first = (f"{width}x{height} px" for height, width in (size, self._first_size))
                 raise DataError(
                     f"{file} is {found} and the first picture {first}: {self.source} is of one size; put pictures of"
                     " each size in a folder with a camera.txt of its own"
                 )
+            check_camera(self.camera, size, f"{self.source} for {file.name}")
         return sample
 
     def _read(self, index: int) -> Sample:
