@@ -300,6 +300,5 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
     """
     if len(weights) < 2:
         raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
-    origin = {"average_of": [checkpoint.provenance(file) for file in weights]}
-    checkpoint.save(checkpoint.average(weights), out, **origin)
+    checkpoint.save(checkpoint.average(weights), out, average_of=[checkpoint.provenance(file) for file in weights])
     say(f"wrote {out}, the average of {len(weights)}")

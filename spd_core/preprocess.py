@@ -122,6 +122,6 @@ def check_input_size(input_size: tuple[int, int] | None) -> tuple[int, int] | No
     """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
     if input_size is None:
         return None
-    if len(input_size) != 2 or min(input_size) < MIN_SIZE:
-        raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {tuple(input_size)}")
+    if not isinstance(input_size, tuple | list) or len(input_size) != 2 or min(input_size) < MIN_SIZE:
+        raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
     return input_size[0], input_size[1]
