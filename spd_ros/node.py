@@ -220,6 +220,8 @@ class SPDNode(LifecycleNode):
         self._statistics.image_received()
         if scheduler.add_image(stamp_ns(msg.header), msg):
             self._statistics.count("time jumps")
+            if self._transforms is not None:
+                self._transforms.clear()
             self.get_logger().warning(
                 "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
             )
