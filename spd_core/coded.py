@@ -7,6 +7,7 @@ import numpy as np
 
 from .errors import SPDError
 
+NOT_WHOLE = "expected JPEG or PNG, neither damaged nor cut short"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
 
 
@@ -30,9 +31,9 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
     try:
         pixels = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH) if len(data) else None
     except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
-        raise CodingError(error.err) from error
+        raise CodingError(error.err or NOT_WHOLE) from error
     if pixels is None:
-        raise CodingError("expected JPEG or PNG")
+        raise CodingError(NOT_WHOLE)
     if flags & cv2.IMREAD_ANYDEPTH or pixels.dtype == np.uint8:
         return pixels
     return eight_bits(pixels) if pixels.dtype == np.uint16 else np.asarray(cv2.imdecode(data, flags))

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -197,6 +198,17 @@ def test_a_jpeg_that_is_cut_short_is_refused(progressive):
         for behind in (b"", bytes(20), b"\xff\xda rubbish"):  # a film of a phone, say
             out = compressed_to_rgb(CompressedImage(format="jpeg", data=data + behind))
             assert np.array_equal(out, whole)
+
+
+@pytest.mark.parametrize("error", [None, cv2.error("")])
+def test_a_png_that_is_cut_short_says_why_it_is_refused(error, monkeypatch):
+    """Versions of OpenCV differ: some give nothing, some raise, without a word."""
+    png = cv2.imencode(".png", RGB)[1].tobytes()
+    if error is not None:
+        error.err = ""
+        monkeypatch.setattr(cv2, "imdecode", MagicMock(side_effect=error))
+    with pytest.raises(MessageError, match="cannot be decoded: expected JPEG or PNG, neither damaged nor cut short"):
+        compressed_to_rgb(CompressedImage(format="png", data=png[: len(png) // 2]))
 
 
 def test_compressed_16_bit_and_rotated():
