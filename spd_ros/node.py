@@ -236,7 +236,7 @@ class SPDNode(LifecycleNode):
     def _on_set_parameters(self, asked: list[Parameter]) -> SetParametersResult:
         is_configured = self._state in ("inactive", "active")
         try:
-            values = parameters.changes(asked, is_configured)
+            values = parameters.changes(self, asked, is_configured)
         except Exception as error:
             return SetParametersResult(successful=False, reason=str(error))
         if is_configured:
