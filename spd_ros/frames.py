@@ -36,7 +36,7 @@ from .notes import Note, Notes, near
 from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
-JUMP_NS = 1_000_000_000
+JUMP_NS = 1_000_000_000  # stamps that fall back by less are of images in a slightly wrong order
 HELD_BACK_S = 0.5
 LEAST_PATIENCE_S = 0.5  # with those ahead: a timeout of nought is for queries that have no image
 ENCODE, ANSWER = "spd_encode", "spd_answer"
@@ -47,7 +47,8 @@ class Query:
     """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot
     be read.
 
-    Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image.
+    Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image; with a stamp that is
+    of none they are for the newest.
     """
 
     stamp_ns: int
@@ -106,11 +107,9 @@ class FrameScheduler:
     """
 
     def __init__(self, client: Client, capacity: int, timeout_s: float, tolerance_ns: int = 0):
-        self._client = client
-        self._capacity = capacity
+        self._client, self._capacity = client, capacity
         self._frames = Frames(capacity)
-        self._timeout_s = timeout_s
-        self._tolerance_ns = tolerance_ns
+        self._timeout_s, self._tolerance_ns = timeout_s, tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
         self._notes = Notes()
@@ -185,9 +184,12 @@ class FrameScheduler:
         """What answers or refuses a query; None while it should wait."""
         if query.failure is not None:
             return partial(self._client.refuse, query, query.failure)
-        stamp = query.stamp_ns
         kept = self._frames.kept
-        found = self._frames.newest() if stamp == 0 else near(self._here(), stamp, self._tolerance_ns)
+        found = near(self._here(), query.stamp_ns, self._tolerance_ns)
+        if found is None and query.waypoints_m is not None and query.stamp_ns <= (self._newest_ns or 0):
+            query.stamp_ns = 0  # of no image, and later ones came: planners write the time at which they planned
+        if (stamp := query.stamp_ns) == 0:
+            found = self._frames.newest()
         if found is not None and found in kept:
             ready_s = kept[found].ready_s if stamp else self._frames.first_s
             if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
@@ -202,7 +204,6 @@ class FrameScheduler:
         is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
             lost = near(self._frames.lost, stamp, self._tolerance_ns)
-            # Images may come in a slightly wrong order; what is lost of farther ahead is of before a jump.
             if lost is not None and (self._newest_ns is None or stamp <= self._newest_ns + JUMP_NS):
                 return self._frames.lost[lost]
             if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
@@ -235,11 +236,10 @@ class FrameScheduler:
             del self._waiting[i]
         else:
             ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
-            if (query := next(ahead, None)) is not None:
-                query.is_prepared = True
-                job = partial(self._client.prepare, query)
-            else:
+            if (query := next(ahead, None)) is None:
                 return self._next_note()
+            query.is_prepared = True
+            job = partial(self._client.prepare, query)
         self._condition.notify_all()  # an image may have been held back for this
         return job
 

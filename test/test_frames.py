@@ -479,6 +479,32 @@ def test_a_frame_of_before_a_failure_is_not_the_newest(bench):
     assert b.wait(3)[2] == ("newest again", 3, None)
 
 
+def test_waypoints_of_no_image_are_for_the_newest_once_a_later_one_came(bench):
+    """Planners stamp a path with the time at which they planned."""
+    b = bench(timeout_s=0.3)
+    waypoints = {"waypoints_m": np.zeros((1, 3))}
+    for stamp in (10, 20):
+        b.gate.release(1)
+        b.image(stamp)
+        until(lambda: len(b.encoded) == stamp / 10)  # noqa: B023
+    b.query("past", 15, **waypoints)
+    assert b.wait(1) == [("past", 20, None)]
+    b.query("of an image", 10, **waypoints)
+    assert b.wait(2)[1] == ("of an image", 10, None)
+    b.query("planned now", 25, **waypoints)
+    time.sleep(0.05)
+    assert len(b.answers) == 2, "its image may come yet"
+    b.gate.release(1)
+    b.image(30)
+    assert b.wait(3)[2][0] == "planned now"
+    b.query("no more images", 40, **waypoints)
+    b.query("no waypoints", 15)
+    assert {(name, why) for name, _, why in b.wait(5)[3:]} == {
+        ("no more images", Status.NO_IMAGE),
+        ("no waypoints", Status.NO_IMAGE),
+    }
+
+
 def test_a_skipped_image_is_told_of_though_an_older_one_came_after_it(bench):
     b = bench()
     b.occupy(1)
