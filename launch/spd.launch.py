@@ -18,7 +18,11 @@ ARGUMENTS = {
     "camera_info": ("", "camera_info topic; empty is /camera/camera_info, with `cameras` /<camera>/camera_info"),
     "namespace": ("", "namespace of the node; its topics are then /<namespace>/spd/..."),
     "cameras": ("", "names, as front,rear: one node each, in the namespace of that name"),
-    "rviz": ("false", "show image, overlay and cloud in RViz, where it is installed"),
+    "rviz": (
+        "false",
+        "show image, overlay and cloud in RViz, where it is installed, of each camera; the images' frame_id has to be"
+        " its Fixed Frame",
+    ),
     "image_transport": ("", "raw or compressed (then <image>/compressed is used); empty takes the parameter file's"),
     "use_sim_time": ("false", "follow /clock"),
     "log_level": ("info", "debug, info, warn, error"),
@@ -62,15 +66,22 @@ def start_nodes(context):
                 output="screen",
             )
         )
-    if value["rviz"].lower() == "true":
-        actions.append(
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                arguments=["-d", str(share / "config" / "spd.rviz")],
-                output="screen",
+        if value["rviz"].lower() == "true":
+            actions.append(
+                Node(
+                    package="rviz2",
+                    executable="rviz2",
+                    namespace=root + below,
+                    arguments=["-d", str(share / "config" / "spd.rviz")],
+                    # the topics of its configuration; those of the node are in the namespace that both have
+                    remappings=[
+                        ("/camera/image_raw", image),
+                        ("/camera/image_raw/compressed", f"{image}/compressed"),
+                        *((f"/{topic}", topic) for topic in ("spd/overlay", "spd/depths")),
+                    ],
+                    output="screen",
+                )
             )
-        )
     return actions
 
 

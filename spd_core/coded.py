@@ -7,6 +7,7 @@ import numpy as np
 
 from .errors import SPDError
 
+NOT_WHOLE = "expected JPEG or PNG, neither damaged nor cut short"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
 
 
@@ -15,7 +16,7 @@ class CodingError(SPDError):
 
 
 def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
-    """The pixels of a picture, as `cv2.imdecode` gives them.
+    """The pixels of a picture, as `cv2.imdecode` gives them, but for 16 bits that become 8: those as `eight_bits`.
 
     Args:
         data: its bytes; as an array, uint8 [N].
@@ -28,12 +29,26 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
     if data[:2].tobytes() == JPEG_START and _is_cut_short(data.tobytes()):
         raise CodingError("its JPEG data are cut short")
     try:
-        pixels = cv2.imdecode(data, flags) if len(data) else None
+        pixels = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH) if len(data) else None
     except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
-        raise CodingError(error.err) from error
+        raise CodingError(error.err or NOT_WHOLE) from error
     if pixels is None:
-        raise CodingError("expected JPEG or PNG")
-    return pixels
+        raise CodingError(NOT_WHOLE)
+    if flags & cv2.IMREAD_ANYDEPTH or pixels.dtype == np.uint8:
+        return pixels
+    return eight_bits(pixels) if pixels.dtype == np.uint16 else np.asarray(cv2.imdecode(data, flags))
+
+
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Colour of 16 bits, uint16 [...], as uint8.
+
+    Cameras of 10, 12 or 14 bits leave them in the low ones, and no message says how many there are: they are the fewest
+    that hold the picture's largest value. One of true 16 bits with nothing above a quarter of them is brightened by
+    this; it would be nearly black otherwise.
+    """
+    largest = int(pixels.max())
+    bits = next(bits for bits in (10, 12, 14, 16) if largest < 1 << bits)
+    return (pixels >> (bits - 8)).astype(np.uint8)
 
 
 def _is_cut_short(jpeg: bytes) -> bool:

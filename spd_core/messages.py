@@ -15,7 +15,7 @@ import numpy as np
 
 from . import rvl
 from .camera import DISTORTION_MODELS, Camera
-from .coded import CodingError, decoded
+from .coded import CodingError, decoded, eight_bits
 from .errors import SPDError
 from .status import Status as Status  # for those who read an answer's cloud here
 
@@ -64,7 +64,7 @@ DEPTH_ENCODINGS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
 
 def image_to_rgb(msg: Message) -> np.ndarray:
     """An Image of any encoding in the tables as RGB uint8 [H, W, 3]; `step` padding and endianness are honoured, 16
-    bits become 8."""
+    bits, of which a camera may use the low ones alone, become 8."""
     if msg.encoding in _PLANAR:
         if msg.width % 2 or msg.height % 2:
             raise MessageError(
@@ -94,7 +94,7 @@ def _converted(pixels: np.ndarray, encoding: str) -> np.ndarray:
     """Pixels of an encoding, of 8 or 16 bits, as RGB uint8."""
     conversion = _row(encoding)[2]
     if pixels.dtype.itemsize == 2:
-        pixels = (pixels >> 8).astype(np.uint8)
+        pixels = eight_bits(pixels)
     return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
 
 

@@ -19,6 +19,7 @@ from .predictor import EncodedFrame
 LASER_SIGMA = 0.03  # of the log of a distance: the sensor's own error and that of where it is mounted
 RANGE_SIGMA = 0.05  # likewise, of a sonar or a single beam
 CONE_RINGS = 2
+MOST_POINTS = 4096  # of a cloud in metres, before they are transformed and projected: `ScaleFilter` takes far fewer
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class KnownPoints:
 
 def cloud_references(msg: Message) -> References | KnownPoints:
     """A PointCloud2 with fields `u` `v` (px) and `depth` (m), or `x` `y` `z` (m, in its own frame), floats; `sigma` (m,
-    along the depth or the distance) if there is one.
+    along the depth or the distance) if there is one. Of `x` `y` `z`, MOST_POINTS of the finite ones, drawn at random.
 
     Raises:
         MessageError: it has neither, or they cannot be read.
@@ -61,6 +62,11 @@ def cloud_references(msg: Message) -> References | KnownPoints:
             raise MessageError(
                 f"reference cloud field {name!r} is {points.dtype[name]}; expected one float32 or float64"
             )
+    if wanted[0] == "x":
+        chosen = np.logical_and.reduce([np.isfinite(points[name]) for name in wanted]).nonzero()[0]
+        if len(chosen) > MOST_POINTS:
+            chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST_POINTS, replace=False))
+        points = points[chosen]
     values = np.stack([points[name].astype(np.float64) for name in wanted], axis=1)
     sigma_m = points["sigma"].astype(np.float64) if "sigma" in names else np.full(len(points), np.nan)
     if wanted[0] == "u":

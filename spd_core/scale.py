@@ -40,6 +40,7 @@ CENTRE_S, PAUSE_S = 20.0, 0.5
 JUMP_S = 1.0  # stamps of frames that fall back by more than this: a bag that loops
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128
+FAR_OFF = 7.0  # no lens does that: references in millimetres, or of another camera
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
 FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
@@ -86,7 +87,8 @@ class ScaleFilter:
         self._rng = np.random.default_rng(0)
         self._kept = np.zeros(0, REFERENCE)
         self._stamp_s = self._now_s = -math.inf  # of the newest references, and of the newest frame
-        self._centre = self._mean = np.array([math.log(FixedScale(factor).factor), 0.0])
+        self._expected = math.log(FixedScale(factor).factor)
+        self._centre = self._mean = np.array([self._expected, 0.0])
         self._covariance = self._prior_covariance = np.diag([self.prior.sigma_log**2, self.prior.sigma_slope**2])
 
     # --- the estimate
@@ -105,6 +107,13 @@ class ScaleFilter:
     def sigma_log(self) -> float:
         """Standard deviation of the logarithm of `factor`."""
         return math.sqrt(self._current_covariance()[0, 0])
+
+    @property
+    def share_far_off(self) -> float:
+        """Share of the references remembered that say more than FAR_OFF times what the network does with the factor
+        expected, or less than one in so many."""
+        ratios = self._kept["log_ratio"]
+        return float(np.mean(np.abs(ratios - self._expected) > math.log(FAR_OFF))) if len(ratios) else 0.0
 
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depths of the network in true metres, float32 [...], and the standard deviation of their logarithm: of that

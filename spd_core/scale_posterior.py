@@ -14,7 +14,9 @@ ALIKE_LOG = 0.2  # of log depth: one standard deviation of being alike
 FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
-# The table: log scale and slope, about the centre.
+# The table: log scale and slope, about the centre; or farther off, as long as more than EDGE_SHARE of what is likely is
+# beyond NEAR_EDGE of it: cut off at its edge, that would look sure.
+NEAR_EDGE, EDGE_SHARE, MOST_TABLES = 0.8, 0.01, 8
 LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
 _CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
 
@@ -29,16 +31,21 @@ def posterior(
     references: np.ndarray, centre: np.ndarray, prior: ScalePrior, now_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean [2] and covariance [2, 2] of (s, b) given REFERENCEs [K], of a prior about `centre` [2]."""
-    log_prior = -0.5 * ((_CELLS / [[prior.sigma_log], [prior.sigma_slope]]) ** 2).sum(axis=0)
     rows = np.stack([np.ones(len(references)), references["log_depth"]], axis=1)
     offset = references["log_ratio"] - rows @ centre
-    errors = offset.astype(np.float32)[:, None] - rows.astype(np.float32) @ _CELLS.astype(np.float32)
     weights = _weights(references, now_s).astype(np.float32)
-    density = log_prior + weights @ _log_likelihood(references, errors)
-    density = np.exp(density - density.max())
-    density /= density.sum()
-    mean = _CELLS @ density
-    centred = _CELLS - mean[:, None]
+    mean = np.zeros(2)
+    for _ in range(MOST_TABLES):
+        cells = np.add(_CELLS, [[mean[0]], [0.0]])
+        log_prior = -0.5 * ((cells / [[prior.sigma_log], [prior.sigma_slope]]) ** 2).sum(axis=0)
+        errors = offset.astype(np.float32)[:, None] - rows.astype(np.float32) @ cells.astype(np.float32)
+        density = log_prior + weights @ _log_likelihood(references, errors)
+        density = np.exp(density - density.max())
+        density /= density.sum()
+        mean = cells @ density
+        if density[np.abs(_CELLS[0]) > NEAR_EDGE].sum() < EDGE_SHARE:
+            break
+    centred = cells - mean[:, None]
     return centre + mean, (centred * density) @ centred.T
 
 

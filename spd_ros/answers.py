@@ -15,7 +15,7 @@ from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
-from spd_core.camera import Camera, cell_centres
+from spd_core.camera import DISTORTION_MODELS, Camera, cell_centres
 from spd_core.errors import SPDError
 from spd_core.messages import (
     camera_from_info,
@@ -76,11 +76,13 @@ class Calibration:
             camera = camera_from_info(info, size, is_rectified)
         except Exception as error:  # whatever it holds, images are answered without it
             self.statistics.count("camera_infos bad")
+            self.statistics.state("camera", "")
             self.problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
             return None
         source = "P" if is_rectified else "K, D" if camera.distortion else "K"
         self.statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
-        if camera.distortion and camera.distortion_model != info.distortion_model:
+        # rational_polynomial of 5 coefficients is plumb_bob, and so the other way: one formula, nothing to say
+        if camera.distortion and info.distortion_model not in DISTORTION_MODELS:
             known = f"the distortion model {info.distortion_model!r} of camera_info is not one of ROS's names"
             self.problems.report("calibration", f"{known}; taken for {camera.distortion_model}")
         else:

@@ -33,6 +33,7 @@ class Frames:
     Attributes:
         kept: in the order in which the images came: one that a query names may be encoded after newer ones.
         first_s: when there first was one.
+        failure: why that image has none which came last of those that could not be encoded.
     """
 
     def __init__(self, capacity: int):
@@ -40,6 +41,8 @@ class Frames:
         self.kept: dict[int, Encoded] = {}
         self.lost: OrderedDict[int, Status] = OrderedDict()
         self.first_s = math.inf
+        self.failure: Status | None = None
+        self._failed_s = -math.inf  # when that image came
 
     def keep(self, image: PendingImage, frame: Any) -> None:
         encoded = Encoded(frame, image.received_s)
@@ -51,6 +54,17 @@ class Frames:
         for stamp in may_go[: max(len(self.kept) - self._capacity, 0)]:
             del self.kept[stamp]
             self.lose(stamp, Status.FRAME_EXPIRED)
+
+    def fail(self, image: PendingImage, why: Status) -> None:
+        """Remember that an image could not be encoded."""
+        self.lose(image.stamp_ns, why)
+        if image.received_s > self._failed_s:
+            self.failure, self._failed_s = why, image.received_s
+
+    def newest(self) -> int | None:
+        """Of the image that came last; None where that has no frame but a failure: what it shows nobody knows."""
+        stamp = next(reversed(self.kept), None)
+        return None if stamp is None or self.kept[stamp].received_s < self._failed_s else stamp
 
     def stamps(self, encoding: PendingImage | None) -> list[int]:
         """Of images that have a frame, or will be next to have one, in the order in which they came."""

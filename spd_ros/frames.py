@@ -36,7 +36,7 @@ from .notes import Note, Notes, near
 from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
-JUMP_NS = 1_000_000_000
+JUMP_NS = 1_000_000_000  # stamps that fall back by less are of images in a slightly wrong order
 HELD_BACK_S = 0.5
 LEAST_PATIENCE_S = 0.5  # with those ahead: a timeout of nought is for queries that have no image
 ENCODE, ANSWER = "spd_encode", "spd_answer"
@@ -47,7 +47,8 @@ class Query:
     """Points [K, 2] px with ids [K], meant for the image of `stamp_ns` (0: the newest). `failure` is set if it cannot
     be read.
 
-    Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image.
+    Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image; with a stamp that is
+    of none they are for the newest.
     """
 
     stamp_ns: int
@@ -106,11 +107,9 @@ class FrameScheduler:
     """
 
     def __init__(self, client: Client, capacity: int, timeout_s: float, tolerance_ns: int = 0):
-        self._client = client
-        self._capacity = capacity
+        self._client, self._capacity = client, capacity
         self._frames = Frames(capacity)
-        self._timeout_s = timeout_s
-        self._tolerance_ns = tolerance_ns
+        self._timeout_s, self._tolerance_ns = timeout_s, tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
         self._notes = Notes()
@@ -118,7 +117,6 @@ class FrameScheduler:
         self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
         self._encoding: PendingImage | None = None
         self._encoded_s = -math.inf  # when the last image was done
-        self._last_failure: Status | None = None  # why the last image has no frame, if it has none
         self._condition = threading.Condition()
         sources = {ENCODE: (self._next_image, lambda: None), ANSWER: (self._next_answer, self._patience_s)}
         self._workers = Workers(self._condition, client.on_error, client.on_start, sources)
@@ -149,6 +147,8 @@ class FrameScheduler:
                 self._notes.clear()
             self._frames.lost.pop(stamp_ns, None)
             self._newest_ns = stamp_ns
+            if stamp_ns in self._pending:  # a camera that writes no stamps
+                self._client.on_skip(1)
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
             self._condition.notify_all()
@@ -184,9 +184,12 @@ class FrameScheduler:
         """What answers or refuses a query; None while it should wait."""
         if query.failure is not None:
             return partial(self._client.refuse, query, query.failure)
-        stamp = query.stamp_ns
         kept = self._frames.kept
-        found = next(reversed(kept), None) if stamp == 0 else near(self._here(), stamp, self._tolerance_ns)
+        found = near(self._here(), query.stamp_ns, self._tolerance_ns)
+        if found is None and query.waypoints_m is not None and query.stamp_ns <= (self._newest_ns or 0):
+            query.stamp_ns = 0  # of no image, and later ones came: planners write the time at which they planned
+        if (stamp := query.stamp_ns) == 0:
+            found = self._frames.newest()
         if found is not None and found in kept:
             ready_s = kept[found].ready_s if stamp else self._frames.first_s
             if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
@@ -201,14 +204,14 @@ class FrameScheduler:
         is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
             lost = near(self._frames.lost, stamp, self._tolerance_ns)
-            if lost is not None and (self._newest_ns is None or stamp <= self._newest_ns):
+            if lost is not None and (self._newest_ns is None or stamp <= self._newest_ns + JUMP_NS):
                 return self._frames.lost[lost]
             if self._newest_ns is not None and stamp + self._tolerance_ns < self._newest_ns:
                 return Status.NO_IMAGE
         if not self._is_late(query.received_s, self._timeout_s):
             return None
-        if stamp == 0 and self._last_failure is not None:  # images come, and none of them can be used
-            return self._last_failure
+        if stamp == 0 and self._frames.failure is not None:  # images come, and none of them can be used
+            return self._frames.failure
         return Status.TIMED_OUT if is_pending else Status.NO_IMAGE
 
     def _is_late(self, since_s: float, patience_s: float) -> bool:
@@ -233,11 +236,10 @@ class FrameScheduler:
             del self._waiting[i]
         else:
             ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
-            if (query := next(ahead, None)) is not None:
-                query.is_prepared = True
-                job = partial(self._client.prepare, query)
-            else:
+            if (query := next(ahead, None)) is None:
                 return self._next_note()
+            query.is_prepared = True
+            job = partial(self._client.prepare, query)
         self._condition.notify_all()  # an image may have been held back for this
         return job
 
@@ -284,15 +286,14 @@ class FrameScheduler:
         except Exception as raised:
             error = raised
         with self._condition:
-            self._encoding, self._last_failure, self._encoded_s = None, None, time.monotonic()
+            self._encoding, self._encoded_s = None, time.monotonic()
             if frames is not self._frames:
                 pass  # a bag has started again meanwhile
             elif error is None:
                 self._fresh = frame
                 self._frames.keep(image, frame)
             else:
-                self._last_failure = Status.BAD_IMAGE if isinstance(error, SPDError) else Status.FAILED
-                self._frames.lose(image.stamp_ns, self._last_failure)
+                self._frames.fail(image, Status.BAD_IMAGE if isinstance(error, SPDError) else Status.FAILED)
             self._condition.notify_all()
         if error is not None:
             self._client.on_error("encode", error)

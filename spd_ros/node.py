@@ -88,6 +88,7 @@ class SPDNode(LifecycleNode):
         self._scheduler: FrameScheduler | None = None
         self._inputs: Inputs | None = None
         self._clockwork: list[Timer] = []
+        self._failure = ""  # why it is not configured
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -101,6 +102,8 @@ class SPDNode(LifecycleNode):
 
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()  # telling of a failure before
+        self._failure = ""
         try:
             p = parameters.read(self)
             torch.set_num_threads(p.threads or self._threads)
@@ -110,7 +113,9 @@ class SPDNode(LifecycleNode):
             ScalePrior.of(predictor)  # raises here what would else stop the answers
         except Exception as error:
             reason = str(error) if isinstance(error, (SPDError, OSError)) else f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"cannot configure: {reason}")
+            self._failure = f"cannot configure: {reason}"
+            self.get_logger().error(self._failure)
+            self._every(1.0, "diagnostics", self._publish_diagnostics)
             return TransitionCallbackReturn.FAILURE
         self._settings, self._predictor = p, predictor
         self._statistics = Statistics()
@@ -154,14 +159,9 @@ class SPDNode(LifecycleNode):
         for name, (type_, _) in SOURCES.items():
             inputs.add(type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
         self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in inputs.usual)}")
-        # The steady clock: under use_sim_time, diagnostics must come also while no clock does.
-        clock = Clock(clock_type=ClockType.STEADY_TIME)
         hear_latched = partial(inputs.add_latched, CameraInfo, "camera_info", calibration.receive)
-        for period_s, callback in (
-            (p.diagnostics_period_s, problems.guarded("diagnostics", self._publish_diagnostics)),
-            (LATCHED_PERIOD_S, problems.guarded("camera_info", hear_latched)),
-        ):
-            self._clockwork.append(self.create_timer(period_s, callback, clock=clock))
+        self._every(p.diagnostics_period_s, "diagnostics", self._publish_diagnostics)
+        self._every(LATCHED_PERIOD_S, "camera_info", hear_latched)
         return TransitionCallbackReturn.SUCCESS
 
     @transition
@@ -182,6 +182,12 @@ class SPDNode(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self.on_shutdown(state)
+
+    def _every(self, period_s: float, kind: str, callback: Callable[[], Any]) -> None:
+        """Call back until `_stop`. By the steady clock: under use_sim_time, diagnostics must come also while no clock
+        does."""
+        clock, guarded = Clock(clock_type=ClockType.STEADY_TIME), self._problems.guarded(kind, callback)
+        self._clockwork.append(self.create_timer(period_s, guarded, clock=clock))
 
     def _stop(self) -> None:
         """No more input, and an answer for whoever still waits."""
@@ -220,6 +226,8 @@ class SPDNode(LifecycleNode):
         self._statistics.image_received()
         if scheduler.add_image(stamp_ns(msg.header), msg):
             self._statistics.count("time jumps")
+            if self._transforms is not None:
+                self._transforms.clear()
             self.get_logger().warning(
                 "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
             )
@@ -234,7 +242,7 @@ class SPDNode(LifecycleNode):
     def _on_set_parameters(self, asked: list[Parameter]) -> SetParametersResult:
         is_configured = self._state in ("inactive", "active")
         try:
-            values = parameters.changes(asked, is_configured)
+            values = parameters.changes(self, asked, is_configured)
         except Exception as error:
             return SetParametersResult(successful=False, reason=str(error))
         if is_configured:
@@ -246,10 +254,12 @@ class SPDNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         p, predictor = self._settings, self._predictor
-        facts = {"weights": p.weights, "precision": p.precision}
+        facts = {}
         if predictor is not None:
+            facts = {"weights": p.weights, "precision": p.precision}
             facts |= {"device": str(predictor.device), "runtime": predictor.runtime}
-        level, message = DiagnosticStatus.OK, "not active"
+        level = DiagnosticStatus.ERROR if self._failure else DiagnosticStatus.OK
+        message = self._failure or "not active"
         if self._inputs is not None:
             level, message = assess(self, self._statistics, self._problems, self._inputs.usual, self._outputs.values())
         values = [KeyValue(key=key, value=value) for key, value in (facts | self._statistics.snapshot()).items()]

@@ -225,8 +225,9 @@ def read(node: Node) -> Settings:
     return Settings(**values, qos=qos)
 
 
-def changes(asked: Iterable[Parameter], is_configured: bool) -> dict[str, Any]:
-    """The values of those parameters that are asked to change and are of the table.
+def changes(node: Node, asked: Iterable[Parameter], is_configured: bool) -> dict[str, Any]:
+    """The values of those parameters that are asked to change and are of the table; one that is fixed while the node is
+    configured may be given the value that it has, as `ros2 param load` of an unchanged file does.
 
     Raises:
         ParameterError: one cannot be used, or not now.
@@ -235,11 +236,13 @@ def changes(asked: Iterable[Parameter], is_configured: bool) -> dict[str, Any]:
     for parameter in asked:
         if parameter.name not in PARAMETERS:
             continue
-        if is_configured and not PARAMETERS[parameter.name].at_run_time:
+        value = checked(parameter.name, parameter.value)
+        if not is_configured or PARAMETERS[parameter.name].at_run_time:
+            values[parameter.name] = value
+        elif value != checked(parameter.name, node.get_parameter(parameter.name).value):
             raise ParameterError(
                 f"{parameter.name} is fixed while the node is configured: deactivate and clean up first"
             )
-        values[parameter.name] = checked(parameter.name, parameter.value)
     return values
 
 

@@ -21,7 +21,7 @@ from spd_core.references import (
     references_in,
     scan_references,
 )
-from spd_core.scale import FixedScale, ScaleFilter
+from spd_core.scale import FAR_OFF, FixedScale, ScaleFilter
 
 from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics
@@ -109,6 +109,11 @@ class Scaling:
         self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, _time_s(header))
         self.statistics.count("references used", self._filter.used - used)
         self.statistics.count("references ignored", self._filter.ignored - ignored)
+        if self._filter.share_far_off > 0.5:
+            off = f"most references differ from what the picture shows by more than a factor of {FAR_OFF:g}"
+            self.problems.report("references", f"{off}: are they in metres, and of this camera?")
+        else:
+            self.problems.resolved("references")
         self._say()
         return True
 

@@ -104,6 +104,12 @@ class FrameTransforms:
             self._node.destroy_service(self._buffer.srv)
             self._buffer = self._listener = None
 
+    def clear(self) -> None:
+        """Forget TF of before a bag started again: beside transforms that are newer by its buffer's ten seconds, TF
+        would take none of those that come. Static ones stay: they are sent once, and tf2 keeps them."""
+        if self._buffer is not None:
+            self._buffer.clear()
+
     def to_optical(self, points_m: np.ndarray, frame_id: str, image: Header, wait_s: float = 0.0) -> np.ndarray:
         """Points [K, 3] m of `frame_id` in the optical frame of an image, at its stamp; for TF to reach that this waits
         up to `wait_s`.

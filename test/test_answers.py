@@ -77,6 +77,24 @@ def test_an_image_has_the_calibration_of_its_stamp_else_the_newest(answers):
         assert calibration.camera(at(stamp_s), SIZE, "false").fx == focal_px
 
 
+def test_a_lens_of_a_known_name_is_said_only_where_the_name_is_not_ros_s(answers):
+    """plumb_bob and rational_polynomial are one formula: coefficients of the other's number are nothing to warn of."""
+    for name, count, told in (("plumb_bob", 8, 0), ("rational_polynomial", 5, 0), ("fisheye", 4, 1)):
+        msg = info(1, 45.0)
+        msg.distortion_model, msg.d = name, [0.05, 0.01] + [0.0] * (count - 2)
+        answers.calibration.receive(msg)
+        assert answers.calibration.camera(at(9), SIZE, "false").distortion
+        assert len(answers.problems.texts()) == told
+
+
+def test_a_bad_calibration_leaves_no_word_of_the_good_one(answers):
+    for focal_px, is_known in ((45.0, True), (0.0, False)):
+        answers.calibration.receive(info(1, 45.0))
+        answers.calibration.infos[-1].k[0] = focal_px
+        assert (answers.calibration.camera(at(9), SIZE, "false") is not None) == is_known
+        assert ("camera" in answers.statistics.snapshot()) == is_known
+
+
 @pytest.mark.parametrize(
     ("of_path", "of_poses", "expected"),
     [

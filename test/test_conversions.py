@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -133,6 +134,21 @@ def test_bayer_encodings(pattern, bits):
     assert np.abs(out.astype(int) - RGB)[2:-2, 2:-2].max() <= 6
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_cameras_of_fewer_than_16_bits_leave_them_in_the_low_ones(bits):
+    """And are no darker for it, in an Image, Bayer's mosaic, a compressed one and a file."""
+    deep = lambda pixels: pixels.astype(np.uint16) << (bits - 8)  # noqa: E731
+    assert RGB.max() > 64, "the largest value needs the bits"
+    assert np.array_equal(image_to_rgb(message(deep(RGB), "rgb16", big_endian=True)), RGB)
+    assert np.array_equal(image_to_rgb(message(deep(GREY), "mono16")), GREY.repeat(3, -1))
+    mosaic = as_bayer(RGB, "grbg")
+    expected = image_to_rgb(message(mosaic, "bayer_grbg8"))
+    assert np.array_equal(image_to_rgb(message(deep(mosaic), "bayer_grbg16")), expected)
+    for pixels, of_eight in ((deep(RGB[..., ::-1]), RGB), (deep(GREY), GREY.repeat(3, -1))):
+        png = cv2.imencode(".png", pixels)[1].tobytes()
+        assert np.array_equal(compressed_to_rgb(CompressedImage(format="png", data=png)), of_eight)
+
+
 def test_round_trip_of_our_own_image():
     assert np.array_equal(image_to_rgb(rgb_to_image(RGB, Header())), RGB)
 
@@ -182,6 +198,17 @@ def test_a_jpeg_that_is_cut_short_is_refused(progressive):
         for behind in (b"", bytes(20), b"\xff\xda rubbish"):  # a film of a phone, say
             out = compressed_to_rgb(CompressedImage(format="jpeg", data=data + behind))
             assert np.array_equal(out, whole)
+
+
+@pytest.mark.parametrize("error", [None, cv2.error("")])
+def test_a_png_that_is_cut_short_says_why_it_is_refused(error, monkeypatch):
+    """Versions of OpenCV differ: some give nothing, some raise, without a word."""
+    png = cv2.imencode(".png", RGB)[1].tobytes()
+    if error is not None:
+        error.err = ""
+        monkeypatch.setattr(cv2, "imdecode", MagicMock(side_effect=error))
+    with pytest.raises(MessageError, match="cannot be decoded: expected JPEG or PNG, neither damaged nor cut short"):
+        compressed_to_rgb(CompressedImage(format="png", data=png[: len(png) // 2]))
 
 
 def test_compressed_16_bit_and_rotated():

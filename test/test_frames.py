@@ -461,6 +461,67 @@ def test_a_query_for_the_newest_image_is_told_why_there_is_none(bench, message, 
     assert b.wait(2)[1] == ("newest again", 4, None)
 
 
+def test_a_frame_of_before_a_failure_is_not_the_newest(bench):
+    b = bench(timeout_s=0.3)
+    for stamp, message in ((1, "fine"), (2, "bad")):
+        b.gate.release(1)
+        b.image(stamp, message)
+        until(lambda: len(b.encoded) == stamp)  # noqa: B023
+    b.query("newest", 0)
+    time.sleep(0.05)
+    assert b.answers == [], "the next image may be a good one"
+    assert b.wait(1) == [("newest", None, Status.BAD_IMAGE)]
+    b.query("by its stamp", 1)
+    assert b.wait(2)[1] == ("by its stamp", 1, None)
+    b.gate.release(1)
+    b.query("newest again", 0)
+    b.image(3)
+    assert b.wait(3)[2] == ("newest again", 3, None)
+
+
+def test_waypoints_of_no_image_are_for_the_newest_once_a_later_one_came(bench):
+    """Planners stamp a path with the time at which they planned."""
+    b = bench(timeout_s=0.3)
+    waypoints = {"waypoints_m": np.zeros((1, 3))}
+    for stamp in (10, 20):
+        b.gate.release(1)
+        b.image(stamp)
+        until(lambda: len(b.encoded) == stamp / 10)  # noqa: B023
+    b.query("past", 15, **waypoints)
+    assert b.wait(1) == [("past", 20, None)]
+    b.query("of an image", 10, **waypoints)
+    assert b.wait(2)[1] == ("of an image", 10, None)
+    b.query("planned now", 25, **waypoints)
+    time.sleep(0.05)
+    assert len(b.answers) == 2, "its image may come yet"
+    b.gate.release(1)
+    b.image(30)
+    assert b.wait(3)[2][0] == "planned now"
+    b.query("no more images", 40, **waypoints)
+    b.query("no waypoints", 15)
+    assert {(name, why) for name, _, why in b.wait(5)[3:]} == {
+        ("no more images", Status.NO_IMAGE),
+        ("no waypoints", Status.NO_IMAGE),
+    }
+
+
+def test_a_skipped_image_is_told_of_though_an_older_one_came_after_it(bench):
+    b = bench()
+    b.occupy(1)
+    b.image(2000 * MS)
+    b.image(1900 * MS)
+    b.query("skipped", 2000 * MS)
+    assert b.wait(1) == [("skipped", None, Status.FRAME_SKIPPED)]
+
+
+def test_images_of_one_stamp_that_replace_each_other_are_counted(bench):
+    b = bench()
+    b.occupy(1)
+    for _ in range(4):
+        b.image(0)
+    assert b.skipped == 3
+
+
 @pytest.mark.parametrize("stamp", [-(2**31) * 10**9, -1, 2**31 * 10**9])
 def test_a_stamp_of_any_value_costs_no_other_query_its_answer(bench, stamp):
     b = bench(timeout_s=0.1)

@@ -169,6 +169,8 @@ def test_parameters_at_run_time(running, rgb):
     assert set_parameter(running, "query_timeout_s", 0.5)[0]
     assert set_parameter(running, "rectified", True)[0]  # what YAML makes of the word true
     assert set_parameter(running, "rectified", "auto")[0]
+    for name, value in (("image_history", 5), ("weights", "embedded"), ("waypoint_transform", TRANSFORM)):
+        assert set_parameter(running, name, value)[0], "fixed, and what it is"
     refused = (
         ("grid", [1], "grid is [1]; expected two integers >= 0"),
         ("grid", [1.0, 2.0], "grid is [1.0, 2.0]; expected two integers >= 0"),
@@ -180,6 +182,7 @@ def test_parameters_at_run_time(running, rgb):
         ("query_timeout_s", float("inf"), "query_timeout_s is inf; expected a number"),
         ("query_timeout_s", True, "query_timeout_s is True; expected a number"),
         ("rectified", "maybe", "expected one of auto, true, false"),
+        ("image_history", 6, "fixed while the node is configured"),
         ("weights", "x", "fixed while the node is configured"),
     )
     for name, value, reason in refused:

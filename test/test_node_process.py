@@ -105,6 +105,10 @@ def test_bad_weights_fail_to_configure(client):
         text=True,
     ) as process:
         assert transition(client, Transition.TRANSITION_CONFIGURE) is False
+        client.diagnostics = None
+        client.spin(lambda: client.diagnostics is not None)
+        assert client.diagnostics.level == DiagnosticStatus.ERROR
+        assert "cannot configure: weights file /nowhere/weights.safetensors" in client.diagnostics.message
         parameters = client.create_client(SetParameters, "/spd/set_parameters")
         assert parameters.wait_for_service(20)
         value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=__file__)

@@ -1,6 +1,7 @@
 """The package as ROS, pip and a reader see it."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -96,8 +97,28 @@ def test_colcon_builds_an_ament_python_package(tmp_path, option):
     ],
 )
 def test_slashes_around_names_at_launch_are_no_part_of_them(monkeypatch, namespace, cameras, nodes, image):
-    """Without the launch stack: what it would be asked to start."""
-    arguments = {"namespace": namespace, "cameras": cameras, "use_sim_time": "false", "rviz": "false"}
+    started = launched(monkeypatch, namespace=namespace, cameras=cameras)
+    assert [node["namespace"] for node in started] == nodes
+    assert dict(started[-1]["remappings"])["image"] == image
+
+
+def test_rviz_shows_the_topics_of_each_node(monkeypatch):
+    shown = set(re.findall(r"Value: (/\S+)", (ROOT / "config" / "spd.rviz").read_text()))
+    for given, image in (
+        ({"image": "/d435/color"}, "/d435/color"),
+        ({"namespace": "robot", "cameras": "front,rear"}, "/robot/rear/image_raw"),
+    ):
+        *_, node, rviz = launched(monkeypatch, rviz="true", **given)
+        assert (rviz["package"], rviz["namespace"]) == ("rviz2", node["namespace"])
+        topics = dict(rviz["remappings"])
+        assert shown <= set(topics)
+        assert topics["/camera/image_raw"] == image
+        assert (topics["/spd/overlay"], topics["/spd/depths"]) == ("spd/overlay", "spd/depths")  # below the namespace
+
+
+def launched(monkeypatch, **given):
+    """Without the launch stack: the nodes that it would be asked to start."""
+    arguments = {"use_sim_time": "false", "rviz": "false", **given}
     for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     find = MagicMock(get_package_share_directory=lambda package: "/share")
@@ -106,9 +127,7 @@ def test_slashes_around_names_at_launch_are_no_part_of_them(monkeypatch, namespa
         perform=lambda context: arguments.get(name, "")
     )
     sys.modules["launch_ros.actions"].Node = lambda **what: what
-    started = runpy.run_path(str(ROOT / "launch" / "spd.launch.py"))["start_nodes"](None)
-    assert [node["namespace"] for node in started] == nodes
-    assert dict(started[-1]["remappings"])["image"] == image
+    return runpy.run_path(str(ROOT / "launch" / "spd.launch.py"))["start_nodes"](None)
 
 
 def test_launch_file_offers_its_arguments():

@@ -14,6 +14,7 @@ from spd_core import Camera
 from spd_core.messages import MessageError
 from spd_core.predictor import Answer
 from spd_core.references import (
+    MOST_POINTS,
     KnownPoints,
     cloud_references,
     range_references,
@@ -71,6 +72,16 @@ def test_a_cloud_of_points_is_projected():
     np.testing.assert_allclose(references.uv, [[159.5, 119.5], [159.5 + 65, 119.5 + 32.5]])
     np.testing.assert_allclose(references.depth_m, [2, 4])
     np.testing.assert_allclose(references.sigma_m, [0.1, 0.1 * 4 / math.sqrt(16 + 1 + 0.25)], rtol=1e-6)
+
+
+def test_of_a_large_cloud_the_finite_points_are_drawn_from():
+    """What a depth camera sends: projecting all of it would keep queries waiting."""
+    x = np.arange(307_200.0)
+    x[::2] = np.nan
+    points_m = cloud_references(cloud(x=x, y=x, z=x, sigma=x)).points_m
+    assert len(np.unique(points_m[:, 0])) == len(points_m) == MOST_POINTS
+    assert np.isfinite(points_m).all()
+    assert np.histogram(points_m[:, 0], 8, (0, len(x)))[0].min() > MOST_POINTS / 10
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,18 @@ def test_good_references_find_a_scale_and_answers_have_it(predictor, frame, fact
     np.testing.assert_array_equal(scaled.status, np.full(50, Status.OK))
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.2, 5.0, 10.0])
+def test_a_scale_far_from_the_prior_is_found_and_no_surer_than_another(predictor, frame, factor):
+    """Beyond the first table, at whose edge everything would pile up."""
+    rng, scale, near = np.random.default_rng(1), ScaleFilter(predictor), ScaleFilter(predictor)
+    for i in range(20):
+        for filter_, of_scene in ((scale, factor), (near, 1.0)):
+            filter_.update(frame, *references(frame, rng, 10, of_scene), stamp_s=i / 10)
+    assert scale.factor == pytest.approx(factor, rel=0.15)
+    assert 0.7 * near.sigma_log < scale.sigma_log < 2 * near.sigma_log
+    assert abs(scale.slope) < 0.2
+
+
 def test_a_slope_is_found_where_depths_span_one(predictor, frame):
     rng, scale = np.random.default_rng(4), ScaleFilter(predictor)
     for i in range(20):

@@ -99,6 +99,15 @@ def test_references_of_a_frame_change_the_scale_and_are_counted(make, frame):
     assert 0 < float(facts["scale sigma"]) < 0.2
 
 
+def test_references_in_millimetres_are_told(make, frame):
+    made = make(scale="references", scale_factor=1.2)
+    for factor, messages, told in ((1.2, 1, 0), (1200.0, 2, 1), (1.2, 2, 0)):
+        for _ in range(messages):
+            made.scaling.take(made.scaling.read("reference_depths", pixels(frame, factor)), frame, IMAGE)
+        assert len(made.problems.texts()) == told
+        assert all("by more than a factor of 7: are they in metres" in text for text in made.problems.texts())
+
+
 def test_references_fade_also_of_a_camera_without_stamps(make, frame, monkeypatch):
     made = make(scale="references").scaling
     prior, now_s = made.scale().sigma_log, 1000.0

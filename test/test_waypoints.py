@@ -3,12 +3,16 @@
 import sys
 import time
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import Transform
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from spd_ros.diagnostics import Statistics
+from spd_ros.node import SPDNode
 from spd_ros.waypoints import TF_WAIT_S, FrameTransforms, NoTransformError
 
 POINTS_M = np.array([[0.1, 0.2, 2.0]])
@@ -20,6 +24,9 @@ class Buffer:
     ready_s = float("inf")
 
     def __init__(self, node=None):
+        pass
+
+    def clear(self):
         pass
 
     def can_transform_core(self, target, source, at):
@@ -56,3 +63,17 @@ def test_waypoints_wait_until_tf_reaches_the_image(transforms, monkeypatch):
     assert time.monotonic() - started_s >= TF_WAIT_S
     monkeypatch.setattr(Buffer, "ready_s", time.monotonic() + 0.03)
     assert np.array_equal(transforms.to_optical(POINTS_M, "map", image(), wait_s=30.0), POINTS_M)
+
+
+def test_tf_of_before_a_jump_back_is_forgotten(transforms, monkeypatch):
+    """By the node, where it notices that image stamps fall back."""
+    cleared = []
+    monkeypatch.setattr(Buffer, "clear", lambda buffer: cleared.append(buffer))
+    scheduler = MagicMock()
+    node = SimpleNamespace(_statistics=Statistics(), _transforms=transforms, get_logger=MagicMock())
+    for scheduler.add_image.return_value in (False, True):
+        assert cleared == []
+        SPDNode._on_image(node, scheduler, Image())
+    assert len(cleared) == 1
+    transforms._buffer = None  # tf2_ros is not installed
+    transforms.clear()
