@@ -98,19 +98,20 @@ class Augmentation:
             missing = "depth" if sample.depth_m is None else "intrinsics (camera.txt)"
             raise DataError(f"{sample.name}: training needs {missing}, there is none")
         rgb, depth_m, camera = self._without_border(sample.name, sample.rgb, sample.depth_m, sample.camera)
-        extent = np.array(depth_m.shape) * [1, camera.pixel_aspect]  # in square pixels, which the view has
+        square = camera.squared()  # as the pixels of the view are
+        extent = np.array(depth_m.shape) * [1, camera.pixel_aspect]
         height, width = self.crop or map(int, extent)
         factor = float(np.exp(rng.uniform(*np.log(self.scale))))
         smallest = max(height / extent[0], width / extent[1])
         if focal_px is not None:
-            factor = max(factor * focal_px / camera.squared().focal_px, smallest)
+            factor = max(factor * focal_px / square.focal_px, smallest)
         elif factor < smallest - 1e-9:
             raise DataError(
                 f"{sample.name}: {list(depth_m.shape)} px, scaled by {factor:.3g}, are fewer than the crop"
                 f" {[height, width]}; set a smaller augment.crop"
             )
         turn = rotation(*np.radians(rng.uniform(-1, 1, 3) * [self.tilt_deg, self.tilt_deg, self.rotate_deg]))
-        view = self._view(camera.squared().scaled(factor), turn, (height, width), extent * factor, rng)
+        view = self._view(square.scaled(factor), turn, (height, width), extent * factor, rng)
         rgb, depth_m = seen_by(view, turn, (height, width), rgb, depth_m, camera)
         if rng.random() < self.flip:
             rgb, depth_m, view = rgb[:, ::-1], depth_m[:, ::-1], view.mirrored(width)
