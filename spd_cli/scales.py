@@ -124,8 +124,9 @@ def calibrate(
     scored = evaluate_scale(predictor, dataset, how, counts=(), sigma_of=sigma_of, progress=True)
     known = checkpoint.provenance(weights)
     known.pop("sigma_temperature", None)
-    if scored["sigma"]:
-        measured["sigma_temperature"] = scored["sigma"]["temperature"]
+    if sigma := scored["sigma"]:
+        measured["sigma_temperature"] = sigma["temperature"]
+        prior["network_sigma"] = sigma["temperature"] * sigma["mean"]
     checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
     _say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])

@@ -5,15 +5,17 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
 
     log true depth = log network depth + s + b * log(network depth / pivot) + e
 
-- **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment: before any
-  reference s ~ N(0, prior.sigma_log), b ~ N(0, prior.sigma_slope), widths measured on held-out images.
-- **e**, what is left at a reference: Student's t, heavy enough that a fifth of nonsense does not matter. Its width is
-  the reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
+- **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment. Before any
+  reference s is of Laplace's distribution, for most scales are nearly right and some far off, with a standard deviation
+  `prior.sigma_log`, in images of which the network is unsure more; b ~ N(0, prior.sigma_slope). Widths are measured on
+  held-out images.
+- **e**, what is left at a reference: Student's t, or with a probability of NONSENSE anything. Its width is the
+  reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
 - **Something may stand in front.** Behind a pixel below the horizon there is floor, whose depth is known, but the pixel
   may show a chair: with a probability that the picture says, such a reference is only the farthest that it can be, and
   anything up to a third of it is as likely.
 - **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
-  `ALIKE_PX` share the weight of one, also if they come one after the other, as those of a fixed range finder do.
+  ALIKE_PX share the weight of one, also if they come one after the other, as those of a fixed range finder do.
 - **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior of s follows the
   estimate within CENTRE_S, so a camera that is always 20 % off is known to be; that of b stays at nought, or references
   at one depth would make everything as far as they are. Without references the estimate stays as it is

@@ -35,7 +35,7 @@ DRAWS = 200  # of references, at least, for a mean that is not of chance: severa
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
 # Shares of the standard deviation of images' scales that a prior may have, the narrowest first, and by how much the
 # error with references may be above the least.
-NARROWER, AS_GOOD = (0.7, 0.8, 0.9, 1.0), 1.01
+NARROWER, AS_GOOD = (0.6, 0.7, 0.8, 0.9, 1.0), 1.01
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
 COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
 
@@ -154,7 +154,7 @@ def _encoded(predictor: Predictor, sample: Sample, protocol: Protocol) -> Encode
 
 def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
     """How good sigma [K] is at points of all images: `covered_68` and `covered_95`, the shares of errors of log depth
-    within one and 1.96 sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %; `abs_rel_by_share`,
+    within one and 1.96 sigma; `mean`, of sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %; `abs_rel_by_share`,
     the error of the most certain points, and `oracle_by_share`, of those that are best indeed, for SHARES of them.
     Empty for a network that says no sigma."""
     if np.isnan(sigma_log).all():
@@ -165,6 +165,7 @@ def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray
     by_certainty, by_error = (np.cumsum(error[np.argsort(key)])[ends - 1] / ends for key in (sigma_log, error))
     return {
         **{f"covered_{name}": float(np.mean(off < width)) for name, width in COVERED.items()},
+        "mean": float(np.mean(sigma_log)),
         "temperature": float(np.quantile(off, 0.683)),
         "certain_half": float(np.interp(0.5, SHARES, by_certainty) / by_certainty[-1]),
         "shares": SHARES.tolist(),
@@ -240,15 +241,17 @@ def fit_prior(
             f"{len(dataset)} images are too few for a prior: what differs between images cannot be measured on fewer"
             f" than {LEAST_IMAGES}"
         )
-    points = []
+    points, sigmas = [], []
     for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
         if (at_points := _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)) is None:
             continue
         frame, at, truth_m = at_points
-        network_m = frame.depth_at(at).astype(np.float64)
+        answer = frame.answer(at)
+        network_m = answer.depth_m.astype(np.float64)
         if not np.isfinite(network_m).all():
             raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
         points.append((network_m, truth_m))
+        sigmas.append(np.mean(answer.sigma_m / network_m))
     _check_enough(len(points), len(dataset), protocol, LEAST_IMAGES)
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
     scales, slopes, left = [], [], []
@@ -264,7 +267,9 @@ def fit_prior(
         slopes.append(fit[1])
         left.append(ratio - scales[-1])
     slope = 1.48 * float(np.median(np.abs(slopes)))  # the standard deviation, not that of a few odd images
-    return ScalePrior(float(np.std(scales)), slope, MARGIN * _width(np.concatenate(left)), pivot_m)
+    network_sigma = 0.0 if np.isnan(sigmas).any() else float(np.mean(sigmas))
+    spread = MARGIN * _width(np.concatenate(left))
+    return ScalePrior(float(np.std(scales)), slope, spread, pivot_m, network_sigma=network_sigma)
 
 
 def narrowed(
@@ -287,8 +292,8 @@ def narrowed(
 
 
 def _width(errors: np.ndarray) -> float:
-    """Of Student's t of nu = 2, whose half lies within 0.816 of it."""
-    return max(float(np.median(np.abs(errors))) / 0.816, 1e-3)
+    """Of Student's t of NU, whose half lies within 0.765 of it."""
+    return max(float(np.median(np.abs(errors))) / 0.765, 1e-3)
 
 
 def write_scale_report(result: dict, folder: str | Path) -> None:

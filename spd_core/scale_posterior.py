@@ -5,20 +5,22 @@ It is a table over log scale s and slope b, so its mean and width are sums, not 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .scale_prior import ScalePrior
 
-NU, T_PEAK = 2.0, 8**-0.5  # of Student's t, and its density at 0
+NU, T_PEAK = 3.0, 2 / (3**0.5 * math.pi)  # of Student's t, and its density at 0
+NONSENSE, NONSENSE_LOG = 0.2, 3.0  # the share of references that are any depth, and how many of log depth that is
 ALIKE_LOG = 0.2  # of log depth: one standard deviation of being alike
 FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
-# The table: log scale and slope, about the centre; or farther off, as long as more than EDGE_SHARE of what is likely is
-# beyond NEAR_EDGE of it: cut off at its edge, that would look sure.
-NEAR_EDGE, EDGE_SHARE, MOST_TABLES = 0.8, 0.01, 8
-LOG_SCALES, SLOPES = np.linspace(-1.0, 1.0, 101), np.linspace(-0.6, 0.6, 11)
-_CELLS = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
+# The table: log scale and slope, about the likeliest of coarse scales.
+LOG_SCALES, SLOPES = np.linspace(-0.8, 0.8, 81), np.linspace(-0.6, 0.6, 11)
+_TABLE = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
+_COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
 # network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
@@ -32,19 +34,21 @@ def posterior(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean [2] and covariance [2, 2] of (s, b) given REFERENCEs [K], of a prior about `centre` [2]."""
     rows = np.stack([np.ones(len(references)), references["log_depth"]], axis=1)
-    offset = references["log_ratio"] - rows @ centre
+    offset = (references["log_ratio"] - rows @ centre).astype(np.float32)[:, None]
     weights = _weights(references, now_s).astype(np.float32)
-    mean = np.zeros(2)
-    for _ in range(MOST_TABLES):
-        cells = np.add(_CELLS, [[mean[0]], [0.0]])
-        log_prior = -0.5 * ((cells / [[prior.sigma_log], [prior.sigma_slope]]) ** 2).sum(axis=0)
-        errors = offset.astype(np.float32)[:, None] - rows.astype(np.float32) @ cells.astype(np.float32)
-        density = log_prior + weights @ _log_likelihood(references, errors)
-        density = np.exp(density - density.max())
-        density /= density.sum()
-        mean = cells @ density
-        if density[np.abs(_CELLS[0]) > NEAR_EDGE].sum() < EDGE_SHARE:
-            break
+    sigma_log = prior.sigma_log_where(references["spread"] / prior.own_share)
+
+    def log_density(cells: np.ndarray) -> np.ndarray:
+        log_prior = -math.sqrt(2) * np.abs(cells[0]) / sigma_log - 0.5 * (cells[1] / prior.sigma_slope) ** 2
+        errors = offset - rows.astype(np.float32) @ cells.astype(np.float32)
+        return log_prior + weights @ np.log(_likelihood(references, errors)[1])
+
+    likeliest = _COARSE[:, np.argmax(log_density(_COARSE))]
+    cells = _TABLE + likeliest[:, None]
+    density = log_density(cells)
+    density = np.exp(density - density.max())
+    density /= density.sum()
+    mean = cells @ density
     centred = cells - mean[:, None]
     return centre + mean, (centred * density) @ centred.T
 
@@ -53,27 +57,32 @@ def share_seen(references: np.ndarray, estimate: np.ndarray, now_s: float) -> fl
     """Share of REFERENCEs [K] that show what they are references for, at an estimate of (s, b)."""
     weights = _weights(references, now_s)
     errors = references["log_ratio"] - estimate[0] - estimate[1] * references["log_depth"]
-    in_front = references["is_limit"] * _in_front(errors / np.hypot(references["spread"], references["sigma"]))
-    seen = 1 - in_front / np.exp(_log_likelihood(references, errors[:, None])[:, 0])
-    return float(weights @ seen / weights.sum())
+    seen, anything = _likelihood(references, errors[:, None])
+    return float(weights @ (seen / anything)[:, 0] / weights.sum())
 
 
-def _log_likelihood(references: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Of e [K, cells], up to a constant for each reference."""
+def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Densities of e [K, cells]: of a reference that shows what it is one for, times the probability that it does, and
+    that and of all else it may be."""
     width = np.sqrt(references["spread"] ** 2 + references["sigma"] ** 2).astype(np.float32)[:, None]
     errors = errors / width
-    result = -0.5 * (NU + 1) * np.log(1 + errors * errors / np.float32(NU))
+    of_t = np.square(errors)
+    of_t /= np.float32(NU)
+    of_t += 1
+    of_t *= of_t  # to the power of (NU + 1) / 2
+    seen = np.float32((1 - NONSENSE) * T_PEAK) / width / of_t
+    anything = seen + np.float32(NONSENSE / NONSENSE_LOG)
     limits = references["is_limit"].nonzero()[0]
     if len(limits):
         is_limit = references["is_limit"].astype(np.float32)[limits, None]
-        seen = (1 - is_limit) * T_PEAK / width[limits] * np.exp(result[limits])
-        result[limits] = np.log(seen + is_limit * _in_front(errors[limits]))
-    return result
+        seen[limits] *= 1 - is_limit
+        anything[limits] = (1 - is_limit) * anything[limits] + is_limit * _in_front(errors[limits])
+    return seen, anything
 
 
 def _in_front(errors: np.ndarray) -> np.ndarray:
     """Density of e, in units of its width, where something stands in front of the reference."""
-    return ((1 - BEHIND) / (1 + np.exp(-1.7 * errors)) + BEHIND / 2) / IN_FRONT_LOG
+    return (1 + (1 - BEHIND) * np.tanh(0.85 * errors)) / (2 * IN_FRONT_LOG)
 
 
 def _weights(references: np.ndarray, now_s: float) -> np.ndarray:

@@ -6,10 +6,15 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .errors import SPDError
 
 if TYPE_CHECKING:
     from .predictor import Predictor
+
+
+FEW = 3  # points of an image, whose sigma says as much of the image as what is usual
 
 
 class ScaleError(SPDError):
@@ -26,6 +31,7 @@ class ScalePrior:
         spread_log: width, of Student's t, of what is left within an image.
         pivot_m: depth at which `ScaleFilter.factor` is the scale.
         floor_log: how much larger the log scale is on the floor than in the image.
+        network_sigma: what the network says itself, its sigma of log depth, on average; 0: it says none.
     """
 
     sigma_log: float = 0.15
@@ -33,14 +39,19 @@ class ScalePrior:
     spread_log: float = 0.12
     pivot_m: float = 2.5
     floor_log: float = 0.01
+    network_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         values = [getattr(self, field.name) for field in fields(self)]
         if (
             not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
             or min(values[:4]) <= 0
+            or self.network_sigma < 0
         ):
-            raise ScaleError(f"the widths and the pivot of a prior must be positive and finite numbers, got {self}")
+            raise ScaleError(
+                "the widths and the pivot of a prior must be positive and finite numbers, network_sigma at least 0; got"
+                f" {self}"
+            )
 
     @classmethod
     def of(cls, predictor: Predictor) -> ScalePrior:
@@ -50,6 +61,14 @@ class ScalePrior:
         if not isinstance(kept, dict) or not set(kept) <= known:
             raise ScaleError(f"the checkpoint's scale_prior is {kept!r}; expected some of {sorted(known)}")
         return cls(**kept)
+
+    def sigma_log_where(self, network_sigma: np.ndarray) -> float:
+        """The standard deviation of the log scale of an image, of which the network says `network_sigma` at some points
+        [K]: a network that is unsure of points is in proportion unsure of the room's size."""
+        if not self.network_sigma:
+            return self.sigma_log
+        mean = (network_sigma.sum() + FEW * self.network_sigma) / (len(network_sigma) + FEW)
+        return self.sigma_log * mean / self.network_sigma
 
     @property
     def own_share(self) -> float:

@@ -82,7 +82,7 @@ def test_the_prior_that_is_fitted_is_that_of_the_errors(predictor, truths):
     assert prior.sigma_log == pytest.approx(np.std(factors), rel=0.05)
     assert prior.sigma_slope < 0.05
     errors = 0.1 * np.random.default_rng(2).standard_t(4, 100_000)
-    assert prior.spread_log == pytest.approx(1.2 * np.median(np.abs(errors)) / 0.816, rel=0.05)
+    assert prior.spread_log == pytest.approx(1.2 * np.median(np.abs(errors)) / 0.765, rel=0.05)
     assert prior.pivot_m == pytest.approx(
         math.exp(
             np.mean([np.log(np.median(predictor.encode(s.rgb, s.camera).dense_depth())) for s in dataset.samples])
