@@ -184,12 +184,8 @@ class FrameScheduler:
         """What answers or refuses a query; None while it should wait."""
         if query.failure is not None:
             return partial(self._client.refuse, query, query.failure)
-        kept = self._frames.kept
-        found = near(self._here(), query.stamp_ns, self._tolerance_ns)
-        if found is None and query.waypoints_m is not None and query.stamp_ns <= (self._newest_ns or 0):
-            query.stamp_ns = 0  # of no image, and later ones came: planners write the time at which they planned
-        if (stamp := query.stamp_ns) == 0:
-            found = self._frames.newest()
+        kept, stamp = self._frames.kept, self._meant_ns(query)
+        found = near(self._here(), stamp, self._tolerance_ns) if stamp else self._frames.newest()
         if found is not None and found in kept:
             ready_s = kept[found].ready_s if stamp else self._frames.first_s
             if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
@@ -198,9 +194,16 @@ class FrameScheduler:
         why_not = None if self._is_being_encoded(query) else self._why_not(query)
         return None if why_not is None else partial(self._client.refuse, query, why_not)
 
+    def _meant_ns(self, query: Query) -> int:
+        """The stamp of the image that a query is for, or 0 for the newest: waypoints of no image, when later ones came,
+        are for the newest too, as planners write the time at which they planned."""
+        stamp = query.stamp_ns
+        is_past = query.waypoints_m is not None and 0 < stamp <= (self._newest_ns or 0)
+        return 0 if is_past and near(self._here(), stamp, self._tolerance_ns) is None else stamp
+
     def _why_not(self, query: Query) -> Status | None:
         """Why a query will have no frame; None while it may get one."""
-        stamp = query.stamp_ns
+        stamp = self._meant_ns(query)
         is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
             lost = near(self._frames.lost, stamp, self._tolerance_ns)
@@ -223,9 +226,10 @@ class FrameScheduler:
         return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
-        return self._encoding is not None and (
-            query.stamp_ns == 0 or near((self._encoding.stamp_ns,), query.stamp_ns, self._tolerance_ns) is not None
-        )
+        if self._encoding is None:
+            return False
+        stamp = self._meant_ns(query)
+        return stamp == 0 or near((self._encoding.stamp_ns,), stamp, self._tolerance_ns) is not None
 
     def _next_answer(self) -> Job | None:
         job: Job
