@@ -1,0 +1,202 @@
+"""camera_info against references: lenses, binning, rectified images, and what is not calibrated."""
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo
+
+from spd_core.camera import Camera
+from spd_core.message_fields import camera_info_fields
+from spd_core.messages import (
+    MessageError,
+    camera_from_info,
+    is_rectified_topic,
+)
+
+
+def info(width=640, height=480, **changes) -> CameraInfo:
+    msg = CameraInfo(width=width, height=height, k=[500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0])
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+def test_camera_info_as_it_is_and_scaled():
+    camera = camera_from_info(info(), (480, 640))
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (500, 510, 320, 240)
+    half = camera_from_info(info(), (240, 320))
+    assert (half.fx, half.fy, half.cx, half.cy) == (250, 255, 159.75, 119.75)
+
+
+def test_binning_and_region_of_interest():
+    msg = info(binning_x=2, binning_y=2)
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = 100, 40, 400, 400
+    camera = camera_from_info(msg, (200, 200))
+    assert (camera.fx, camera.fy) == (250, 255)
+    assert (camera.cx, camera.cy) == ((220.5) / 2 - 0.5, 200.5 / 2 - 0.5)
+
+
+@pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] + [1.0] * 8, [-5.0, 0, 1, 0, 5.0, 1, 0, 0, 1]])
+def test_uncalibrated_camera(k):
+    with pytest.raises(MessageError, match="not calibrated"):
+        camera_from_info(info(k=[float(v) for v in k]), (480, 640))
+
+
+D = {
+    "plumb_bob": [-0.28, 0.07, 0.0011, -0.0007, 0.01],
+    "rational_polynomial": [0.6, -0.3, 0.0004, -0.0002, 0.02, 0.9, -0.2, 0.01],
+    "equidistant": [-0.02, 0.004, -0.003, 0.0006],
+}
+
+
+def distorted(model, d, x, y):
+    """The formulas of the OpenCV documentation, by hand."""
+    r2 = x * x + y * y
+    if model == "equidistant":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        scale = (
+            theta * (1 + d[0] * theta**2 + d[1] * theta**4 + d[2] * theta**6 + d[3] * theta**8) / np.maximum(r, 1e-12)
+        )
+        return x * scale, y * scale
+    k1, k2, p1, p2, k3 = d[:5]
+    radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + sum(k * r2**n for n, k in enumerate(d[5:8], start=1)))
+    return x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+
+
+@pytest.mark.parametrize("model", D)
+def test_distorted_points_become_the_right_rays(model):
+    camera = camera_from_info(
+        info(d=D[model], distortion_model=model), (240, 320)
+    )  # half the size: distortion does not scale
+    assert camera.distortion == tuple(D[model])
+    xyz = np.random.default_rng(0).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (50, 3)) * np.random.default_rng(1).uniform(
+        1, 5, (50, 1)
+    )
+    x, y = distorted(model, D[model], xyz[:, 0] / xyz[:, 2], xyz[:, 1] / xyz[:, 2])
+    uv = np.stack([250 * x + 159.75, 255 * y + 119.75], axis=1)
+    np.testing.assert_allclose(camera.project(xyz), uv, atol=1e-6)
+    np.testing.assert_allclose(camera.unproject(uv, xyz[:, 2]), xyz, atol=1e-5)
+    assert np.isnan(camera.unproject(np.array([[np.nan, 1.0]]), np.array([1.0]))[0, :2]).any()
+    assert camera.unproject(np.zeros((0, 2)), np.zeros(0)).shape == (0, 3)
+
+
+def test_distortion_of_zeros_is_none_and_an_unknown_model_an_error():
+    assert camera_from_info(info(d=[0.0] * 5, distortion_model="whatever"), (480, 640)) == Camera(500, 510, 320, 240)
+    for d, name, expected in (
+        ([0.1] * 5, "mystery", r"model 'mystery' with 5 coefficients; expected plumb_bob \(4 or 5"),
+        ([0.1] * 3, "plumb_bob", "'plumb_bob' with 3 coefficients"),
+        ([0.1] * 5, "fisheye", "'fisheye' with 5 coefficients"),
+        ([0.1] * 4, "Inverse Brown Conrady", "'Inverse Brown Conrady' with 4"),
+        ([0.1, float("nan"), 0.0, 0.0], "plumb_bob", "not finite"),
+    ):
+        with pytest.raises(MessageError, match=expected):
+            camera_from_info(info(d=d, distortion_model=name), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "model"),
+    [
+        ("", 5, "plumb_bob"),
+        ("radtan", 4, "plumb_bob"),
+        ("Brown Conrady", 5, "plumb_bob"),
+        ("plumb_bob", 8, "rational_polynomial"),
+        ("rational_polynomial", 5, "plumb_bob"),
+        ("fisheye", 4, "equidistant"),
+        ("Kannala Brandt4", 4, "equidistant"),
+        ("kannala-brandt", 4, "equidistant"),
+    ],
+)
+def test_distortion_models_by_their_other_names(name, count, model):
+    d = [0.01 * (i + 1) for i in range(count)]
+    expected = Camera(500, 510, 320, 240, tuple(d), model)
+    assert camera_from_info(info(d=d, distortion_model=name), (480, 640)) == expected
+    filled_up = camera_from_info(info(d=[*d, 0.0], distortion_model=name), (480, 640))
+    assert filled_up.distortion_model == model
+    assert filled_up.distortion[:count] == tuple(d)
+    assert not any(filled_up.distortion[count:])
+
+
+@pytest.mark.parametrize(("name", "count"), [("equidistant", 4), ("fisheye", 4), ("equidistant", 5)])
+def test_a_fisheye_without_coefficients_is_no_pinhole(name, count):
+    camera = camera_from_info(info(d=[0.0] * count, distortion_model=name), (480, 640))
+    assert camera == Camera(500, 510, 320, 240, (0.0,) * 4, "equidistant")
+    ray = camera.unproject(np.array([[820.0, 240.0]]), np.ones(1))[0]
+    assert ray[0] == pytest.approx(np.tan(1.0))  # a focal length from the axis is one radian
+    assert camera_from_info(info(distortion_model=name), (480, 640)) == Camera(500, 510, 320, 240)
+
+
+def test_a_camera_without_distortion_is_none_of_any_model():
+    for model in ("equidistant", "plumb_bob", "rational_polynomial"):
+        camera = Camera(500, 510, 320, 240, (), model)
+        assert camera_from_info(CameraInfo(**camera_info_fields(camera, (480, 640))), (480, 640)) == Camera(
+            500, 510, 320, 240
+        )
+
+
+# of image_pipeline's calibration tests: a lens whose rectified picture has quite another focal length
+RAW_K = [290.050152, 0.0, 399.938345, 0.0, 289.392837, 273.885669, 0.0, 0.0, 1.0]
+RECTIFIED_P = [80.425769, 0.0, 287.422318, 0.0, 0.0, 80.243507, 32.874135, 0.0, 0.0, 0.0, 1.0, 0.0]
+LENS = [-0.030464, -0.019695, 0.002098, 0.001030]
+
+
+def test_a_rectified_image_has_the_camera_of_p():
+    msg = info(800, 503, k=RAW_K, p=RECTIFIED_P, d=LENS, distortion_model="plumb_bob")
+    raw, rectified = (camera_from_info(msg, (503, 800), rectified) for rectified in (False, True))
+    assert raw == Camera(290.050152, 289.392837, 399.938345, 273.885669, tuple(LENS))
+    assert rectified == Camera(80.425769, 80.243507, 287.422318, 32.874135)
+    assert camera_from_info(msg, (1006, 1600), True) == rectified.scaled(2.0)
+    msg.distortion_model = "mystery"  # of no interest where distortion was taken out
+    assert camera_from_info(msg, (503, 800), True) == rectified
+
+
+def test_a_rectified_image_without_p():
+    assert camera_from_info(info(), (480, 640), rectified=True) == Camera(500, 510, 320, 240)  # no lens: K is P
+    with pytest.raises(MessageError, match="fx = 0, fy = 0 in P: the camera is not calibrated"):
+        camera_from_info(info(d=LENS, distortion_model="plumb_bob"), (480, 640), rectified=True)
+    with pytest.raises(MessageError, match=r"in K: the camera is not calibrated; P is given: is the image rectified\?"):
+        camera_from_info(info(k=[0.0] * 9, p=RECTIFIED_P), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("topic", "is_rectified"),
+    [
+        ("/camera/image_rect", True),
+        ("/camera/image_rect_color/compressed", True),
+        ("/zed/rgb/color/rect/image", True),
+        ("/left/image_rectified", True),
+        ("/camera/image_raw", False),
+        ("/camera/direct/image", False),
+        ("/camera/unrectified/image", False),
+    ],
+)
+def test_topics_of_rectified_images(topic, is_rectified):
+    assert is_rectified_topic(topic) == is_rectified
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (480, 640), (640, 400)])
+def test_a_calibration_of_another_part_of_the_view_is_refused(width, height):
+    with pytest.raises(MessageError, match=rf"image of {width}x{height} px, this one has 640x480 px"):
+        camera_from_info(info(width, height), (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(1920, 1080, (1088, 1920)), (1280, 720, (45, 80)), (0, 0, (7, 9))]
+)
+def test_a_calibration_of_nearly_the_same_view_is_scaled(width, height, size):
+    camera = camera_from_info(info(width, height), size)
+    assert camera.fx == pytest.approx(500 * size[1] / (width or size[1]))
+    assert camera.fy == pytest.approx(510 * size[0] / (height or size[0]))
+
+
+@pytest.mark.parametrize(
+    ("focal", "size", "expected"),
+    [
+        (1e308, (4800, 6400), "cannot be used"),
+        (5e-324, (48, 64), "cannot be used"),
+        (1e30, (480, 640), r"focal length of 1e\+30 px for an image of 640x480 px; the camera is not calibrated"),
+        (1.0, (480, 640), "focal length of 1 px.*expected 6.4 to 640000 px"),
+    ],
+)
+def test_a_calibration_of_impossible_focal_length(focal, size, expected):
+    with pytest.raises(MessageError, match=expected):
+        camera_from_info(info(k=[focal, 0.0, 320.0, 0.0, focal, 240.0, 0.0, 0.0, 1.0]), size)
