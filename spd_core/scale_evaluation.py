@@ -35,7 +35,7 @@ DRAWS = 200  # of references, at least, for a mean that is not of chance: severa
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
 # Shares of the standard deviation of images' scales that a prior may have, the narrowest first, and by how much the
 # error with references may be above the least.
-NARROWER, AS_GOOD = (0.6, 0.7, 0.8, 0.9, 1.0), 1.01
+NARROWER, AS_GOOD = (0.7, 0.8, 0.9, 1.0), 1.01
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
 COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
 
