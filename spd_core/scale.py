@@ -44,6 +44,7 @@ MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128
 FAR_OFF = 7.0  # no lens does that: references in millimetres, or of another camera
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
+NONSENSE = 0.2  # probability that a reference is any depth; of floor another thing is said, below
 FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
 # table is a floor of another scale.
@@ -199,7 +200,7 @@ class ScaleFilter:
         new = self._references(frame, uv[may_show], reference_m, sigma_log[may_show], answer, stamp_s)
         if len(new) != len(may_show):
             return False  # a network that fails
-        new["is_limit"], new["alike"] = 1 - chance, FLOOR_ALIKE_PX
+        new["is_limit"], new["nonsense"], new["alike"] = 1 - chance, 0.0, FLOOR_ALIKE_PX
         alone, _ = posterior(new, self._centre, self.prior, stamp_s)
         moved = abs(alone[0] - self._centre[0])
         if share_seen(new, alone, stamp_s) < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
@@ -227,7 +228,7 @@ class ScaleFilter:
         new["log_depth"] = log_network - math.log(self.prior.pivot_m)
         new["log_ratio"] = np.log(depth_m) - log_network
         new["spread"] = np.where(np.isfinite(own_spread), own_spread, self.prior.spread_log)
-        new["sigma"], new["alike"], new["stamp_s"] = sigma_log, ALIKE_PX, stamp_s
+        new["sigma"], new["nonsense"], new["alike"], new["stamp_s"] = sigma_log, NONSENSE, ALIKE_PX, stamp_s
         return new[np.isfinite(log_network)]
 
     def advance(self, stamp_s: float) -> None:

@@ -154,8 +154,9 @@ def _encoded(predictor: Predictor, sample: Sample, protocol: Protocol) -> Encode
 
 def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
     """How good sigma [K] is at points of all images: `covered_68` and `covered_95`, the shares of errors of log depth
-    within one and 1.96 sigma; `mean`, of sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %; `abs_rel_by_share`,
-    the error of the most certain points, and `oracle_by_share`, of those that are best indeed, for SHARES of them.
+    within one and 1.96 sigma; `mean`, of sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %;
+    `abs_rel_by_share`, the error of the most certain points, and `oracle_by_share`, of those that are best indeed, for
+    SHARES of them.
     Empty for a network that says no sigma."""
     if np.isnan(sigma_log).all():
         return {}

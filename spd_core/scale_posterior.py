@@ -12,7 +12,7 @@ import numpy as np
 from .scale_prior import ScalePrior
 
 NU, T_PEAK = 3.0, 2 / (3**0.5 * math.pi)  # of Student's t, and its density at 0
-NONSENSE, NONSENSE_LOG = 0.2, 3.0  # the share of references that are any depth, and how many of log depth that is
+NONSENSE_LOG = 3.0  # how much of log depth a reference that is nonsense may be anywhere in
 ALIKE_LOG = 0.2  # of log depth: one standard deviation of being alike
 FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
@@ -24,8 +24,8 @@ _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
 # network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
-# thing can be, how close others are alike in image widths, and its time.
-_FIELDS = ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "is_limit", "alike", "stamp_s")
+# thing can be, that it is nonsense, how close others are alike in image widths, and its time.
+_FIELDS = ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "is_limit", "nonsense", "alike", "stamp_s")
 REFERENCE = np.dtype([(name, np.float64) for name in _FIELDS])
 
 
@@ -65,13 +65,14 @@ def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray,
     """Densities of e [K, cells]: of a reference that shows what it is one for, times the probability that it does, and
     that and of all else it may be."""
     width = np.sqrt(references["spread"] ** 2 + references["sigma"] ** 2).astype(np.float32)[:, None]
+    nonsense = references["nonsense"].astype(np.float32)[:, None]
     errors = errors / width
     of_t = np.square(errors)
     of_t /= np.float32(NU)
     of_t += 1
     of_t *= of_t  # to the power of (NU + 1) / 2
-    seen = np.float32((1 - NONSENSE) * T_PEAK) / width / of_t
-    anything = seen + np.float32(NONSENSE / NONSENSE_LOG)
+    seen = (1 - nonsense) * np.float32(T_PEAK) / width / of_t
+    anything = seen + nonsense / np.float32(NONSENSE_LOG)
     limits = references["is_limit"].nonzero()[0]
     if len(limits):
         is_limit = references["is_limit"].astype(np.float32)[limits, None]

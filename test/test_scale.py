@@ -11,8 +11,17 @@ from support.models import embedded_without_sigma
 
 from spd_core import SPD, Predictor, checkpoint
 from spd_core.predictor import EncodedFrame
-from spd_core.scale import ALIKE_PX, MOST_AT_ONCE, REFERENCE_SIGMA, FixedScale, ScaleError, ScaleFilter, ScalePrior
-from spd_core.scale_posterior import ALIKE_LOG, NONSENSE, NONSENSE_LOG, NU
+from spd_core.scale import (
+    ALIKE_PX,
+    MOST_AT_ONCE,
+    NONSENSE,
+    REFERENCE_SIGMA,
+    FixedScale,
+    ScaleError,
+    ScaleFilter,
+    ScalePrior,
+)
+from spd_core.scale_posterior import ALIKE_LOG, NONSENSE_LOG, NU
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
