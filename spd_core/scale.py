@@ -5,10 +5,9 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
 
     log true depth = log network depth + s + b * log(network depth / pivot) + e
 
-- **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment. Before any
-  reference s is of Laplace's distribution, for most scales are nearly right and some far off, with a standard deviation
-  `prior.sigma_log`, in images of which the network is unsure more; b ~ N(0, prior.sigma_slope). Widths are measured on
-  held-out images.
+- **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment: before any
+  reference s ~ N(0, prior.sigma_log), wider in images of which the network is unsure, b ~ N(0, prior.sigma_slope),
+  widths measured on held-out images.
 - **e**, what is left at a reference: Student's t, or with a probability of NONSENSE anything. Its width is the
   reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
 - **Something may stand in front.** Behind a pixel below the horizon there is floor, whose depth is known, but the pixel

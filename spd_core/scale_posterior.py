@@ -39,7 +39,7 @@ def posterior(
     sigma_log = prior.sigma_log_where(references["spread"] / prior.own_share)
 
     def log_density(cells: np.ndarray) -> np.ndarray:
-        log_prior = -math.sqrt(2) * np.abs(cells[0]) / sigma_log - 0.5 * (cells[1] / prior.sigma_slope) ** 2
+        log_prior = -0.5 * ((cells[0] / sigma_log) ** 2 + (cells[1] / prior.sigma_slope) ** 2)
         errors = offset - rows.astype(np.float32) @ cells.astype(np.float32)
         return log_prior + weights @ np.log(_likelihood(references, errors)[1])
 
