@@ -44,6 +44,7 @@ MOST_KEPT = 128
 FAR_OFF = 7.0  # no lens does that: references in millimetres, or of another camera
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
 NONSENSE = 0.2  # probability that a reference is any depth; of floor another thing is said, below
+FLOOR_SPREAD = 0.6  # of the network's own errors: a plane is answered better than other things
 FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
 # table is a floor of another scale.
@@ -200,6 +201,7 @@ class ScaleFilter:
         if len(new) != len(may_show):
             return False  # a network that fails
         new["is_limit"], new["nonsense"], new["alike"] = 1 - chance, 0.0, FLOOR_ALIKE_PX
+        new["spread"] *= FLOOR_SPREAD
         alone, _ = posterior(new, self._centre, self.prior, stamp_s)
         moved = abs(alone[0] - self._centre[0])
         if share_seen(new, alone, stamp_s) < LEAST_FLOOR or moved > MOST_FLOOR_SIGMAS * self.prior.sigma_log:
@@ -220,13 +222,16 @@ class ScaleFilter:
         answer."""
         network_m = answer.depth_m.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            own_spread = self.prior.own_share * answer.sigma_m / network_m
+            network_sigma = answer.sigma_m / network_m
             log_network = np.log(network_m)
         new = np.zeros(len(uv), REFERENCE)
         new["u"], new["v"] = uv.T / frame.size[1]
         new["log_depth"] = log_network - math.log(self.prior.pivot_m)
         new["log_ratio"] = np.log(depth_m) - log_network
-        new["spread"] = np.where(np.isfinite(own_spread), own_spread, self.prior.spread_log)
+        new["network_sigma"] = network_sigma
+        new["spread"] = np.where(
+            np.isfinite(network_sigma), self.prior.own_share * network_sigma, self.prior.spread_log
+        )
         new["sigma"], new["nonsense"], new["alike"], new["stamp_s"] = sigma_log, NONSENSE, ALIKE_PX, stamp_s
         return new[np.isfinite(log_network)]
 

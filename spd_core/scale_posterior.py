@@ -23,9 +23,13 @@ _TABLE = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, inde
 _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
-# network depth, standard deviations of e and of the reference, the probability that it is only the farthest that the
-# thing can be, that it is nonsense, how close others are alike in image widths, and its time.
-_FIELDS = ("u", "v", "log_depth", "log_ratio", "spread", "sigma", "is_limit", "nonsense", "alike", "stamp_s")
+# network depth, what the network says of its error, standard deviations of e and of the reference, the probability that
+# it is only the farthest that the thing can be, that it is nonsense, how close others are alike in image widths, its
+# time.
+_FIELDS = (
+    *("u", "v", "log_depth", "log_ratio", "network_sigma", "spread", "sigma", "is_limit", "nonsense", "alike"),
+    "stamp_s",
+)
 REFERENCE = np.dtype([(name, np.float64) for name in _FIELDS])
 
 
@@ -36,7 +40,7 @@ def posterior(
     rows = np.stack([np.ones(len(references)), references["log_depth"]], axis=1)
     offset = (references["log_ratio"] - rows @ centre).astype(np.float32)[:, None]
     weights = _weights(references, now_s).astype(np.float32)
-    sigma_log = prior.sigma_log_where(references["spread"] / prior.own_share)
+    sigma_log = prior.sigma_log_where(references["network_sigma"])
 
     def log_density(cells: np.ndarray) -> np.ndarray:
         log_prior = -0.5 * ((cells[0] / sigma_log) ** 2 + (cells[1] / prior.sigma_slope) ** 2)
