@@ -91,7 +91,7 @@ def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
     pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
     """
     turn = _exif(file).get(ORIENTATION, 1)
-    if turn not in range(2, 9):
+    if turn not in range(2, 9) or file.suffix.lower() == ".avif":  # which OpenCV shows as it is stored
         return camera
     (height, width), turned = size, camera
     if turn >= 5:  # rows and columns change places, then as 1 to 4

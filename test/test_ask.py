@@ -10,7 +10,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from PIL.TiffImagePlugin import IFDRational
 
 from spd_cli import main
@@ -228,6 +228,19 @@ def test_calibrations_that_say_no_camera_say_what_they_have(tmp_path, content, f
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(IntrinsicsError, match=rf"c\.yaml.* {fault}"):
         read_calibration(tmp_path / "c.yaml", SIZE)
+
+
+@pytest.mark.skipif(not (features.check("avif") and cv2.haveImageWriter("p.avif")), reason="libraries without AVIF")
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6])
+def test_camera_txt_is_turned_with_no_picture_that_is_not(tmp_path, orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    smooth = cv2.resize(PIXELS[:6, :8], SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(smooth).save(tmp_path / "p.avif", exif=tags, quality=95)
+    rgb = read_colour(tmp_path / "p.avif", TURNED)
+    assert np.abs(rgb.astype(float) - smooth).mean() < 10
+    (tmp_path / "camera.txt").write_text("100 110 50 52")
+    assert camera_of_picture(tmp_path / "p.avif", rgb.shape[:2]).camera == Camera(100, 110, 50, 52)
 
 
 @pytest.mark.parametrize(
