@@ -48,13 +48,14 @@ def _run(arguments: list[str]) -> None:
 
     from spd_core.process import keep_freed_memory
 
-    from .parser import Parser, check_settings_files, gathered, spelled_out
+    from .parser import Parser, check_settings_files, check_text, gathered, spelled_out
 
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if name is None:
         _overview().parse_args(arguments or ["--help"])  # prints, and exits
         return
     keep_freed_memory()
+    check_text(arguments)
     check_settings_files(arguments)
     command = _loaded(COMMANDS[name])
     arguments = spelled_out(arguments)

@@ -66,8 +66,9 @@ def ask(
     Args:
         what: pictures, folders of them, videos, bags or /dev/video0, and pixels u,v: u to the right, v down, of the
             picture as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
-        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration); or a
-            number, 0 for the first, of a camera to look through. Without it: camera.txt beside the picture, or EXIF.
+        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of a camera_info, ROS's
+            camera_calibration or OpenCV); or a number, 0 for the first, of a camera to look through. Without it:
+            camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
         grid: "8x6" asks at the centres of so many columns and rows.
         weights: "embedded" or a checkpoint file.
@@ -90,7 +91,9 @@ def ask(
     check_frames(frames)
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
-    originals, written = _originals(sources) if out is not None else set(), set[Path]()
+    originals, written = set[Path](), set[Path]()
+    if out is not None:  # of the names in a folder the user has chosen none
+        originals = _originals(sources, with_neighbours=files.expanded(out).is_dir())
     sizes: dict[KnownCamera, tuple[int, int]] = {}
     failed = 0
     for count, picture in enumerate(pictures(sources, frames)):
@@ -100,7 +103,9 @@ def ask(
             if several or is_moving or file.is_dir():
                 file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, written)
             if file.resolve() in originals:
-                raise AskError(f"--out {out} would replace {file}, which is asked about; expected another place")
+                raise AskError(
+                    f"--out {out} would replace {file}, which is asked about or beside that; expected another place"
+                )
             check_picture_name(file)
         try:
             rgb = picture.read()
@@ -135,10 +140,11 @@ def ask(
         raise AskError(f"{failed} of {count + 1} pictures were not answered; the reasons are above")
 
 
-def _originals(sources: list[str]) -> set[Path]:
-    """The files that are named, themselves or by their folder."""
+def _originals(sources: list[str], with_neighbours: bool) -> set[Path]:
+    """The files that are named, themselves or by their folder; with those beside them, too."""
     named = [files.expanded(source) for source in sources]
-    return {file.resolve() for path in named for file in (files.listed(path, "*") if os.path.isdir(path) else [path])}
+    folders = {path if os.path.isdir(path) else path.parent for path in named if with_neighbours or os.path.isdir(path)}
+    return {file.resolve() for file in (*named, *(file for folder in folders for file in files.listed(folder, "*")))}
 
 
 def _free(folder: Path, stem: str, written: set[Path]) -> Path:

@@ -22,13 +22,13 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
-from spd_core.files import FileError, listed
+from spd_core.files import FileError, check_writable, listed, make_folder
 from spd_core.floor_evaluation import evaluate_floor
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.reports import write_evaluation
-from spd_core.scale_evaluation import evaluate_scale, write_scale_report
+from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
 from .console import make_console, printable, say
 from .scales import show_floor, show_scale
@@ -67,8 +67,11 @@ def evaluate_checkpoint(
     """
     how = Protocol(**protocol)
     at_least(0, workers=workers)
+    check_counts(references or [])
     predictor = Predictor.load(weights, device, runtime=runtime)
     dataset = open_dataset(data, split)
+    if out is not None:
+        make_folder(out)  # said before all the work
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
     own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]
@@ -169,6 +172,7 @@ def preview(
     out = out / "preview.png" if out.is_dir() else out
     check_picture_name(out)
     dataset = open_dataset(path, split)
+    check_writable(out)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
         sample = dataset[int(index)]
@@ -283,6 +287,7 @@ def convert(file: Path, out: Path, max_depth_m: float | None = None, download: b
     """
     from spd_core import convert as converter
 
+    check_writable(out)
     model, origin = converter.depth_anything_v2(converter.download(file.name) if download else file, max_depth_m)
     checkpoint.save(model, out, **origin)
     say(
@@ -300,5 +305,6 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
     """
     if len(weights) < 2:
         raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
+    check_writable(out)
     checkpoint.save(checkpoint.average(weights), out, average_of=[checkpoint.provenance(file) for file in weights])
     say(f"wrote {out}, the average of {len(weights)}")

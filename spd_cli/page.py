@@ -70,6 +70,8 @@ def offer(path: str, media_type: str, encoded: Callable[[int], bytes]) -> None:
             return Response(encoded(number), media_type=media_type, headers={"Cache-Control": "no-store"})
         except LookupError:
             return Response(status_code=404)
+        except SPDError as error:  # a broken one, of which the page says so
+            return Response(str(error), status_code=404, media_type="text/plain")
 
 
 def serve(page: Callable[[], Page], host: str, port: int, browser: bool) -> None:

@@ -22,7 +22,15 @@ from .console import say
 
 NUMBERS = re.compile(r"[-+.\de]+(?:, *[-+.\de]+)*")
 
-register_type(Path, str, expanded, type_check=isinstance)  # `~` in YAML, and after `=`, where no shell expands it
+
+def _path(text: str | Path) -> Path:
+    """With `~` expanded: in YAML, and after `=`, no shell does it."""
+    if not str(text):  # an empty variable of a shell, and not the folder that one is in
+        raise ValueError("expected the name of a file or a folder, got ''")
+    return expanded(text)
+
+
+register_type(Path, str, _path, type_check=isinstance)
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
@@ -53,6 +61,13 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
             options += words[:1]
             words = words[1:]
     return [arguments[0], json.dumps(positional), *options]
+
+
+def check_text(arguments: list[str]) -> None:
+    """Say of an argument that it is no text: the parser, which reads YAML, would say something else."""
+    for argument in arguments:
+        if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's bytes that are no UTF-8
+            raise FileError(f"the name {argument} is not UTF-8; expected one that is: rename it")
 
 
 def check_settings_files(arguments: list[str]) -> None:

@@ -24,6 +24,7 @@ from spd_core.data.topics import COMPRESSED, Choice, Topics
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
+from spd_core.files import make_folder
 from spd_core.messages import is_rectified_topic
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
@@ -32,6 +33,7 @@ from spd_core.recording import Replayed, Report, Sampling, answer_offline, frame
 from .console import make_console, printable, say
 
 SHOWN = ("abs_rel", "d1", "rmse", "s_star")
+MOST_OFFSET_S = 4e9  # from uptime to the time of day, and more; nanoseconds in 64 bits hold it on top of a stamp
 DEMO_FRAMES, DEMO_RATE_HZ, QUERIES_PER_FRAME, POINTS_PER_QUERY = 20, 5.0, 4, 32
 
 
@@ -80,6 +82,7 @@ def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float
     """
     if not 0 < rate < math.inf or rooms < 1:
         raise SPDError(f"rate and rooms must be positive, got {rate} and {rooms}")
+    at_least(1e-3, rate=rate)  # the seconds of a stamp have 31 bits
     count = write_bag(out, _frames(_samples(folder) if folder is not None else _drawn(rooms), rate), storage)
     say(f"wrote {out}: {count} frames")
 
@@ -144,6 +147,8 @@ def replay(
         topics = choice.topics
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
+        if out is not None:
+            make_folder(out)  # said before all the work
         frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
         total = recording.count(topics.image)
         if offline:
@@ -192,8 +197,8 @@ def opened_bag(
         SPDError: a tolerance or an offset that is none, or as `Bag` and `Bag.choose`.
     """
     at_least(0, tolerance_s=tolerance_s)
-    if not math.isfinite(depth_offset_s):
-        raise SPDError(f"depth_offset_s must be finite, got {depth_offset_s}")
+    if not abs(depth_offset_s) <= MOST_OFFSET_S:
+        raise SPDError(f"depth_offset_s must be finite, of {MOST_OFFSET_S:g} s at most, got {depth_offset_s}")
     with Bag(bag) as recording:
         for line in recording.faults:
             say(line, "yellow")

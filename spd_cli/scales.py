@@ -36,6 +36,7 @@ def calibrate_scale(
     depth: str | None = None,
     camera_info: str | None = None,
     tolerance_s: float = TOLERANCE_S,
+    depth_offset_s: float = 0.0,
     every: int = 1,
     max_depth_m: float = 10.0,
 ) -> None:
@@ -50,16 +51,20 @@ def calibrate_scale(
         depth: depth topic, likewise.
         camera_info: calibration topic, likewise.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
+        depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
         every: take only each so-manieth frame.
         max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
     at_least(1, every=every)
     Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
-    with opened_bag(bag, image, depth, camera_info, tolerance_s=tolerance_s) as (recording, choice, _):
+    how = tolerance_s, depth_offset_s
+    with opened_bag(bag, image, depth, camera_info, None, *how) as (recording, choice, pairing):
         topics = choice.topics
         if topics.depth is None:
             raise DataError(f"{bag} has no depth topic; a scale needs true distances to be measured by")
-        frames = recording.frames(topics, tolerance_s)
+        if not pairing.partner:
+            raise DataError(f"nothing to measure: {pairing}")
+        frames = recording.frames(topics, *how)
         count = math.ceil(recording.count(topics.image) / every)
         predictor = Predictor.load(weights, device, runtime=runtime)
         every_nth = track(islice(frames, 0, None, every), "measuring", total=count)

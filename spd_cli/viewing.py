@@ -54,8 +54,8 @@ def view(
         what: pictures, folders of them, bags, videos or /dev/video0.
         node: in place of these the images of a node that runs, all that it answers, and its answer where you point.
         namespace: of that node, say front for /front/spd.
-        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of ROS's camera_calibration). Without
-            it: the bag's camera_info, camera.txt beside the picture, or EXIF.
+        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of a camera_info, ROS's
+            camera_calibration or OpenCV). Without it: the bag's camera_info, camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.
@@ -86,8 +86,24 @@ def view(
     from .picture_page import serve_pictures
 
     shown = Gallery(_collected(what, frames), Predictor.load(weights, device, runtime=runtime), camera, fov)
-    shown[0]  # what is wrong with it is said here
+    _say_what_is_wrong(shown)
     serve_pictures(shown, HOST, _free_port(port), browser)
+
+
+def _say_what_is_wrong(shown: Gallery) -> None:
+    """Of the pictures before the first that can be shown; the page says it of those after it.
+
+    Raises:
+        SPDError: none can be shown.
+    """
+    for index in range(len(shown)):
+        try:
+            shown[index]
+            return
+        except SPDError as error:
+            if index + 1 == len(shown):
+                raise
+            say(str(error), "bold red", stderr=True, title="error: ")
 
 
 def _free_port(port: int | None) -> int:

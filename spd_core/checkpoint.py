@@ -49,7 +49,7 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
             raise CheckpointError(
                 f"{name} has {tensor.abs().max():g}, which {dtype} cannot hold: {path} is not written; store float32"
             )
-    with files.replaced(path, CheckpointError, (OSError, SafetensorError)) as partial:
+    with files.replaced(path, CheckpointError, (SafetensorError,)) as partial:
         save_file(tensors, partial, metadata)
 
 

@@ -23,7 +23,7 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         flags: OpenCV's IMREAD_*.
 
     Raises:
-        CodingError: there are none, or not all of them.
+        CodingError: there are none, or not all of them; or they are neither 8 nor 16 bits where 8 are asked for.
     """
     data = np.frombuffer(data, np.uint8)
     if data[:2].tobytes() == JPEG_START and _is_cut_short(data.tobytes()):
@@ -36,7 +36,9 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         raise CodingError(NOT_WHOLE)
     if flags & cv2.IMREAD_ANYDEPTH or pixels.dtype == np.uint8:
         return pixels
-    return eight_bits(pixels) if pixels.dtype == np.uint16 else np.asarray(cv2.imdecode(data, flags))
+    if pixels.dtype != np.uint16:  # where white is, nothing says: at 1, or at 255
+        raise CodingError(f"its pixels are {pixels.dtype}; expected uint8 or uint16")
+    return eight_bits(pixels)
 
 
 def eight_bits(pixels: np.ndarray) -> np.ndarray:

@@ -73,6 +73,11 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
         CheckpointError: no such file, not these weights, a relative-depth checkpoint, or a wrong `max_depth_m`.
     """
     path = files.expanded(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} {files.problem(path)}; the released files are linked in metric_depth/README.md of {SOURCE},"
+            " --download fetches them. The weights 'embedded' run without any"
+        )
     dataset = _trained_on(path, max_depth_m)
     theirs = _read(path)
     renamed = ((our_name(name), tensor) for name, tensor in theirs.items())
@@ -158,11 +163,6 @@ def download(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} does not exist; the released files are linked in metric_depth/README.md of {SOURCE}, --download"
-            " fetches them. The weights 'embedded' run without any"
-        )
     content = files.read_torch(path, error=CheckpointError)
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict):

@@ -15,7 +15,7 @@ from .data.samples import Dataset, Sample, Subset, limited
 from .errors import SPDError, at_least
 from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
-from .pixels import grid_pixels, random_pixels
+from .pixels import check_grid, grid_pixels, random_pixels
 from .predictor import EncodedFrame, Predictor
 
 
@@ -61,11 +61,9 @@ class Protocol:
             raise SPDError(
                 f"max_depth_m must be finite and above min_depth_m ({self.min_depth_m:g} m), got {self.max_depth_m:g}"
             )
-        for name, value in (
-            ("points", self.points),
-            ("limit", self.limit),
-            *(("grid", extent) for extent in self.grid or ()),
-        ):
+        if self.grid is not None:
+            check_grid(*self.grid)
+        for name, value in (("points", self.points), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise SPDError(f"{name} must be positive, got {value}")
 

@@ -86,6 +86,8 @@ def problem(path: Path, magic: bytes = b"") -> str:
         size = path.stat().st_size
         if path.is_dir():
             return "is a folder, not a file"
+        if not path.is_file():  # a pipe would have to be written to a second time
+            return "is a pipe or a device, and gave nothing that can be read"
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
@@ -177,19 +179,21 @@ def read_torch(path: Path, device: Any = "cpu", error: type[SPDError] = FileErro
 
 @contextmanager
 def replaced(
-    path: str | os.PathLike, error: type[SPDError] = FileError, because: tuple[type[Exception], ...] = (OSError,)
+    path: str | os.PathLike, error: type[SPDError] = FileError, because: tuple[type[Exception], ...] = ()
 ) -> Iterator[Path]:
     """A path beside `path` to write to. At the end it is brought to the disk and takes the place of `path` in one step:
     a kill, a full disk or a power cut leaves the file whole, as it was or as it is.
 
     Args:
         error: what is raised where it cannot be written.
-        because: exceptions by which the writer says so.
+        because: exceptions beside OSError by which the writer says so.
     """
-    path = expanded(path)
+    path, because = expanded(path), (OSError, *because)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # of which some writers say no more than that they failed
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if path.exists() and not path.is_file():  # a device or a pipe has nothing to replace
             partial = path
             yield path

@@ -4,6 +4,7 @@ into it (EXIF)."""
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import yaml
 from PIL import Image
 
@@ -24,6 +26,7 @@ from .messages import camera_from_info
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
 EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
+EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 ORIENTATION, EXIF_IFD = 0x0112, 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
@@ -50,7 +53,8 @@ def camera_of_picture(
     Args:
         file: the picture; a video has no EXIF.
         size: height and width as it is looked at, px: turned, where its EXIF asks for that.
-        told: "fx,fy,cx,cy" in px of the picture, or a file: four such numbers, or the YAML of ROS's camera_calibration.
+        told: "fx,fy,cx,cy" in px of the picture, or a file: four such numbers, or the YAML that
+            `read_calibration` takes.
         fov_deg: horizontal angle of view, degrees, instead.
 
     Raises:
@@ -87,7 +91,7 @@ def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
     pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
     """
     turn = _exif(file).get(ORIENTATION, 1)
-    if turn not in range(2, 9):
+    if turn not in range(2, 9) or file.suffix.lower() == ".avif":  # which OpenCV shows as it is stored
         return camera
     (height, width), turned = size, camera
     if turn >= 5:  # rows and columns change places, then as 1 to 4
@@ -107,7 +111,7 @@ def _told(told: str, size: tuple[int, int]) -> Camera:
     try:
         numbers = four_numbers(told)
     except ValueError as error:
-        if "," in told and not files.expanded(told).exists():
+        if "," in told and not os.path.exists(files.expanded(told)):  # which takes names of any length
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
         camera = read_calibration(files.expanded(told), size)
     else:
@@ -117,8 +121,8 @@ def _told(told: str, size: tuple[int, int]) -> Camera:
 
 
 def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
-    """The camera in a file: four numbers fx fy cx cy, or the YAML that ROS's camera_calibration writes, which is scaled
-    to an image of `size` (height, width) px.
+    """The camera in a file: four numbers fx fy cx cy, or the YAML that ROS's camera_calibration or a camera_info
+    writes, which is scaled to an image of `size` (height, width) px.
 
     Raises:
         IntrinsicsError: it is neither.
@@ -128,32 +132,45 @@ def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
     with suppress(ValueError):
         numbers = four_numbers(text)  # before YAML, which knows no tabs
     try:
-        return Camera(*numbers) if numbers else camera_from_info(_as_message(yaml.safe_load(text)), size)
+        return Camera(*numbers) if numbers else camera_from_info(_as_message(_first_document(text)), size)
     except SPDError as error:
         raise IntrinsicsError(f"{file}: {error}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, IndexError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise IntrinsicsError(
             f"{file} {files.problem(file)}; expected four numbers fx fy cx cy in px, or the YAML of a calibration with"
-            " camera_matrix and image_width"
+            f" {EXPECTED_KEYS}"
         ) from error
 
 
+def _first_document(text: str) -> Any:
+    """What YAML says: of OpenCV's too, whose header and tags are its own, and of `ros2 topic echo`, which goes on."""
+    text = text.removeprefix("%YAML:1.0").replace("!!opencv-matrix", "")
+    return next(iter(yaml.safe_load_all(text)), None)
+
+
 def _as_message(content: dict) -> SimpleNamespace:
-    """What a calibration file says, as a CameraInfo says it."""
-    k, p, d = (
-        content.get(name, {}).get("data", nothing)
-        for name, nothing in (
-            ("camera_matrix", [0.0] * 9),
-            ("projection_matrix", [0.0] * 12),
-            ("distortion_coefficients", []),
-        )
-    )
-    model = content.get("distortion_model", content.get("camera_model", ""))
-    width, height = (int(content.get(f"image_{name}", 0)) for name in ("width", "height"))
-    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
-    return SimpleNamespace(
-        k=k, p=p, d=d, distortion_model=model, width=width, height=height, roi=roi, binning_x=0, binning_y=0
-    )
+    """What a calibration file says, by the names of camera_calibration or of a CameraInfo, as a CameraInfo says it."""
+
+    def said(*names: str) -> Any:
+        return next((content[name] for name in names if content.get(name) is not None), None)
+
+    def numbers(*names: str) -> list:
+        value = said(*names)
+        value = value.get("data") if isinstance(value, dict) else value
+        return [] if value is None else np.ravel(value).tolist()
+
+    k = numbers("camera_matrix", "k", "K")
+    if not k:
+        keys = ", ".join(map(str, list(content)[:8])) or "none"
+        raise IntrinsicsError(f"it has the keys {keys}; expected {EXPECTED_KEYS}")
+    p = numbers("projection_matrix", "p", "P") or [0.0] * 12
+    d = numbers("distortion_coefficients", "d", "D") or [0.0] * 4  # as a fisheye they are no pinhole
+    model = str(said("distortion_model", "camera_model") or "")
+    width, height = (int(said(f"image_{name}", name) or 0) for name in ("width", "height"))
+    part = said("roi") or {}
+    roi = SimpleNamespace(**{name: int(part.get(name, 0)) for name in ("x_offset", "y_offset", "width", "height")})
+    binning = {name: int(said(name) or 0) for name in ("binning_x", "binning_y")}
+    return SimpleNamespace(k=k, p=p, d=d, distortion_model=model, width=width, height=height, roi=roi, **binning)
 
 
 def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | None:
@@ -179,6 +196,8 @@ def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | No
 
 def _exif(file: Path, part: int | None = None) -> Mapping[int, Any]:
     """The tags of a picture's EXIF, or of a part of it; none where they cannot be read."""
+    if not file.is_file():  # a pipe gives its picture once
+        return {}
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
             tags = picture.getexif()

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .camera import cell_centres, inside_image
+from .errors import SPDError, first_line
+
+MOST_CELLS = 10_000_000  # of a grid: more do not fit into memory with their answers
+
+
+def checked_points(uv: Any) -> np.ndarray:
+    """Points as float64 [K, 2]; those that a masked array hides are NaN.
+
+    Raises:
+        SPDError: they are no such numbers.
+    """
+    expected = "points must be an array [K, 2] of (u, v) px"
+    try:
+        values = np.ma.asarray(uv) if isinstance(uv, np.ma.MaskedArray) else np.asarray(uv)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of several lengths; tensors that numpy cannot take
+        raise SPDError(f"{expected}, got {type(uv).__name__}: {first_line(error)}") from error
+    if values.dtype.kind not in "iuf":
+        raise SPDError(f"{expected}, got {type(uv).__name__} of {values.dtype}")
+    if values.shape != (0,) and (values.ndim != 2 or values.shape[1] != 2):  # an empty list is no points
+        raise SPDError(f"{expected}, got shape {list(values.shape)}")
+    return np.ma.filled(values.astype(np.float64), np.nan).reshape(-1, 2)
+
+
+def check_grid(columns: int, rows: int) -> None:
+    """Raise SPDError for a grid of no cells, or of too many."""
+    if min(columns, rows) < 1 or columns * rows > MOST_CELLS:
+        raise SPDError(f"grid must be columns and rows of 1 to {MOST_CELLS:,} cells, got {columns}x{rows}")
 
 
 def pixel_under(uv: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from . import checkpoint
 from .camera import Camera, CameraError, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features
+from .pixels import checked_points
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
 from .preprocess import ImageTransform, check_image, check_input_size
 from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
@@ -277,7 +278,7 @@ class EncodedFrame:
     def answer(self, uv: np.ndarray, scale: MetricScale | None = None) -> Answer:
         """Everything that is answered at points `uv` [K, 2] px of the image, and the one place that decides a point's
         status. `scale` corrects the metres."""
-        uv = _points(uv)
+        uv = checked_points(uv)
         depth_m, sigma_log = self._decode(uv)
         if scale is not None:
             depth_m, sigma_log = scale.correct(depth_m, sigma_log)
@@ -318,7 +319,7 @@ class EncodedFrame:
     def depth_at(self, uv: np.ndarray) -> np.ndarray:
         """z-depth, m, float32 [K], at points `uv` [K, 2] px of the image; NaN outside the image and for non-finite
         points."""
-        return self._decode(_points(uv))[0]
+        return self._decode(checked_points(uv))[0]
 
     def points_at(self, uv: np.ndarray) -> np.ndarray:
         """Points [K, 3] m in the optical frame (x right, y down, z forward) at `uv` [K, 2] px; NaN rows as in
@@ -340,11 +341,3 @@ class EncodedFrame:
 def _finite(depth_m: np.ndarray) -> np.ndarray:
     """Depths of which those without end are NaN: no answer."""
     return np.where(np.isinf(depth_m), np.float32(np.nan), depth_m)
-
-
-def _points(uv: np.ndarray) -> np.ndarray:
-    """Points as float64 [K, 2]."""
-    uv = np.asarray(uv, dtype=np.float64)
-    if uv.shape != (0,) and (uv.ndim != 2 or uv.shape[1] != 2):  # an empty list is no points
-        raise SPDError(f"points must be an array [K, 2] of (u, v) px, got shape {list(uv.shape)}")
-    return uv.reshape(-1, 2)

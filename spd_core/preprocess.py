@@ -122,6 +122,7 @@ def check_input_size(input_size: tuple[int, int] | None) -> tuple[int, int] | No
     """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
     if input_size is None:
         return None
-    if not isinstance(input_size, tuple | list) or len(input_size) != 2 or min(input_size) < MIN_SIZE:
+    sizes = list(input_size) if isinstance(input_size, tuple | list | np.ndarray) else []
+    if len(sizes) != 2 or not all(isinstance(n, int | float | np.number) and MIN_SIZE <= n < math.inf for n in sizes):
         raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
-    return input_size[0], input_size[1]
+    return sizes[0], sizes[1]

@@ -21,7 +21,7 @@ from .data.images import write_picture
 from .errors import SPDError, at_least
 from .metrics import depth_metrics, mean_metrics
 from .pictures import draw_overlay
-from .pixels import at_pixels, pixel_under, random_pixels
+from .pixels import at_pixels, check_grid, pixel_under, random_pixels
 from .predictor import Predictor
 from .reports import new_figure, save_figure, say_instead
 from .scale import ScaleFilter
@@ -49,8 +49,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if self.points < 1 or (self.grid is not None and min(self.grid) < 1):
-            raise SPDError(f"points and grid must be positive, got {self.points} and {self.grid}")
+        at_least(1, points=self.points)
+        if self.grid is not None:
+            check_grid(*self.grid)
         at_least(0, seed=self.seed)
         if self.recorded and self.grid is not None:
             raise SPDError("recorded and grid exclude each other")

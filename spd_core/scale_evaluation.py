@@ -75,6 +75,7 @@ def evaluate_scale(
     Raises:
         DataError: a sample cannot be read, or none has a pixel of known depth below `max_depth_m`.
     """
+    check_counts(counts)
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
     scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
@@ -121,6 +122,12 @@ def evaluate_scale(
         "pixels_beyond": pixels_beyond,
         "without_truth": len(dataset) - len(points),
     }
+
+
+def check_counts(counts: Sequence[int]) -> None:
+    """Raise SPDError for numbers of references that leave nothing to score, or are none."""
+    if not all(1 <= count < SCORED for count in counts):
+        raise SPDError(f"references must be 1 to {SCORED - 1} of the pixels that are scored, got {list(counts)}")
 
 
 def _score(depth_m: np.ndarray, truth_m: np.ndarray, protocol: Protocol) -> dict[str, float]:

@@ -32,6 +32,9 @@ FREE_TO_CHANGE = (
 )
 
 
+MOST_THREADS = 1024  # where the system has no more of them, torch ends the process
+
+
 class TrainingError(SPDError):
     """The run cannot start or go on; the message says why and what to do."""
 
@@ -137,6 +140,8 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.threads > MOST_THREADS:
+            raise TrainingError(f"threads must be {MOST_THREADS} at most, got {self.threads}")
         if self.ema >= 1 or self.drop_path >= 1:
             raise TrainingError(f"ema and drop_path must be below 1, got {self.ema} and {self.drop_path}")
         if isinstance(self.data, dict) and not (self.data and all(0 < s < math.inf for s in self.data.values())):

@@ -116,7 +116,7 @@ class Record:
             "average": self.average.state_dict() if self.average else None,
             **{name: getattr(self, name) for name in COUNTED},
         }
-        with files.replaced(state_file(self.config), TrainingError, (OSError, RuntimeError)) as partial:
+        with files.replaced(state_file(self.config), TrainingError, (RuntimeError,)) as partial:
             torch.save(state, partial)
         files.write_json(self.out / "run.json", report)
 

@@ -1,14 +1,16 @@
 """`spd ask`: a photograph, a question, metres; and where the focal length of a photograph comes from."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from PIL.TiffImagePlugin import IFDRational
 
 from spd_cli import main
@@ -164,6 +166,83 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
             read_calibration(tmp_path / "bad.yaml", SIZE)
 
 
+K = "[200, 0, 127.5, 0, 202, 95.5, 0, 0, 1]"
+HALF = Camera(100, 101, 63.5, 47.5)
+BENT = replace(HALF, distortion=(0.1, -0.2, 0, 0, 0), distortion_model="plumb_bob")
+OF_ROS = f"camera_matrix: {{data: {K}}}\nimage_width: 256\nimage_height: 192\n"
+OF_OPENCV = f"""%YAML:1.0
+---
+image_width: 256
+image_height: 192
+camera_matrix: !!opencv-matrix {{rows: 3, cols: 3, dt: d, data: {K}}}
+distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, -0.2, 0., 0., 0.]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "camera"),
+    [
+        pytest.param(f"width: 256\nheight: 192\nk: {K}\nd: [0.1, -0.2, 0, 0, 0]\n---\n", BENT, id="ros2 topic echo"),
+        pytest.param(f"width: 256\nheight: 192\nK: {K}\nD: [0.1, -0.2, 0, 0, 0]\n", BENT, id="ROS 1"),
+        pytest.param(
+            "width: 512\nheight: 384\nk: [400, 0, 255.5, 0, 404, 191.5, 0, 0, 1]\nbinning_x: 2\nbinning_y: 2\n"
+            "roi: {x_offset: 128, y_offset: 96, width: 256, height: 192}\n",
+            Camera(200, 202, 63.5, 47.5),
+            id="a part, binned",
+        ),
+        pytest.param(OF_ROS + "distortion_coefficients:\n", HALF, id="no coefficients"),
+        pytest.param(OF_ROS + "distortion_model:\nd: [0.1, -0.2, 0, 0, 0]\n", BENT, id="no model"),
+        pytest.param(OF_OPENCV, BENT, id="OpenCV"),
+        pytest.param(
+            OF_ROS + "distortion_model: equidistant\n",
+            replace(HALF, distortion=(0,) * 4, distortion_model="equidistant"),
+            id="a fisheye without coefficients",
+        ),
+    ],
+)
+def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
+    (tmp_path / "c.yaml").write_text(content)
+    assert read_calibration(tmp_path / "c.yaml", SIZE) == camera
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            "{width: 640, height: 480, fx: 518.0, ppx: 319.5}",
+            "it has the keys width, height, fx, ppx; expected camera_ma",
+        ),
+        (
+            "cam0:\n  intrinsics: [518.0, 518.0, 319.5, 239.5]\n",
+            "it has the keys cam0; expected camera_matrix, image_wi",
+        ),
+        ("camera_matrix:\n", "it has the keys camera_matrix; expected camera_matrix, image_width and image_height"),
+        (
+            OF_ROS + "distortion_model: 3\nd: [0.1]\n",
+            "the distortion model '3' with 1 coefficients; expected plumb_bob",
+        ),
+        ("[" * 2000, "is text that begins with .*; expected four numbers fx fy cx cy in px, or the YAML"),
+    ],
+)
+def test_calibrations_that_say_no_camera_say_what_they_have(tmp_path, content, fault):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(IntrinsicsError, match=rf"c\.yaml.* {fault}"):
+        read_calibration(tmp_path / "c.yaml", SIZE)
+
+
+@pytest.mark.skipif(not (features.check("avif") and cv2.haveImageWriter("p.avif")), reason="libraries without AVIF")
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6])
+def test_camera_txt_is_turned_with_no_picture_that_is_not(tmp_path, orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    smooth = cv2.resize(PIXELS[:6, :8], SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(smooth).save(tmp_path / "p.avif", exif=tags, quality=95)
+    rgb = read_colour(tmp_path / "p.avif", TURNED)
+    assert np.abs(rgb.astype(float) - smooth).mean() < 10
+    (tmp_path / "camera.txt").write_text("100 110 50 52")
+    assert camera_of_picture(tmp_path / "p.avif", rgb.shape[:2]).camera == Camera(100, 110, 50, 52)
+
+
 @pytest.mark.parametrize(
     ("told", "fov_deg", "message"),
     [
@@ -173,6 +252,7 @@ def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
         ("200,200,127.5,95.5", None, "like the calibration of a 256x192 picture, .* 128x96 px; .* times 0.5"),
         ("50,50,31.5,23.5", None, "at 31.5,23.5: it looks like the calibration of a 64x48 picture"),
         ("none.yaml", None, "none.yaml does not exist"),
+        ("1," * 200, None, "expected fx,fy,cx,cy in px, or a file, got '1,1,"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
         (
@@ -332,8 +412,24 @@ def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(SystemExit):
             spd(monkeypatch, *arguments, "--json")
-        assert "x.png, which is asked about; expected another place" in " ".join(capsys.readouterr().err.split())
+        assert "x.png, which is asked about or beside that; expected" in " ".join(capsys.readouterr().err.split())
         assert (tmp_path / "a" / "x.png").read_bytes() == before
+
+
+def test_a_name_that_nobody_gave_replaces_no_picture(tmp_path, monkeypatch, capsys):
+    """Into the folder of a.jpg go names that its user did not choose."""
+    cv2.imwrite(str(tmp_path / "a.png"), PIXELS)
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, photograph(tmp_path / "a.jpg"), "--out", tmp_path, "--json")
+    assert "a.png, which is asked about or beside that; expected another place" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, "a.jpg", "--out", "", "--json")
+    assert "expected the name of a file or a folder, got ''" in capsys.readouterr().err
+    for _ in range(2):  # a name that was given may be given again
+        spd(monkeypatch, "a.jpg", "--out", "b.png", "--json")
 
 
 def test_a_broken_picture_does_not_end_the_others(tmp_path, monkeypatch, capsys):
@@ -364,6 +460,43 @@ def test_a_picture_is_written_into_a_folder_that_is_there(tmp_path, monkeypatch,
     said = capsys.readouterr()
     assert "o.xyz has no suffix of a picture" in " ".join(said.err.split())
     assert said.out == "", "said before an answer, which would be lost"
+
+
+@pytest.mark.parametrize("suffix", [".pbm", ".exr"])  # black and white alone; in OpenCV, but switched off
+def test_a_format_that_holds_no_colour_is_refused_before_an_answer(tmp_path, monkeypatch, capsys, suffix):
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, photograph(tmp_path / "p.jpg"), "--out", tmp_path / f"o{suffix}", "--json")
+    said = capsys.readouterr()
+    assert f"o{suffix} has no suffix of a picture in colour" in " ".join(said.err.split())
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("content", ["picture", "words"])
+def test_a_pipe_is_read_once(tmp_path, content):
+    os.mkfifo(tmp_path / "p.jpg")
+    data = photograph(tmp_path / "q.jpg").read_bytes() if content == "picture" else b"hello"
+    code = (
+        f"from spd_cli import main; import sys; sys.argv = ['spd', 'ask', {str(tmp_path / 'p.jpg')!r}, '9,9']; main()"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (tmp_path / "p.jpg").write_bytes(data)  # once the other end is open
+    try:
+        said, error = asking.communicate(timeout=200)
+    finally:
+        asking.kill()
+    if content == "picture":
+        assert b"nothing says the focal length" in said, error
+    else:
+        assert b"p.jpg is a pipe or a device, and gave nothing that can be read" in error
+
+
+def test_a_name_that_is_no_text_is_named(monkeypatch, capsys):
+    for arguments in ([os.fsdecode(b"b\xff.jpg"), "9,9"], ["p.jpg", "--camera", os.fsdecode(b"b\xff.txt")]):
+        with pytest.raises(SystemExit) as stop:
+            spd(monkeypatch, *arguments)
+        assert stop.value.code == 1
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"error: the name b\\udcff\.\w+ is not UTF-8; expected one that is: rename it\n", said)
 
 
 def test_a_pixel_outside_a_picture_is_told_whatever_comes_after_it(tmp_path, monkeypatch, capsys):

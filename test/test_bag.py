@@ -1,5 +1,6 @@
 """Recordings as they come: what other topics hold does not matter, and what is damaged costs itself and is told."""
 
+import resource
 import shutil
 import sqlite3
 import warnings
@@ -230,6 +231,19 @@ def test_compressed_bags(tmp_path, mode, storage):
         packed.write_bytes(packed.read_bytes()[:-100])
         with Bag(path) as bag:
             assert any(f"{packed} is unfinished or damaged" in fault for fault in bag.faults)
+
+
+def test_a_compressed_bag_that_finds_no_room_says_where(tmp_path):
+    path = recorded.write(tmp_path / "bag", usual(20), "mcap", CompressionMode.FILE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"cannot be unpacked into .* \(File too large\); the variable TMPDIR names"
+        ):
+            find_topics(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_no_bag_is_named_with_its_first_bytes(tmp_path):

@@ -281,6 +281,15 @@ def test_what_is_not_metres_is_never_depth(tmp_path, messages, why):
     assert (why in refused[0]) if why else not refused
 
 
+def test_a_coded_topic_of_floats_costs_itself(tmp_path):
+    normals = cv2.imencode(".tiff", picture().astype(np.float32) / 255)[1].tobytes()
+    topic = "/camera/surface/compressed"
+    messages = [*colour("/camera/color/image_raw"), (topic, stamp(0), compressed(stamp(0), "32FC3; tiff", normals))]
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        choice = bag.choose()
+    assert choice.topics.image == "/camera/color/image_raw"
+
+
 def test_a_depth_topic_that_stayed_empty_was_expected(tmp_path):
     path = recorded.write(tmp_path / "bag", [*colour("/cam/image_raw"), *depth("/cam/depth/image_raw")], "sqlite3")
     with sqlite3.connect(path / "bag.db3") as file:

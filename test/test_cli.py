@@ -10,6 +10,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from jsonargparse import auto_cli, capture_parser
 from safetensors import safe_open
@@ -19,6 +21,8 @@ from spd_cli import COMMANDS, _loaded, commands, main
 from spd_cli.console import INTERRUPTED, printable, reported, say
 from spd_cli.parser import Parser, spelled_out
 from spd_core import checkpoint
+from spd_core.data.bag import BagFrame
+from spd_core.data.bag_writing import write_bag
 from spd_core.errors import SPDError
 from spd_core.training import TrainConfig
 
@@ -153,6 +157,34 @@ def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys
     assert checkpoint.provenance(out)["average_of"] == [checkpoint.provenance("embedded")] * 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["average", "embedded", "embedded", "--out", "{}"],
+        ["convert", "none.pth", "{}", "--max-depth-m", "20"],
+        ["data", "preview", "{}/data", "--out", "{}/data/camera.txt/a.png"],
+        ["eval", "{}/data", "--out", "{}/data/camera.txt"],
+        ["replay", "{}/bag", "--offline", "--out", "{}/bag/metadata.yaml"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_is_named_before_the_work(monkeypatch, capsys, tmp_path, arguments):
+    def work(*arguments, **options):
+        raise AssertionError("it has begun")
+
+    for name in ("checkpoint.average", "evaluate", "side_by_side"):
+        monkeypatch.setattr(f"spd_cli.commands.{name}", work)
+    monkeypatch.setattr("spd_cli.recordings.answer_offline", work)
+    (tmp_path / "data").mkdir()
+    for name, pixels in (("rgb", np.zeros((64, 80, 3), np.uint8)), ("depth", np.full((64, 80), 1000, np.uint16))):
+        cv2.imwrite(str(tmp_path / "data" / f"a.{name}.png"), pixels)
+    (tmp_path / "data" / "camera.txt").write_text("70 70 39.5 31.5")
+    write_bag(tmp_path / "bag", [BagFrame(10**9, np.zeros((64, 80, 3), np.uint8), None, None, [])])
+    capsys.readouterr()
+    said = failing(monkeypatch, capsys, *(word.format(tmp_path) for word in arguments))
+    assert "is a folder; expected the name of a file" in said or "cannot be made" in said
+
+
 def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
     folder = tmp_path / os.fsdecode(b"gr\xf6\xdfe")  # latin-1, where names are UTF-8
     folder.mkdir()
@@ -232,7 +264,17 @@ def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, f
         ("replay . --offline --max_depth_m -2", "max_depth_m must be finite"),
         ("replay . --offline --seed -1", "seed must be at least 0, got -1"),
         ("replay . --offline --tolerance_s .nan", "tolerance_s must be at least 0, got nan"),
-        ("replay . --offline --depth_offset_s .nan", "depth_offset_s must be finite, got nan"),
+        ("replay . --offline --depth_offset_s .nan", "depth_offset_s must be finite, of 4e+09 s at most, got nan"),
+        (
+            "replay . --offline --depth_offset_s 1e10",
+            "depth_offset_s must be finite, of 4e+09 s at most, got 10000000000",
+        ),
+        ("replay . --offline --grid 200000x200000", "1 to 10,000,000 cells, got 200000x200000"),
+        ("eval . --grid 200000x200000", "1 to 10,000,000 cells, got 200000x200000"),
+        ("eval . --references -1", "references must be 1 to 3999 of the pixels that are scored, got [-1]"),
+        ("eval . --references 5,100000", "references must be 1 to 3999 of the pixels that are scored, got [5, 100000]"),
+        ("bag make out --rate 1e-12", "rate must be at least 0.001, got 1e-12"),
+        ("convert none.pth out.safetensors", "none.pth does not exist"),
         ("replay . --rate .nan", "rate must be positive and finite, got nan"),
         ("bag make out --rate .nan", "rate and rooms must be positive, got nan and 20"),
         ("calibrate-scale . --tolerance_s -1", "tolerance_s must be at least 0, got -1"),

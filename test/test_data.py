@@ -218,6 +218,14 @@ def test_a_jpeg_that_is_cut_short(tmp_path):
         read_colour(file)
 
 
+@pytest.mark.parametrize(("suffix", "dtype"), [(".tiff", "float32"), (".tiff", "int32"), (".pfm", "float32")])
+def test_a_picture_without_a_known_white_is_refused(tmp_path, suffix, dtype):
+    file = tmp_path / f"a{suffix}"
+    assert cv2.imwrite(str(file), np.random.default_rng(0).uniform(0, 1, (48, 64, 3)).astype(dtype))
+    with pytest.raises(DataError, match=rf"a\{suffix} .*its pixels are {dtype}; expected uint8 or uint16"):
+        read_colour(file)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         open_dataset(tmp_path / "nowhere")

@@ -163,6 +163,11 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
         files.write_text(tmp_path / "file" / "a.txt", "")
     with pytest.raises(FileError, match=r"could not be written .*directory"):
         files.write_text(tmp_path, "")
+    with (  # whatever a writer makes of a folder
+        pytest.raises(FileError, match=r"Is a directory.*Choose a place that you may write to"),
+        files.replaced(tmp_path, because=(RuntimeError,)),
+    ):
+        raise RuntimeError("it failed")
     with pytest.raises(FileError, match=r"the folder .*file/deep cannot be made \(Not a directory\); choose another"):
         files.make_folder(tmp_path / "file" / "deep")
 

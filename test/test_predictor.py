@@ -17,7 +17,9 @@ from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes
 from spd_core.errors import SPDError
 from spd_core.export import onnx_session
+from spd_core.pixels import checked_points
 from spd_core.predictor import KEPT_FRAMES
+from spd_core.status import Status
 from spd_ros.parameters import PARAMETERS
 
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
@@ -211,6 +213,11 @@ def test_an_input_size_is_an_argument_of_one_image(predictor, rgb):
     np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at(uv), own)
     with pytest.raises(SPDError, match="at least 64"):
         predictor.encode(rgb, CAMERA, input_size=(32, 640))
+    for size in (("a", "b"), (np.nan, np.nan), (96, np.inf), np.ones((2, 2)), 96):
+        with pytest.raises(SPDError, match=r"input_size must be \(height, width\) of at least 64 px, got"):
+            predictor.encode(rgb, CAMERA, input_size=size)
+    again = predictor.encode(rgb, CAMERA, input_size=np.array([96, 128]))
+    np.testing.assert_array_equal(again.depth_at(uv), sized.depth_at(uv))
 
 
 @pytest.mark.parametrize(
@@ -329,6 +336,30 @@ def test_slivers_are_refused(predictor, size):
 def test_bad_points_are_named(predictor, rgb):
     with pytest.raises(ValueError, match=r"array \[K, 2\].*got shape \[3\]"):
         predictor.encode(rgb, CAMERA).depth_at([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        ("90,60", "got str of <U5"),
+        ([[1, 2], [3]], "got list: ValueError"),
+        ({"u": 1}, "got dict of object"),
+        ([[None, 2]], "got list of object"),
+        ([[1 + 2j, 3]], "got list of complex128"),
+        (np.array([["2026-01-01", "2026-01-02"]], "datetime64[D]"), "got ndarray of datetime64"),
+        (torch.ones(1, 2, requires_grad=True), "got Tensor: RuntimeError"),
+        (torch.ones(1, 2, dtype=torch.bfloat16), "got Tensor: TypeError"),
+    ],
+)
+def test_points_that_are_no_numbers_are_named(points, fault):
+    with pytest.raises(SPDError, match=rf"points must be an array \[K, 2\] of \(u, v\) px, {fault}"):
+        checked_points(points)
+
+
+def test_points_that_are_masked_are_not_answered(predictor, rgb):
+    points = np.ma.masked_array([[9.0, 9.0], [20.0, 9.0]], mask=[[False, False], [True, False]])
+    answer = predictor.encode(rgb, CAMERA).answer(points)
+    assert answer.status.tolist() == [Status.OK, Status.NOT_FINITE]
 
 
 def test_no_points_have_an_empty_answer(predictor, rgb):

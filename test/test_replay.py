@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -64,6 +65,22 @@ def test_a_bag_is_replaced_when_the_new_one_is_whole(tmp_path):
     assert len(list(read_frames(tmp_path / "bag", find_topics(link)))) == 1
     assert link.is_symlink()
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["bag", "bag.db3", "link", "metadata.yaml"]
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 50 kB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_that_finds_no_room_is_named(tmp_path, small_files, storage):
+    with pytest.raises(DataError, match=r"bag could not be written \(.*\)\. Is the disk full\?"):
+        write_bag(tmp_path / "bag", frames(20), storage)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -336,7 +353,7 @@ def test_what_a_bag_lacks_is_told(tmp_path, monkeypatch, capsys):
         (("--recorded",), "has no query topic"),
         (("--node", "old"), "node must be fresh or running"),
         (("--rate", "0"), "rate must be positive"),
-        (("--points", "0"), "points and grid must be positive"),
+        (("--points", "0"), "points must be at least 1, got 0"),
     ):
         code, _, error = said_by(monkeypatch, capsys, "replay", path, "--offline", *arguments)
         assert code == 1

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support import recorded
 from support.data_sets import Samples
 from support.models import embedded_without_sigma, lively
 
@@ -229,6 +230,32 @@ def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypa
     with pytest.raises(SystemExit):
         main()
     assert "max_depth_m must be finite" in capsys.readouterr().err
+
+
+def test_a_scale_is_measured_past_a_clock_of_its_own(truths, tmp_path, monkeypatch, capsys):
+    frames, _ = recording(truths)
+    moved = recorded_with_a_late_depth(frames[:2], tmp_path / "bag")
+    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(moved)])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("error: nothing to measure: 0 of 2 images have depth within the tolerance")
+    sys.argv += ["--depth-offset-s", said.split("--depth-offset-s ")[1].split()[0]]
+    main()
+    said = capsys.readouterr().out
+    assert "2 of 2 images have depth" in said
+    assert "scale_factor: " in said
+
+
+def recorded_with_a_late_depth(frames, path):
+    """The frames as a bag whose depth is stamped 2.5 s later than its images."""
+    messages = []
+    for i, frame in enumerate(frames):
+        messages.append(("/camera/image_raw", recorded.stamp(i), recorded.image(recorded.stamp(i), frame.rgb, "rgb8")))
+        late_ns = recorded.stamp(i) + 2_500_000_000
+        depth = recorded.image(late_ns, frame.depth_m.astype(np.float32), "32FC1")
+        messages.append(("/camera/depth", recorded.stamp(i), depth))
+    return recorded.write(path, messages)
 
 
 def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths, tmp_path, monkeypatch):

@@ -487,6 +487,7 @@ def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted
         ({"precision": "16"}, "precision must be 32-true or bf16-mixed, got '16'"),
         ({"warmup": -1}, "warmup must not be negative, got -1"),
         ({"workers": -2}, "workers must not be negative, got -2"),
+        ({"threads": 100_000}, "threads must be 1024 at most, got 100000"),
         ({"seed": -3}, "seed must not be negative, got -3"),
         ({"ema": float("nan")}, "ema must not be negative, got nan"),
         ({"ema": 1.0}, r"ema and drop_path must be below 1, got 1\.0 and 0\.0"),

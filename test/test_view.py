@@ -12,19 +12,21 @@ from urllib.parse import urlparse
 import cv2
 import numpy as np
 import pytest
-from nicegui import Client, ui
+from nicegui import Client, app, ui
+from starlette.testclient import TestClient
 from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
 
 from spd_cli import main, viewing
-from spd_cli.page import Newest
+from spd_cli.page import Newest, offer
 from spd_cli.picture_page import PicturePage
 from spd_cli.sources import Picture, pictures
-from spd_cli.viewing import Gallery, _collected
+from spd_cli.viewing import Gallery, _collected, _say_what_is_wrong
 from spd_cli.views import SHOWN_PX
 from spd_core import Camera, Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.images import read_colour
+from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
@@ -266,6 +268,23 @@ def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
     asyncio.run(page.look(0))
     assert "gone.png does not exist" in page.name.text
     assert not page.photo.visible
+
+
+def test_a_folder_is_shown_past_pictures_that_are_broken(predictor, rooms, tmp_path, capsys):
+    gone = Picture(str(tmp_path / "gone.png"), lambda: read_colour(tmp_path / "gone.png"))
+    _say_what_is_wrong(Gallery([gone, picture_of(rooms[0]), gone], predictor))
+    assert capsys.readouterr().err == f"error: {tmp_path}/gone.png does not exist\n"
+    with pytest.raises(SPDError, match=r"gone\.png does not exist"):
+        _say_what_is_wrong(Gallery([gone, gone], predictor))
+
+
+def test_a_picture_that_is_broken_has_no_address():
+    def broken(number):
+        raise SPDError(f"{number}.png is empty")
+
+    offer("broken", "image/png", broken)
+    answer = TestClient(app).get("/broken/3")
+    assert (answer.status_code, answer.text) == (404, "3.png is empty")
 
 
 # --- the page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,19 +30,23 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
     there is replaced at the end: an error on the way leaves it as it was. Returns the number of frames.
 
     Raises:
-        DataError: something else is there, or a bag with other files in its folder.
+        DataError: something else is there, or a bag with other files in its folder; or it cannot be written.
     """
     if storage not in ("mcap", "sqlite3"):
         raise DataError(f"storage must be mcap or sqlite3, got {storage!r}")
     path = expanded(path).resolve()
     if path.exists():
         _check_is_bag(path)
-    with TemporaryDirectory(prefix=f"{path.name}.", dir=make_folder(path.parent)) as folder:
-        written = Path(folder) / path.name  # files of a bag are called as their folder
-        count = _write(written, frames, storage)
-        if path.exists():
-            shutil.rmtree(path)
-        written.rename(path)
+    parent = make_folder(path.parent)
+    try:
+        with TemporaryDirectory(prefix=f"{path.name}.", dir=parent) as folder:
+            written = Path(folder) / path.name  # files of a bag are called as their folder
+            count = _write(written, frames, storage)
+            if path.exists():
+                shutil.rmtree(path)
+            written.rename(path)
+    except (OSError, sqlite3.Error) as error:
+        raise DataError(f"{path} could not be written ({error}). Is the disk full?") from error
     return count
 
 

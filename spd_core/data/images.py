@@ -53,9 +53,13 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
 
 
 def check_picture_name(file: Path) -> None:
-    """Raise DataError where the suffix of a file is that of no format of pictures."""
-    if not cv2.haveImageWriter(str(file)):
-        raise DataError(f"{file} has no suffix of a picture, such as .png or .jpg")
+    """Raise DataError where the suffix of a file is that of no format that OpenCV writes colour in."""
+    try:
+        is_written = cv2.imencode(file.suffix, np.zeros((8, 8, 3), np.uint8))[0]
+    except cv2.error:
+        is_written = False
+    if not is_written:
+        raise DataError(f"{file} has no suffix of a picture in colour, such as .png or .jpg")
 
 
 def write_picture(file: Path, rgb: np.ndarray) -> None:

@@ -250,6 +250,11 @@ class CompressedStorage:
                 shutil.copyfileobj(zstd.open(packed), file)
             except (EOFError, zstd.ZstdError) as error:
                 fault = f"{path} is unfinished or damaged: {error}"
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be unpacked into {self._folder.name} ({error.strerror}); the variable TMPDIR names"
+                    " a folder with more room"
+                ) from error
         try:
             self._inner = _open(unpacked)
         except DataError as error:
