@@ -155,7 +155,7 @@ class SPDNode(LifecycleNode):
             (PointCloud2, "query_points", answers.read_query),
             (Path, "waypoints", answers.read_waypoints),
         ):
-            inputs.add(type_, f"~/{name}", partial(self._on_query, scheduler, read), p.qos[name])
+            inputs.add(type_, f"~/{name}", partial(self._on_query, scheduler, read), p.qos[name], is_answered=True)
         for name, (type_, _) in SOURCES.items():
             inputs.add(type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
         self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in inputs.usual)}")

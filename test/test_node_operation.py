@@ -88,6 +88,29 @@ def test_waypoints_in_an_unknown_frame(running, rgb, ask_waypoints):
     assert ask_waypoints([], "map", running.show(rgb)).tolist() == []
 
 
+def test_bursts_of_queries_and_paths_are_answered(running, rgb):
+    """More at once than the scheduler lets wait: the answers say so, none is missing."""
+    header, count = running.show(rgb), 300
+    assert running.statuses([[1, 1]], header) == [Status.OK]
+    queries = running.create_publisher(PointCloud2, "/spd/query_points", count)
+    paths, of_paths = running.create_publisher(Path, "/spd/waypoints", count), []
+    running.create_subscription(PointCloud2, "/spd/waypoint_depths", of_paths.append, count)
+    running.spin(lambda: queries.get_subscription_count() and paths.get_subscription_count())
+    running.idle(1.0)
+    for publisher, message, answers in (
+        (queries, query_cloud(np.ones((1, 2)), header), running.answers),
+        (paths, path([[0, 0, 1]], header.frame_id, header.stamp), of_paths),
+    ):
+        for _ in range(count):
+            publisher.publish(message)
+        running.spin(lambda answers=answers: len(answers) >= count, 10)
+        running.idle(0.2)
+        assert len(answers) == count
+        assert {int(cloud_to_array(msg)["status"][0]) for msg in answers} <= {Status.OK, Status.TIMED_OUT}
+        running.destroy_publisher(publisher)
+    running.answers.clear()
+
+
 def test_waypoints_through_tf(running, rgb, ask_waypoints):
     """A robot that drives along its odometry's x at 2 m/s, and a transform that comes after the image."""
     tf2_ros = pytest.importorskip("tf2_ros", reason="TF comes with a ROS installation")
