@@ -16,13 +16,9 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import DISTORTION_MODELS, Camera, cell_centres
+from spd_core.camera_info import camera_from_info, is_rectified_topic
 from spd_core.errors import SPDError
-from spd_core.messages import (
-    camera_from_info,
-    is_rectified_topic,
-    point_count,
-    query_points,
-)
+from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, MetricScale, Predictor
 from spd_core.status import Status
