@@ -83,13 +83,18 @@ def _region(msg: Message, is_whole: bool) -> tuple[int, int, int, int]:
     return roi.x_offset, roi.y_offset, roi.width or msg.width, roi.height or msg.height
 
 
+def distortion_model(name: str) -> str:
+    """The name of `DISTORTION_MODELS` for one that drivers and calibrators write; unknown ones stay."""
+    model = re.sub("[- ]+", "_", name.strip().lower())
+    return DISTORTION_ALIASES.get(model, model)
+
+
 def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:
     """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero, but for
     a fisheye's: its rays are bent all the same."""
     if not np.isfinite(coefficients).all():
         raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
-    model = re.sub("[- ]+", "_", name.strip().lower())
-    model = DISTORTION_ALIASES.get(model, model)
+    model = distortion_model(name)
     if not any(coefficients) and not (coefficients and model == "equidistant"):
         return "plumb_bob", ()
     # These two are one formula, cut at different lengths; and some drivers fill up with zeros.

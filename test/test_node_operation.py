@@ -3,8 +3,10 @@ fuzz."""
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Path
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from support.robot import CAMERA, TOPICS, client, mutated, path, rgb, set_parameter  # noqa: F401
@@ -225,6 +227,23 @@ def test_a_bag_that_loops(running, rgb):
     running.spin(lambda: any(v.key == "time jumps" and int(v.value) >= 1 for v in running.diagnostics.values))
     running.next_stamp = before
     assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
+
+
+def test_two_cameras_on_one_topic_are_told(running, rgb):
+    """Their clocks differ: each image of the one makes the node forget those of the other."""
+    other = running.create_publisher(Image, TOPICS["image"], qos_profile_sensor_data)
+    running.spin(lambda: other.get_subscription_count())
+    ahead = running.show(rgb)
+    ahead.stamp.sec += 5000
+    for _ in range(3):
+        other.publish(rgb_to_image(rgb, ahead))
+        running.idle(0.2)
+        running.show(rgb)
+        running.idle(0.2)
+    running.spin(lambda: "fell back: 2 publishers with clocks of their own?" in running.diagnostics.message)
+    assert running.diagnostics.level == DiagnosticStatus.WARN
+    running.destroy_publisher(other)
+    running.answers.clear()
 
 
 def test_malformed_messages_are_counted_and_survived(running, rgb):
