@@ -61,9 +61,13 @@ class Camera:
     distortion_model: str = "plumb_bob"
 
     def __post_init__(self):
-        if not all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy))) or self.fx <= 0 or self.fy <= 0:
+        try:
+            is_finite = all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy, self.fx * self.fy)))
+            object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CameraError(f"camera intrinsics and distortion must be numbers, got {self}: {error}") from error
+        if not is_finite or min(self.fx, self.fy, self.fx * self.fy) <= 0:  # the product may be no float any more
             raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
-        object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
         counts = DISTORTION_MODELS.get(self.distortion_model, ())
         if self.distortion and (len(self.distortion) not in counts or not all(map(math.isfinite, self.distortion))):
             known = ", ".join(f"{name} ({' or '.join(map(str, counts))})" for name, counts in DISTORTION_MODELS.items())
@@ -142,6 +146,22 @@ class Camera:
                 rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
             z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
         return np.concatenate([rays * z, z], axis=-1)
+
+
+def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
+    """Raise CameraError where no camera with a sensor of `sensor` (height, width) px has such intrinsics. Its optical
+    axis may be beside the sensor, by a side of it at most: of a part that was cut out of what the camera saw."""
+    aspect = max(camera.fx / camera.fy, camera.fy / camera.fx)
+    if aspect > MOST_PIXEL_ASPECT * 1.01:  # of sizes that were rounded
+        raise CameraError(
+            f"fx = {camera.fx:g} px and fy = {camera.fy:g} px; expected nearly the same, or where pixels are not square"
+            f" at most {MOST_PIXEL_ASPECT:g} times the other"
+        )
+    if not all(-extent <= at <= 2 * extent for at, extent in ((camera.cx, sensor[1]), (camera.cy, sensor[0]))):
+        raise CameraError(
+            f"the optical axis at {camera.cx:g},{camera.cy:g} px, far outside the {sensor[1]:g}x{sensor[0]:g} px that"
+            " the camera sees"
+        )
 
 
 def focal_correction(camera: Camera, training_focal_px: float) -> float:

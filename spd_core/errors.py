@@ -1,4 +1,4 @@
-"""The base of every error that its user can mend."""
+"""The base of every error that its user can mend, and those that several files raise."""
 
 
 class SPDError(ValueError):
@@ -6,6 +6,10 @@ class SPDError(ValueError):
 
     The command line prints these in one line; every other exception is a bug and shows its traceback.
     """
+
+
+class MessageError(SPDError):
+    """A message that cannot be used; the text says why."""
 
 
 def at_least(least: float, **values: float) -> None:

@@ -7,23 +7,19 @@ numpy and OpenCV do the work: a pip-only machine and a ROS installation behave t
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import cv2
 import numpy as np
 
 from . import rvl
-from .camera import DISTORTION_MODELS, Camera
+from .camera_info import camera_from_info as camera_from_info
+from .camera_info import is_rectified_topic as is_rectified_topic
 from .coded import CodingError, decoded, eight_bits
-from .errors import SPDError
+from .errors import MessageError as MessageError
 from .status import Status as Status  # for those who read an answer's cloud here
 
 Message = Any  # of rclpy or rosbags; named in each docstring
-
-
-class MessageError(SPDError):
-    """A message that cannot be used; the text says why."""
 
 
 # --- images
@@ -42,8 +38,8 @@ _ENCODINGS = {
     "8UC1": (np.uint8, 1, cv2.COLOR_GRAY2RGB),
     "rgb16": (np.uint16, 3, None),
     "bgr16": (np.uint16, 3, cv2.COLOR_BGR2RGB),
-    "rgba16": (np.uint16, 4, cv2.COLOR_RGBA2RGB),
-    "bgra16": (np.uint16, 4, cv2.COLOR_BGRA2RGB),
+    "rgba16": (np.uint16, 4, None),  # alpha is gone before
+    "bgra16": (np.uint16, 4, cv2.COLOR_BGR2RGB),
     "mono16": (np.uint16, 1, cv2.COLOR_GRAY2RGB),
     "yuv422": (np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY),
@@ -94,7 +90,7 @@ def _converted(pixels: np.ndarray, encoding: str) -> np.ndarray:
     """Pixels of an encoding, of 8 or 16 bits, as RGB uint8."""
     conversion = _row(encoding)[2]
     if pixels.dtype.itemsize == 2:
-        pixels = eight_bits(pixels)
+        pixels = eight_bits(pixels[..., :3] if pixels.ndim == 3 else pixels)  # alpha is full, however many bits
     return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
 
 
@@ -194,85 +190,6 @@ def _decoded(msg: Message, offset: int, flags: int) -> np.ndarray:
         ) from error
 
 
-# --- calibration
-
-# Other names of distortion models that drivers and calibrators write, in lower case and with underscores.
-_ALIASES = {
-    "plumb_bob": ("", "radtan", "radial_tangential", "brown", "brown_conrady", "opencv"),
-    "rational_polynomial": ("full_opencv", "rational"),
-    "equidistant": ("fisheye", "opencv_fisheye", "equi", "kannala_brandt", "kannala_brandt4", "kb4"),
-}
-DISTORTION_ALIASES = {alias: model for model, aliases in _ALIASES.items() for alias in aliases}
-PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
-ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
-
-
-def is_rectified_topic(topic: str) -> bool:
-    """Whether the name of an image topic says that lens distortion was taken out: `image_rect`, `rect/image`."""
-    return bool({"rect", "rectified"} & set(re.split("[/_]+", topic.lower())))
-
-
-def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = False) -> Camera:
-    """The camera of a CameraInfo for an image of `size` (height, width) px: K and D, or P for a `rectified` image;
-    after region of interest and binning, scaled if the image has another size."""
-    k, d, p = (getattr(msg, name.lower() if hasattr(msg, name.lower()) else name) for name in "KDP")
-    from_p = rectified and (any(p) or any(d))  # P may be left out where it would say the same as K
-    fx, fy, cx, cy = (float(p[i]) for i in (0, 5, 2, 6)) if from_p else (float(k[i]) for i in (0, 4, 2, 5))
-    if fx <= 0 or fy <= 0 or not np.isfinite([fx, fy, cx, cy]).all():
-        hint = "; P is given: is the image rectified?" if not rectified and p[0] > 0 else ""
-        raise MessageError(
-            f"camera_info has fx = {fx:g}, fy = {fy:g} in {'P' if from_p else 'K'}: the camera is not calibrated{hint}"
-        )
-    model, distortion = ("plumb_bob", ()) if rectified else _distortion(msg.distortion_model, list(map(float, d)))
-    roi, binning_x, binning_y = msg.roi, max(msg.binning_x, 1), max(msg.binning_y, 1)
-    width, height = (roi.width or msg.width) / binning_x, (roi.height or msg.height) / binning_y
-    if width == 0 or height == 0:  # not every driver says
-        width, height = size[1], size[0]
-    scale_x, scale_y = size[1] / width, size[0] / height
-    if abs(scale_x / scale_y - 1) > ASPECT_TOLERANCE + 1 / min(size):
-        raise MessageError(
-            f"camera_info is the calibration of an image of {width:g}x{height:g} px, this one has {size[1]}x{size[0]}"
-            " px and shows another part of the view; expected the calibration of this image, or its region of interest"
-        )
-    try:
-        camera = Camera(fx, fy, cx, cy, distortion, model).cropped(roi.x_offset, roi.y_offset)
-        camera = camera.scaled(scale_x / binning_x, scale_y / binning_y)
-    except ValueError as error:  # numbers at the end of what a float can hold
-        raise MessageError(f"camera_info has a calibration that cannot be used: {error}") from error
-    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
-    if not least <= camera.focal_px <= most:
-        raise MessageError(
-            f"camera_info has a focal length of {camera.focal_px:g} px for an image of {size[1]}x{size[0]} px; the"
-            f" camera is not calibrated: expected {least:g} to {most:g} px"
-        )
-    return camera
-
-
-def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float, ...]]:
-    """A distortion model by a name of `DISTORTION_MODELS`, with its coefficients; none where they are all zero, but for
-    a fisheye's: its rays are bent all the same."""
-    if not np.isfinite(coefficients).all():
-        raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
-    model = re.sub("[- ]+", "_", name.strip().lower())
-    model = DISTORTION_ALIASES.get(model, model)
-    if not any(coefficients) and not (coefficients and model == "equidistant"):
-        return "plumb_bob", ()
-    # These two are one formula, cut at different lengths; and some drivers fill up with zeros.
-    family = ("plumb_bob", "rational_polynomial") if model in ("plumb_bob", "rational_polynomial") else (model,)
-    needed = 1 + max(np.flatnonzero(coefficients), default=-1)
-    lengths = [(count, model) for model in family for count in DISTORTION_MODELS.get(model, ())]
-    fitting = [(count, model) for count, model in lengths if needed <= count <= len(coefficients)]
-    if fitting:
-        count, model = max(fitting)
-        return model, tuple(coefficients[:count])
-    known = ", ".join(
-        f"{model} ({' or '.join(map(str, counts))} coefficients)" for model, counts in DISTORTION_MODELS.items()
-    )
-    raise MessageError(
-        f"camera_info has the distortion model {name!r} with {len(coefficients)} coefficients; expected {known}"
-    )
-
-
 # --- clouds
 
 # PointField.INT8 is 1, ... FLOAT64 is 8
@@ -320,8 +237,8 @@ def _point_type(msg: Message) -> np.dtype:
 
 
 def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates [K, 2] float64 and ids [K] of a query: fields `u` `v` (or `x` `y`) of float type, optional
-    `id`."""
+    """Pixel coordinates [K, 2] float64 and ids [K] of a query: fields `u` `v` (or `x` `y`, and no `z` but 0) of float
+    type, optional `id`."""
     points = cloud_to_array(msg)
     names = points.dtype.names or ()
     pair = next((pair for pair in (("u", "v"), ("x", "y")) if set(pair) <= set(names)), None)
@@ -333,6 +250,11 @@ def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:
     for name in pair:
         if points.dtype[name].kind != "f" or points.dtype[name].shape:
             raise MessageError(f"query cloud field {name!r} is {points.dtype[name]}; expected one float32 or float64")
+    if pair == ("x", "y") and "z" in names and np.nan_to_num(points["z"]).any():
+        raise MessageError(
+            "query cloud has 'x', 'y' and 'z': a cloud in metres? Expected 'u' and 'v' in pixels; 3-D points go to"
+            " waypoints, as a Path"
+        )
     uv = np.stack([points[pair[0]].astype(np.float64), points[pair[1]].astype(np.float64)], axis=1)
     has_id = "id" in names and not points.dtype["id"].shape
     ids = points["id"].astype(points.dtype["id"].newbyteorder("<")) if has_id else np.arange(len(uv), dtype=np.uint32)

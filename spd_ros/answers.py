@@ -16,13 +16,9 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import DISTORTION_MODELS, Camera, cell_centres
+from spd_core.camera_info import camera_from_info, distortion_model, is_rectified_topic
 from spd_core.errors import SPDError
-from spd_core.messages import (
-    camera_from_info,
-    is_rectified_topic,
-    point_count,
-    query_points,
-)
+from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, MetricScale, Predictor
 from spd_core.status import Status
@@ -68,6 +64,7 @@ class Calibration:
         `rectified` is true, false or auto. None where it is not known; the reason is reported."""
         infos = tuple(self.infos)[::-1]  # another thread adds to them
         if not infos:
+            self.statistics.state("camera", "")
             self.problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
             return None
         info = next((info for info in infos if info.header.stamp == image.stamp), infos[0])
@@ -81,10 +78,18 @@ class Calibration:
             return None
         source = "P" if is_rectified else "K, D" if camera.distortion else "K"
         self.statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
+        doubts = []
+        if image.frame_id and info.header.frame_id not in ("", image.frame_id):
+            frames = f"camera_info is of the frame {info.header.frame_id!r}, the image of {image.frame_id!r}"
+            doubts.append(f"{frames}: is it another camera's?")
         # rational_polynomial of 5 coefficients is plumb_bob, and so the other way: one formula, nothing to say
         if camera.distortion and info.distortion_model not in DISTORTION_MODELS:
             known = f"the distortion model {info.distortion_model!r} of camera_info is not one of ROS's names"
-            self.problems.report("calibration", f"{known}; taken for {camera.distortion_model}")
+            doubts.append(f"{known}; taken for {camera.distortion_model}")
+        if not camera.distortion and not is_rectified and distortion_model(info.distortion_model) == "equidistant":
+            doubts.append("camera_info has the distortion model of a fisheye without coefficients; taken for a pinhole")
+        if doubts:
+            self.problems.report("calibration", "; ".join(doubts))
         else:
             self.problems.resolved("calibration")
         return camera

@@ -107,8 +107,7 @@ class FrameScheduler:
     """
 
     def __init__(self, client: Client, capacity: int, timeout_s: float, tolerance_ns: int = 0):
-        self._client, self._capacity = client, capacity
-        self._frames = Frames(capacity)
+        self._client, self._frames, self._capacity = client, Frames(capacity), capacity
         self._timeout_s, self._tolerance_ns = timeout_s, tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
@@ -226,10 +225,8 @@ class FrameScheduler:
         return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
-        if self._encoding is None:
-            return False
-        stamp = self._meant_ns(query)
-        return stamp == 0 or near((self._encoding.stamp_ns,), stamp, self._tolerance_ns) is not None
+        stamp, encoding = self._meant_ns(query), [self._encoding.stamp_ns] if self._encoding is not None else []
+        return bool(encoding) and (stamp == 0 or near(encoding, stamp, self._tolerance_ns) is not None)
 
     def _next_answer(self) -> Job | None:
         job: Job
@@ -274,14 +271,12 @@ class FrameScheduler:
         ends_s += [end_s] if (end_s := self._notes.patience_s()) is not None else []
         return min(ends_s) + 0.001 if ends_s else None
 
-    # --- in the thread that answers
+    # --- in the threads: notes where queries are answered, images where they are encoded
 
     def _take(self, note: Note, frame: Any) -> None:
         if self._workers.run("take", partial(self._client.take, note, frame)) is False:
             with self._condition:
                 self._notes.put_back(note)
-
-    # --- in the encoder's thread
 
     def _encode_image(self, image: PendingImage, frames: Frames) -> None:
         frame, error = None, None

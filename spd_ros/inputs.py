@@ -26,12 +26,17 @@ class Inputs:
 
     def __init__(self, node: Node, problems: Problems):
         self.usual: list[Subscription] = []
+        self._answered: list[Subscription] = []  # of `usual`, those whose every message gets an answer
         self._latched: Subscription | None = None
         self._node = node
         self._problems = problems
 
-    def add(self, type_: type, topic: str, callback: Callable[[Any], Any], qos: QoSProfile) -> None:
+    def add(
+        self, type_: type, topic: str, callback: Callable[[Any], Any], qos: QoSProfile, is_answered: bool = False
+    ) -> None:
         self.usual.append(self._subscribe(type_, topic, callback, qos))
+        if is_answered:
+            self._answered.append(self.usual[-1])
 
     def add_latched(self, type_: type, topic: str, callback: Callable[[Any], Any]) -> None:
         """Listen to what is latched on a topic, if something is and that is not done yet."""
@@ -41,6 +46,12 @@ class Inputs:
             self._latched = self._subscribe(type_, topic, callback, LATCHED)
 
     def close(self) -> None:
+        for reader in self._answered:  # what has come and was not read yet would be gone with it
+            read: Any = reader.callback
+            for _ in range(reader.qos_profile.depth):
+                if (taken := reader.handle.take_message(reader.msg_type, reader.raw)) is None:
+                    break
+                read(taken[0])
         for subscription in (*self.usual, self._latched):
             if subscription is not None:
                 self._node.destroy_subscription(subscription)

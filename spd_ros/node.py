@@ -149,13 +149,13 @@ class SPDNode(LifecycleNode):
         self._answers, self._scheduler = answers, scheduler
         statistics.start()
         inputs = self._inputs = Inputs(self, problems)
-        inputs.add(image_type, image_topic, partial(self._on_image, scheduler), p.qos["image"])
+        inputs.add(image_type, image_topic, partial(self._on_image, scheduler, calibration.image_topic), p.qos["image"])
         inputs.add(CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"])
         for type_, name, read in (
             (PointCloud2, "query_points", answers.read_query),
             (Path, "waypoints", answers.read_waypoints),
         ):
-            inputs.add(type_, f"~/{name}", partial(self._on_query, scheduler, read), p.qos[name])
+            inputs.add(type_, f"~/{name}", partial(self._on_query, scheduler, read), p.qos[name], is_answered=True)
         for name, (type_, _) in SOURCES.items():
             inputs.add(type_, f"~/{name}", partial(self._on_references, scheduler, scaling, name), p.qos[name])
         self.get_logger().info(f"listening to {', '.join(subscription.topic_name for subscription in inputs.usual)}")
@@ -222,15 +222,15 @@ class SPDNode(LifecycleNode):
         """Count and say an exception that came from outside of the callbacks' own guards."""
         self._problems.failed("spinning", error)
 
-    def _on_image(self, scheduler: FrameScheduler, msg: Image | CompressedImage) -> None:
+    def _on_image(self, scheduler: FrameScheduler, topic: str, msg: Image | CompressedImage) -> None:
         self._statistics.image_received()
         if scheduler.add_image(stamp_ns(msg.header), msg):
             self._statistics.count("time jumps")
             if self._transforms is not None:
                 self._transforms.clear()
-            self.get_logger().warning(
-                "image stamps jumped back: a bag that loops? Frames from before the jump are forgotten"
-            )
+            count = self.count_publishers(topic)
+            why = f"{count} publishers with clocks of their own?" if count > 1 else "a bag that loops?"
+            self._problems.report("time jumps", f"image stamps on {topic} fell back: {why} Older frames are forgotten")
 
     def _on_query(self, scheduler: FrameScheduler, read: Callable[[Any], Query], msg: PointCloud2 | Path) -> None:
         scheduler.add_query(read(msg))

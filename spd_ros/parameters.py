@@ -175,12 +175,13 @@ class Settings:
     qos: Mapping[str, QoSProfile] = field(default_factory=dict)  # by topic
 
 
-# topic -> its default reliability and how many messages wait in its queue, and what to know about the first
+# topic -> its default reliability and how many messages wait in its queue, and what to know about the first. DDS drops
+# what is too much for a queue and tells nobody; of queries the scheduler refuses it.
 _QOS = {
     "image": ("best_effort", 5, "best_effort accepts every publisher"),
     "camera_info": ("best_effort", 5, "best_effort accepts every publisher; latched ones are heard in any case"),
-    "query_points": ("reliable", 50, "best_effort accepts every publisher, but may lose queries"),
-    "waypoints": ("reliable", 10, "best_effort accepts every publisher, but may lose paths"),
+    "query_points": ("reliable", 1000, "best_effort accepts every publisher, but may lose queries"),
+    "waypoints": ("reliable", 1000, "best_effort accepts every publisher, but may lose paths"),
     "reference_depths": ("best_effort", 5, "best_effort accepts every publisher"),
     "reference_scan": ("best_effort", 5, "best_effort accepts every publisher"),
     "reference_range": ("best_effort", 5, "best_effort accepts every publisher"),

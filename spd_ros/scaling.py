@@ -11,6 +11,7 @@ import numpy as np
 from sensor_msgs.msg import LaserScan, PointCloud2, Range
 from std_msgs.msg import Header
 
+from spd_core.errors import MessageError
 from spd_core.floor import FloorPlane
 from spd_core.predictor import EncodedFrame, MetricScale, Predictor
 from spd_core.references import (
@@ -29,6 +30,7 @@ from .notes import Note
 from .parameters import LEARNED_SCALES, Settings
 from .waypoints import FrameTransforms, NoTransformError
 
+OUTSIDE_S = 10.0  # so long none of the points may be in the image before that is worth a warning
 FLOOR_PERIOD_S = 0.2  # between looks at the floor: they cost as much as a query of a hundred points
 # Inputs by topic: the type of their messages, and how they are read.
 SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = {
@@ -51,6 +53,7 @@ class Scaling:
     def __post_init__(self) -> None:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
+        self._inside_s = time.monotonic()  # when a point was in the image last
         self._looked_s = -np.inf  # when a frame was last chosen to look at its floor
         self._unplaced: tuple[EncodedFrame, Header, str] | None = None  # that frame, and why it waits
 
@@ -67,6 +70,8 @@ class Scaling:
             return None
         try:
             content = SOURCES[kind][1](msg)
+            if not (msg.header.frame_id or isinstance(msg, PointCloud2)):  # of points in the optical frame it may be ""
+                raise MessageError(f"{kind} has no frame_id; expected the frame of its sensor, whose x is forward")
         except Exception as error:  # whatever it holds
             self.statistics.count(f"{kind} bad")
             self.problems.report(kind, str(error))
@@ -106,6 +111,7 @@ class Scaling:
                 return False
             self.problems.resolved("reference transform")
             content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
+            self._look_outside(note, len(content.uv))
         self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, _time_s(header))
         self.statistics.count("references used", self._filter.used - used)
         self.statistics.count("references ignored", self._filter.ignored - ignored)
@@ -116,6 +122,18 @@ class Scaling:
             self.problems.resolved("references")
         self._say()
         return True
+
+    def _look_outside(self, note: Note, inside: int) -> None:
+        """Count the points of a note that the image does not show, and say it where that is all that comes."""
+        count = min(len(note.content.points_m), 1) if note.content.is_cone else len(note.content.points_m)
+        self.statistics.count("references outside the image", count - inside)
+        if inside:
+            self._inside_s = time.monotonic()
+            self.problems.resolved("references outside")
+        elif count and time.monotonic() - self._inside_s > OUTSIDE_S:
+            frame_id = note.header.frame_id
+            what = f"no reference is inside the image: is {frame_id!r} the frame of their sensor?"
+            self.problems.report("references outside", what)
 
     def give_up(self, notes: list[Note]) -> None:
         """Count references that no image was near, or that TF did not place in time."""

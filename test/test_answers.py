@@ -95,6 +95,36 @@ def test_a_bad_calibration_leaves_no_word_of_the_good_one(answers):
         assert ("camera" in answers.statistics.snapshot()) == is_known
 
 
+def test_a_calibration_that_is_gone_leaves_no_word(answers):
+    """Of a node that is active again: its statistics stay, what it heard of the camera does not."""
+    answers.calibration.receive(info(1, 45.0))
+    answers.calibration.camera(at(9), SIZE, "false")
+    assert "camera" in answers.statistics.snapshot()
+    again = Calibration("/camera/image_raw", answers.statistics, answers.problems)
+    assert again.camera(at(9), SIZE, "false") is None
+    assert "camera" not in answers.statistics.snapshot()
+
+
+@pytest.mark.parametrize(
+    ("of_info", "of_image", "told"), [("rear", "front", 1), ("front", "front", 0), ("", "front", 0), ("rear", "", 0)]
+)
+def test_a_calibration_of_another_frame_is_taken_and_told(answers, of_info, of_image, told):
+    msg = info(1, 45.0)
+    msg.header.frame_id = of_info
+    answers.calibration.receive(msg)
+    assert answers.calibration.camera(at(1, of_image), SIZE, "false").fx == 45.0
+    assert ["'rear', the image of 'front': is it another" in text for text in answers.problems.texts()] == [True] * told
+
+
+@pytest.mark.parametrize(("d", "rectified", "told"), [([], "false", 1), ([0.0] * 4, "false", 0), ([], "true", 0)])
+def test_a_fisheye_without_coefficients_is_told(answers, d, rectified, told):
+    msg = info(1, 45.0)
+    msg.distortion_model, msg.d = "equidistant", d
+    answers.calibration.receive(msg)
+    assert answers.calibration.camera(at(1), SIZE, rectified) is not None
+    assert ["fisheye without coefficients" in text for text in answers.problems.texts()] == [True] * told
+
+
 @pytest.mark.parametrize(
     ("of_path", "of_poses", "expected"),
     [

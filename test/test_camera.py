@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from spd_core.camera import Camera, focal_correction, inside_image, scale_points
+from spd_core.camera import Camera, CameraError, focal_correction, inside_image, scale_points
+from spd_core.data.rgbd import check_camera
+from spd_core.errors import SPDError
 
 CAMERA = Camera(500.0, 510.0, 320.0, 240.0)
 
@@ -37,7 +39,38 @@ def test_focal_correction_is_the_ratio_of_focal_lengths():
     assert focal_correction(Camera(400, 100, 0, 0), 200.0) == 1.0  # geometric mean
 
 
-@pytest.mark.parametrize("values", [(0, 1, 2, 3), (1, -1, 2, 3), (float("nan"), 1, 2, 3), (1, 1, float("inf"), 3)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0, 1, 2, 3),
+        (1, -1, 2, 3),
+        (float("nan"), 1, 2, 3),
+        (1, 1, float("inf"), 3),
+        (1e-200, 1e-200, 1, 1),  # their mean is no float
+        (1e200, 1e200, 1, 1),
+    ],
+)
 def test_impossible_intrinsics_are_refused(values):
-    with pytest.raises(ValueError, match="finite with positive focal lengths"):
+    with pytest.raises(CameraError, match="finite with positive focal lengths"):
         Camera(*values)
+
+
+@pytest.mark.parametrize("values", [("5", "5", 1, 1), (None, 1, 1, 1), (10**400, 1, 1, 1), (1, 1, 1, 1j)])
+def test_intrinsics_that_are_no_numbers_are_refused(values):
+    with pytest.raises(CameraError, match="must be numbers, got"):
+        Camera(*values)
+
+
+@pytest.mark.parametrize("distortion", [None, "abcd", (0.1, None, 0, 0)])
+def test_distortion_that_is_no_numbers_is_refused(distortion):
+    with pytest.raises(CameraError, match="must be numbers, got"):
+        Camera(500, 500, 320, 240, distortion)
+
+
+@pytest.mark.parametrize("aspect", [0.2, 5])
+def test_pixels_of_no_sensor_are_refused_for_a_picture(aspect):
+    """Of what a user gives, as of camera_info: `check_plausible` is one."""
+    camera = Camera(500, 500 * aspect, 319.5, 239.5)
+    with pytest.raises(SPDError, match=rf"^c\.txt has fx = 500 px and fy = {500 * aspect:g} px; expected .* 4 times"):
+        check_camera(camera, (480, 640), "c.txt")
+    check_camera(Camera(500, 2000, 319.5, 239.5), (480, 640), "c.txt")

@@ -5,12 +5,9 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 
 from spd_core.camera import Camera
+from spd_core.camera_info import camera_from_info, is_rectified_topic
+from spd_core.errors import MessageError
 from spd_core.message_fields import camera_info_fields
-from spd_core.messages import (
-    MessageError,
-    camera_from_info,
-    is_rectified_topic,
-)
 
 
 def info(width=640, height=480, **changes) -> CameraInfo:
@@ -33,6 +30,56 @@ def test_binning_and_region_of_interest():
     camera = camera_from_info(msg, (200, 200))
     assert (camera.fx, camera.fy) == (250, 255)
     assert (camera.cx, camera.cy) == ((220.5) / 2 - 0.5, 200.5 / 2 - 0.5)
+
+
+@pytest.mark.parametrize(("x", "y", "width", "height"), [(0, 0, 320, 240), (160, 120, 320, 240), (9, 0, 0, 0)])
+def test_a_region_that_an_image_of_the_whole_sensor_has_not(x, y, width, height):
+    """Drivers leave it in camera_info; taken, it is a zoom."""
+    msg = info()
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = x, y, width, height
+    assert camera_from_info(msg, (480, 640)) == Camera(500, 510, 320, 240)
+    if width:
+        assert camera_from_info(msg, (240, 320)) == Camera(500, 510, 320 - x, 240 - y)
+        assert camera_from_info(msg, (120, 160)).fx == 250
+    msg.binning_x = msg.binning_y = 2
+    assert camera_from_info(msg, (240, 320)) == Camera(500, 510, 320, 240).scaled(0.5)
+
+
+def test_a_region_beyond_the_sensor_is_refused():
+    msg = info()
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = 600, 400, 640, 480
+    with pytest.raises(MessageError, match="region of interest of 640x480 px at 600,400; expected a part of its 640x4"):
+        camera_from_info(msg, (480, 640))
+    msg.width = msg.height = 0  # a driver that does not say
+    assert camera_from_info(msg, (480, 640)) == Camera(500, 510, -280, -160)
+
+
+@pytest.mark.parametrize(
+    ("k", "fault"),
+    [
+        ([525.0, 0, 0, 0, 525.0, 0, 0, 0, 1], "fx = 525, fy = 525, cx = 0, cy = 0 in K: the camera is not calibrated"),
+        ([525.0, 0, 0, 0, 525.0, 0, 320, 240, 1], "cx = 0, cy = 0 in K"),  # columns for rows
+        ([525.0, 0, 1e6, 0, 525.0, 240, 0, 0, 1], r"optical axis at 1e\+06,240 px, far outside the 640x480 px"),
+        ([525.0, 0, 320, 0, 525.0, -481, 0, 0, 1], "optical axis at 320,-481 px"),
+        ([52500.0, 0, 320, 0, 5.25, 240, 0, 0, 1], "fx = 52500 px and fy = 5.25 px; expected .* at most 4 times"),
+        ([100.0, 0, 320, 0, 500.0, 240, 0, 0, 1], "fx = 100 px and fy = 500 px"),
+    ],
+)
+def test_intrinsics_of_no_camera(k, fault):
+    with pytest.raises(MessageError, match=fault):
+        camera_from_info(info(k=[float(v) for v in k]), (480, 640))
+
+
+def test_odd_and_right_calibrations_are_taken():
+    """A part cut out far from the axis, with a region of interest and without; pixels four times as wide as high."""
+    corner = info(k=[500.0, 0.0, 2000.0, 0.0, 500.0, 1500.0, 0.0, 0.0, 1.0], width=4000, height=3000)
+    corner.roi.width = corner.roi.height = 100
+    assert camera_from_info(corner, (100, 100)) == Camera(500, 500, 2000, 1500)
+    cut_out = info(k=[500.0, 0.0, -300.0, 0.0, 500.0, 900.0, 0.0, 0.0, 1.0])
+    assert camera_from_info(cut_out, (480, 640)) == Camera(500, 500, -300, 900)
+    wide = info(k=[125.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0])
+    assert camera_from_info(wide, (480, 640)).pixel_aspect == 4
+    assert camera_from_info(info(binning_x=1, binning_y=4), (120, 640)).pixel_aspect == pytest.approx(0.255)
 
 
 @pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] + [1.0] * 8, [-5.0, 0, 1, 0, 5.0, 1, 0, 0, 1]])
@@ -151,7 +198,7 @@ def test_a_rectified_image_has_the_camera_of_p():
 
 def test_a_rectified_image_without_p():
     assert camera_from_info(info(), (480, 640), rectified=True) == Camera(500, 510, 320, 240)  # no lens: K is P
-    with pytest.raises(MessageError, match="fx = 0, fy = 0 in P: the camera is not calibrated"):
+    with pytest.raises(MessageError, match="fx = 0, fy = 0, cx = 0, cy = 0 in P: the camera is not calibrated"):
         camera_from_info(info(d=LENS, distortion_model="plumb_bob"), (480, 640), rectified=True)
     with pytest.raises(MessageError, match=r"in K: the camera is not calibrated; P is given: is the image rectified\?"):
         camera_from_info(info(k=[0.0] * 9, p=RECTIFIED_P), (480, 640))

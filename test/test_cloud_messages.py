@@ -75,6 +75,21 @@ def test_of_fields_of_one_name_the_first_counts():
     assert query_points(msg)[0].tolist() == [[0, 2], [4, 6]]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_cloud_in_metres_is_no_query(order):
+    """Points of a plane are one: clouds of a library that knows x y z alone."""
+    points = np.zeros(2, [(name, order + "f4") for name in "xyz"])
+    fields = [("x", 0, 7), ("y", 4, 7), ("z", 8, 7)]
+    points["x"], points["y"] = UV[0]
+    for plane in (0.0, np.nan):
+        points["z"] = plane
+        assert query_points(cloud(fields, points, is_bigendian=order == ">"))[0].tolist() == [UV[0].tolist()] * 2
+    for depth_m in (2.5, np.inf):
+        points["z"][1] = depth_m
+        with pytest.raises(MessageError, match=r"'z': a cloud in metres\? Expected 'u' and 'v' in pixels; 3"):
+            query_points(cloud(fields, points, is_bigendian=order == ">"))
+
+
 def test_empty_query():
     uv, ids = query_points(query_cloud(np.zeros((0, 2)), Header()))
     assert uv.shape == (0, 2)

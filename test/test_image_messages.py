@@ -131,6 +131,10 @@ def test_cameras_of_fewer_than_16_bits_leave_them_in_the_low_ones(bits):
     deep = lambda pixels: pixels.astype(np.uint16) << (bits - 8)  # noqa: E731
     assert RGB.max() > 64, "the largest value needs the bits"
     assert np.array_equal(image_to_rgb(message(deep(RGB), "rgb16", big_endian=True)), RGB)
+    opaque = np.full_like(ALPHA, 65535, np.uint16)
+    for order, encoding in ((1, "rgba16"), (-1, "bgra16")):
+        pixels = np.concatenate([deep(RGB[..., ::order]), opaque], -1)
+        assert np.array_equal(image_to_rgb(message(pixels, encoding, big_endian=True)), RGB)
     assert np.array_equal(image_to_rgb(message(deep(GREY), "mono16")), GREY.repeat(3, -1))
     mosaic = as_bayer(RGB, "grbg")
     expected = image_to_rgb(message(mosaic, "bayer_grbg8"))

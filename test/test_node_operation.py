@@ -3,8 +3,10 @@ fuzz."""
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Path
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from support.robot import CAMERA, TOPICS, client, mutated, path, rgb, set_parameter  # noqa: F401
@@ -86,6 +88,29 @@ def test_waypoints_in_an_unknown_frame(running, rgb, ask_waypoints):
     assert answer["status"].tolist() == [Status.NO_TRANSFORM]
     running.spin(lambda: "'map'" in running.diagnostics.message)
     assert ask_waypoints([], "map", running.show(rgb)).tolist() == []
+
+
+def test_bursts_of_queries_and_paths_are_answered(running, rgb):
+    """More at once than the scheduler lets wait: the answers say so, none is missing."""
+    header, count = running.show(rgb), 300
+    assert running.statuses([[1, 1]], header) == [Status.OK]
+    queries = running.create_publisher(PointCloud2, "/spd/query_points", count)
+    paths, of_paths = running.create_publisher(Path, "/spd/waypoints", count), []
+    running.create_subscription(PointCloud2, "/spd/waypoint_depths", of_paths.append, count)
+    running.spin(lambda: queries.get_subscription_count() and paths.get_subscription_count())
+    running.idle(1.0)
+    for publisher, message, answers in (
+        (queries, query_cloud(np.ones((1, 2)), header), running.answers),
+        (paths, path([[0, 0, 1]], header.frame_id, header.stamp), of_paths),
+    ):
+        for _ in range(count):
+            publisher.publish(message)
+        running.spin(lambda answers=answers: len(answers) >= count, 10)
+        running.idle(0.2)
+        assert len(answers) == count
+        assert {int(cloud_to_array(msg)["status"][0]) for msg in answers} <= {Status.OK, Status.TIMED_OUT}
+        running.destroy_publisher(publisher)
+    running.answers.clear()
 
 
 def test_waypoints_through_tf(running, rgb, ask_waypoints):
@@ -202,6 +227,23 @@ def test_a_bag_that_loops(running, rgb):
     running.spin(lambda: any(v.key == "time jumps" and int(v.value) >= 1 for v in running.diagnostics.values))
     running.next_stamp = before
     assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
+
+
+def test_two_cameras_on_one_topic_are_told(running, rgb):
+    """Their clocks differ: each image of the one makes the node forget those of the other."""
+    other = running.create_publisher(Image, TOPICS["image"], qos_profile_sensor_data)
+    running.spin(lambda: other.get_subscription_count())
+    ahead = running.show(rgb)
+    ahead.stamp.sec += 5000
+    for _ in range(3):
+        other.publish(rgb_to_image(rgb, ahead))
+        running.idle(0.2)
+        running.show(rgb)
+        running.idle(0.2)
+    running.spin(lambda: "fell back: 2 publishers with clocks of their own?" in running.diagnostics.message)
+    assert running.diagnostics.level == DiagnosticStatus.WARN
+    running.destroy_publisher(other)
+    running.answers.clear()
 
 
 def test_malformed_messages_are_counted_and_survived(running, rgb):

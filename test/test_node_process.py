@@ -25,6 +25,7 @@ from support.robot import TOPICS, client, process_status, resident_mb, rgb  # no
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_ros.conversions import rgb_to_image
+from spd_ros.node import SPDNode
 from spd_ros.processes import running_node
 
 
@@ -95,6 +96,30 @@ def transition(client, transition_id: int) -> bool:
     rclpy.spin_until_future_complete(client, future, timeout_sec=30)
     client.destroy_client(service)
     return future.result().success
+
+
+def test_queries_that_came_before_the_end_are_told(client):
+    """Those too that the node has not read yet, as nothing spins it here."""
+    node = SPDNode(parameter_overrides=[rclpy.parameter.Parameter("runtime", value="torch")])
+    node.trigger_configure()
+    for end in (node.trigger_deactivate, node.close):
+        node.trigger_activate()
+        client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"))
+        client.idle(1.0)
+        client.answers.clear()
+        future = Header()
+        future.stamp.sec = 3_000_000
+        for i in range(30):
+            client.send([[i, 1]], future)
+        client.idle(0.5)
+        assert client.answers == []
+        end()
+        client.spin(lambda: len(client.answers) >= 30)
+        client.idle(0.2)
+        points = np.concatenate([cloud_to_array(msg) for msg in client.answers])
+        assert points["u"].tolist() == list(range(30))
+        assert set(points["status"].tolist()) == {Status.SHUTTING_DOWN}
+    client.answers.clear()
 
 
 def test_bad_weights_fail_to_configure(client):

@@ -145,9 +145,44 @@ def test_what_cannot_be_used_is_said(make, frame):
     assert count(made, "references without image") == 1
     assert "nobody knows nowhere" in made.problems.texts()
     blind = SimpleNamespace(camera=None)
-    made.scaling.take(made.scaling.read("reference_range", Range(max_range=9.0, range=1.0)), blind, IMAGE)
+    made.scaling.take(made.scaling.read("reference_range", Range(header=IMAGE, max_range=9.0, range=1.0)), blind, IMAGE)
     assert count(made, "references without camera_info") == 1
     assert made.scaling.scale().factor == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "msg"),
+    [
+        ("reference_scan", LaserScan(angle_increment=0.1, range_max=9.0, ranges=[1.0, 2.0])),
+        ("reference_range", Range(max_range=9.0, range=1.0)),
+    ],
+)
+def test_a_scan_or_range_that_names_no_frame_is_told(make, kind, msg):
+    made = make(scale="references")
+    assert made.scaling.read(kind, msg) is None
+    assert count(made, f"{kind} bad") == 1
+    assert made.problems.texts() == [f"{kind} has no frame_id; expected the frame of its sensor, whose x is forward"]
+
+
+def test_references_that_are_never_in_the_image_are_told(make, frame, monkeypatch):
+    """A scan in the camera's own frame, whose x is to the right; and one that is only sometimes out of sight is not."""
+    made, now_s = make(scale="references"), 1000.0
+    monkeypatch.setattr(scaling.time, "monotonic", lambda: now_s)
+    aside = LaserScan(header=IMAGE, angle_increment=0.01, range_max=9.0, ranges=[2.0] * 3)
+    sonar = Range(header=IMAGE, field_of_view=0.2, max_range=9.0, range=1.0)
+    ahead = array_to_cloud(np.array([(0, 0, 2)], [(name, "<f4") for name in "xyz"]), IMAGE)
+    made.scaling._inside_s = now_s
+    for wait_s, kind, msg, told in (
+        (6, "reference_scan", aside, 0),
+        (6, "reference_range", sonar, 1),
+        (0, "reference_depths", ahead, 0),
+        (6, "reference_scan", aside, 0),
+    ):
+        now_s += wait_s
+        made.scaling.take(made.scaling.read(kind, msg), frame, IMAGE)
+        texts = made.problems.texts()
+        assert texts == ["no reference is inside the image: is 'camera' the frame of their sensor?"] * told
+    assert count(made, "references outside the image") == 3 + 1 + 3
 
 
 def test_the_floors_frame_gives_height_and_tilt(make, room, frame, monkeypatch):

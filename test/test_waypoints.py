@@ -70,10 +70,12 @@ def test_tf_of_before_a_jump_back_is_forgotten(transforms, monkeypatch):
     cleared = []
     monkeypatch.setattr(Buffer, "clear", lambda buffer: cleared.append(buffer))
     scheduler = MagicMock()
-    node = SimpleNamespace(_statistics=Statistics(), _transforms=transforms, get_logger=MagicMock())
+    node = SimpleNamespace(
+        _statistics=Statistics(), _transforms=transforms, _problems=MagicMock(), count_publishers=lambda topic: 1
+    )
     for scheduler.add_image.return_value in (False, True):
         assert cleared == []
-        SPDNode._on_image(node, scheduler, Image())
+        SPDNode._on_image(node, scheduler, "/image", Image())
     assert len(cleared) == 1
     transforms._buffer = None  # tf2_ros is not installed
     transforms.clear()

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import files
-from ..camera import Camera
+from ..camera import Camera, CameraError, check_plausible
+from ..camera_info import PLAUSIBLE_FOCAL
 from ..errors import SPDError
-from ..messages import PLAUSIBLE_FOCAL
 from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, attempt, checked
 
@@ -48,7 +48,7 @@ def read_camera(folder: str | Path) -> Camera | None:
 
 def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type[SPDError] = DataError) -> None:
     """Raise `error` where a camera, of which `source` tells, cannot be that of a picture of `size` (height, width) px:
-    its focal length is in mm, or its numbers are of the picture at another size."""
+    its focal length is in mm, its numbers are of the picture at another size, or of no camera."""
     height, width = size
     least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
     if not least <= camera.focal_px <= most:
@@ -69,6 +69,10 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
             " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (of this size, and turned"
             " where it is portrait)"
         )
+    try:
+        check_plausible(camera, size)
+    except CameraError as reason:
+        raise error(f"{source} has {reason}") from reason
 
 
 def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
