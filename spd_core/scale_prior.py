@@ -67,7 +67,8 @@ class ScalePrior:
         [K]: a network that is unsure of points is in proportion unsure of the room's size."""
         if not self.network_sigma:
             return self.sigma_log
-        mean = (network_sigma.sum() + FEW * self.network_sigma) / (len(network_sigma) + FEW)
+        said = network_sigma[np.isfinite(network_sigma)]
+        mean = (said.sum() + FEW * self.network_sigma) / (len(said) + FEW)
         return self.sigma_log * mean / self.network_sigma
 
     @property

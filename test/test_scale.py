@@ -426,7 +426,30 @@ def test_a_fixed_scale_is_positive(bad):
         FixedScale(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"sigma_log": 0.0}, {"spread_log": np.nan}, {"pivot_m": -1.0}, {"sigma_slope": "0.1"}])
+def test_the_prior_is_wider_in_an_image_of_which_the_network_is_unsure():
+    prior = ScalePrior(sigma_log=0.1, network_sigma=0.2)
+    assert prior.sigma_log_where(np.full(6, 0.2)) == pytest.approx(0.1)
+    assert prior.sigma_log_where(np.array([0.4, np.nan, 0.6])) == pytest.approx(0.1 * (0.4 + 0.6 + 3 * 0.2) / 5 / 0.2)
+    assert ScalePrior(sigma_log=0.1).sigma_log_where(np.array([np.nan])) == 0.1  # a network that says none
+    embedded = Predictor.load(device="cpu", runtime="torch")
+    frame = embedded.encode(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+    uv = places(np.random.default_rng(1), 5)
+    said = np.mean(frame.answer(uv).sigma_m / frame.depth_at(uv))
+    moved = []
+    for usual in (0.5 * said, said, 2 * said):
+        scale = ScaleFilter(embedded, replace(prior, network_sigma=float(usual)))
+        scale.update(frame, uv, 1.3 * frame.depth_at(uv))
+        moved.append(scale.factor)
+    as_ever = ScaleFilter(embedded, replace(prior, network_sigma=0.0))
+    as_ever.update(frame, uv, 1.3 * frame.depth_at(uv))
+    assert moved[0] > moved[1] > moved[2]
+    assert moved[1] == pytest.approx(as_ever.factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"sigma_log": 0.0}, {"spread_log": np.nan}, {"pivot_m": -1.0}, {"sigma_slope": "0.1"}, {"network_sigma": -0.1}],
+)
 def test_a_prior_has_positive_widths(bad):
     with pytest.raises(ScaleError, match="must be positive and finite"):
         ScalePrior(**bad)

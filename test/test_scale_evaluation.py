@@ -312,6 +312,10 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     one, other = (p.encode(frames[0].rgb, camera).answer(uv) for p in (raw, calibrated))
     np.testing.assert_allclose(other.sigma_m, known["sigma_temperature"] * one.sigma_m, rtol=1e-5)
     np.testing.assert_array_equal(other.depth_m, one.depth_m)
+    spread_uv = np.random.default_rng(0).uniform(0, 1, (500, 2)) * np.array(frames[0].rgb.shape[1::-1]) - 0.5
+    answers = [calibrated.encode(f.rgb, camera).answer(spread_uv) for f in frames[:10]]
+    said = np.mean([answer.sigma_m / answer.depth_m for answer in answers])
+    assert known["scale_prior"]["network_sigma"] == pytest.approx(said, rel=0.05)
     assert known["calibrated_to_m"] == 10
     assert "left out" not in capsys.readouterr().out
     sys.argv += ["--depth_factor", "1.25", "--half", "--max_depth_m", "4"]
