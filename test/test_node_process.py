@@ -100,7 +100,9 @@ def transition(client, transition_id: int) -> bool:
 
 def test_queries_that_came_before_the_end_are_told(client):
     """Those too that the node has not read yet, as nothing spins it here."""
-    node = SPDNode(parameter_overrides=[rclpy.parameter.Parameter("runtime", value="torch")])
+    overrides = [rclpy.parameter.Parameter("runtime", value="torch")]
+    # Without services: they would outlive the node here, and answer for those of other tests.
+    node = SPDNode(parameter_overrides=overrides, enable_communication_interface=False)
     node.trigger_configure()
     for end in (node.trigger_deactivate, node.close):
         node.trigger_activate()
