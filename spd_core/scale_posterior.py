@@ -18,7 +18,7 @@ FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
 # The table: log scale and slope, about the likeliest of coarse scales.
-LOG_SCALES, SLOPES = np.linspace(-0.8, 0.8, 81), np.linspace(-0.6, 0.6, 11)
+LOG_SCALES, SLOPES = np.linspace(-0.8, 0.8, 65), np.linspace(-0.6, 0.6, 11)
 _TABLE = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
 _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
@@ -70,9 +70,8 @@ def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray,
     that and of all else it may be."""
     width = np.sqrt(references["spread"] ** 2 + references["sigma"] ** 2).astype(np.float32)[:, None]
     nonsense = references["nonsense"].astype(np.float32)[:, None]
-    errors = errors / width
-    of_t = np.square(errors)
-    of_t /= np.float32(NU)
+    of_t = errors / (width * np.float32(math.sqrt(NU)))
+    of_t *= of_t
     of_t += 1
     of_t *= of_t  # to the power of (NU + 1) / 2
     seen = (1 - nonsense) * np.float32(T_PEAK) / width / of_t
@@ -81,7 +80,7 @@ def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray,
     if len(limits):
         is_limit = references["is_limit"].astype(np.float32)[limits, None]
         seen[limits] *= 1 - is_limit
-        anything[limits] = (1 - is_limit) * anything[limits] + is_limit * _in_front(errors[limits])
+        anything[limits] = (1 - is_limit) * anything[limits] + is_limit * _in_front(errors[limits] / width[limits])
     return seen, anything
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from support.models import embedded_without_sigma
 
-from spd_core import SPD, Predictor, checkpoint
+from spd_core import SPD, Camera, Predictor, checkpoint
 from spd_core.predictor import EncodedFrame
 from spd_core.scale import (
     ALIKE_PX,
@@ -432,7 +432,8 @@ def test_the_prior_is_wider_in_an_image_of_which_the_network_is_unsure():
     assert prior.sigma_log_where(np.array([0.4, np.nan, 0.6])) == pytest.approx(0.1 * (0.4 + 0.6 + 3 * 0.2) / 5 / 0.2)
     assert ScalePrior(sigma_log=0.1).sigma_log_where(np.array([np.nan])) == 0.1  # a network that says none
     embedded = Predictor.load(device="cpu", runtime="torch")
-    frame = embedded.encode(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+    rgb = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    frame = embedded.encode(rgb, Camera(259.0, 259.0, 159.5, 119.5))
     uv = places(np.random.default_rng(1), 5)
     said = np.mean(frame.answer(uv).sigma_m / frame.depth_at(uv))
     moved = []
