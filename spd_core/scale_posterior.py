@@ -26,11 +26,8 @@ _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 # network depth, what the network says of its error, standard deviations of e and of the reference, the probability that
 # it is only the farthest that the thing can be, that it is nonsense, how close others are alike in image widths, its
 # time.
-_FIELDS = (
-    *("u", "v", "log_depth", "log_ratio", "network_sigma", "spread", "sigma", "is_limit", "nonsense", "alike"),
-    "stamp_s",
-)
-REFERENCE = np.dtype([(name, np.float64) for name in _FIELDS])
+_FIELDS = "u v log_depth log_ratio network_sigma spread sigma is_limit nonsense alike stamp_s"
+REFERENCE = np.dtype([(name, np.float64) for name in _FIELDS.split()])
 
 
 def posterior(

@@ -32,7 +32,7 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 
 from .encoded import Frames, PendingImage
-from .notes import Note, Notes, near
+from .notes import Note, Notes, meant, near
 from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
@@ -107,7 +107,8 @@ class FrameScheduler:
     """
 
     def __init__(self, client: Client, capacity: int, timeout_s: float, tolerance_ns: int = 0):
-        self._client, self._frames, self._capacity = client, Frames(capacity), capacity
+        self._client, self._capacity = client, capacity
+        self._frames = Frames(capacity)
         self._timeout_s, self._tolerance_ns = timeout_s, tolerance_ns
         self._pending: dict[int, PendingImage] = {}
         self._waiting: deque[Query] = deque()
@@ -203,7 +204,7 @@ class FrameScheduler:
     def _why_not(self, query: Query) -> Status | None:
         """Why a query will have no frame; None while it may get one."""
         stamp = self._meant_ns(query)
-        is_pending = bool(self._pending) if stamp == 0 else near(self._pending, stamp, self._tolerance_ns) is not None
+        is_pending = meant(tuple(self._pending), stamp, self._tolerance_ns) is not None
         if stamp and not is_pending:
             lost = near(self._frames.lost, stamp, self._tolerance_ns)
             if lost is not None and (self._newest_ns is None or stamp <= self._newest_ns + JUMP_NS):
@@ -225,8 +226,8 @@ class FrameScheduler:
         return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
-        stamp, encoding = self._meant_ns(query), [self._encoding.stamp_ns] if self._encoding is not None else []
-        return bool(encoding) and (stamp == 0 or near(encoding, stamp, self._tolerance_ns) is not None)
+        encoding = () if self._encoding is None else (self._encoding.stamp_ns,)
+        return meant(encoding, self._meant_ns(query), self._tolerance_ns) is not None
 
     def _next_answer(self) -> Job | None:
         job: Job

@@ -30,9 +30,7 @@ class Note:
 
     def nearest(self, stamps: Sequence[int]) -> int | None:
         """Which of the stamps of images, the newest last, is that of its image; None where none is near."""
-        if self.stamp_ns:
-            return near(stamps, self.stamp_ns, self.tolerance_ns)
-        return stamps[-1] if stamps else None
+        return meant(stamps, self.stamp_ns, self.tolerance_ns)
 
 
 class Notes:
@@ -105,6 +103,14 @@ class Notes:
         """Whether the next image may be nearer than all that are there."""
         waited_ns = (time.monotonic() - note.received_s) * 1e9
         return note.stamp_ns != 0 and max(stamps) < note.stamp_ns and waited_ns < note.tolerance_ns
+
+
+def meant(stamps: Sequence[int], stamp_ns: int, tolerance_ns: int) -> int | None:
+    """Which of the stamps of images, the newest last, `stamp_ns` means: the nearest within the tolerance, or for 0 the
+    newest; None where there is none."""
+    if stamp_ns:
+        return near(stamps, stamp_ns, tolerance_ns)
+    return stamps[-1] if stamps else None
 
 
 def near(stamps: Collection[int], stamp_ns: int, tolerance_ns: int) -> int | None:
