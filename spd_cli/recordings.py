@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from spd_core.camera import Camera
+from spd_core.camera_info import is_rectified_topic
 from spd_core.data.bag import TOLERANCE_S, Bag, BagFrame, RecordedFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.pairing import Pairing
@@ -25,7 +26,6 @@ from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
 from spd_core.files import make_folder
-from spd_core.messages import is_rectified_topic
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write

@@ -19,9 +19,9 @@ from PIL import Image
 
 from . import files
 from .camera import Camera
+from .camera_info import camera_from_info
 from .data.rgbd import check_camera, four_numbers, read_camera
 from .errors import SPDError
-from .messages import camera_from_info
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um

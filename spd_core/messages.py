@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from . import rvl
-from .camera_info import camera_from_info as camera_from_info
-from .camera_info import is_rectified_topic as is_rectified_topic
+from .camera_info import camera_from_info as camera_from_info  # for those who look for it among messages
 from .coded import CodingError, decoded, eight_bits
 from .errors import MessageError as MessageError
 from .status import Status as Status  # for those who read an answer's cloud here

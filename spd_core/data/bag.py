@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..camera import Camera
+from ..camera_info import camera_from_info, is_rectified_topic
 from ..files import expanded
 from ..messages import (
     MessageError,
-    camera_from_info,
     compressed_depth_to_metres,
     compressed_to_rgb,
     depth_to_metres,
     image_to_rgb,
-    is_rectified_topic,
     query_points,
 )
 from .pairing import Pairing, Series, pair

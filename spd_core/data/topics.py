@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..camera_info import is_rectified_topic
 from ..messages import (
     COLOUR_ENCODINGS,
     DEPTH_ENCODINGS,
     MessageError,
     compressed_depth,
     compressed_to_rgb,
-    is_rectified_topic,
 )
 from .samples import DataError
 from .serialised import Recorded, Topic, deserialised
