@@ -54,7 +54,8 @@ class Predictor:
         input_size: (height, width) px that images are scaled to fit; None takes the model's own way (`SPDConfig.fit`).
         runtime: what runs the encoder. "torch"; "compile": torch.compile (minutes at the first image; for GPUs);
             "cuda_graph": its kernels on CUDA, recorded once for a size of image and replayed; "onnxruntime": on a CPU,
-            in fp32; "auto": onnxruntime where it is installed and possible (docs/performance.md), else torch.
+            in fp32; "auto": cuda_graph on a GPU, onnxruntime on a CPU where it is installed, else torch
+            (docs/performance.md).
     """
 
     def __init__(

@@ -239,8 +239,8 @@ class CudaGraphRuntime(GraphRuntime):
 
 
 def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
-    """The runtime of that name for a model where it is; "auto": onnxruntime where it is installed and possible, else
-    torch. Of precisions it minds "int8"; the others are the model's own type."""
+    """The runtime of that name for a model where it is; "auto": cuda_graph on a GPU, onnxruntime on a CPU where it is
+    installed and possible, else torch. Of precisions it minds "int8"; the others are the model's own type."""
     if name not in RUNTIMES:
         raise SPDError(f"runtime must be one of {', '.join(RUNTIMES)}, got {name!r}")
     first = next(model.parameters())
@@ -258,9 +258,9 @@ def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
                 f" {'packages installed' if is_available() else 'packages not installed'}"
             )
         return Int8Runtime(model)
-    if name == "cuda_graph":
-        if first.device.type != "cuda":
-            raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
+    if name == "cuda_graph" and first.device.type != "cuda":
+        raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
+    if name == "cuda_graph" or (name == "auto" and first.device.type == "cuda"):
         return CudaGraphRuntime(model)
     if name == "compile":
         return CompiledRuntime(model)

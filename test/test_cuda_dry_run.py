@@ -196,3 +196,12 @@ def test_a_size_that_cannot_be_recorded_runs_as_it_is_and_says_why(models, devic
 def test_a_cuda_graph_is_refused_without_cuda(models):
     with pytest.raises(SPDError, match="runtime cuda_graph needs a CUDA device; got cpu"):
         create_runtime("cuda_graph", models["lite"])
+
+
+@torch.no_grad()
+def test_a_gpu_gets_the_runtime_that_was_fastest_on_one_unless_another_is_named(models):
+    model = copy.deepcopy(models["lite"])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        make_cuda(model, torch.bfloat16)
+    assert create_runtime("auto", model).name == "cuda_graph"
+    assert create_runtime("torch", model).name == "torch"
