@@ -192,6 +192,11 @@ class TrainingRun:
             record.waited_s += time.monotonic() - started
             for number, name in enumerate(batch["broken"], record.broken + 1):
                 print(f"skipped a broken sample ({number}): {name}")  # each process its own
+            if record.step == 0 and not batch["depth_m"].any():  # a run of such would end with a loss of 0
+                raise TrainingError(
+                    f"nothing to learn: no depth is known in the first samples, {', '.join(batch['names'])}; `spd data"
+                    " preview` draws what training would see"
+                )
             yield batch
 
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
