@@ -241,7 +241,7 @@ class TrainingRun:
             raise _diverged(step, norm.item(), seen, fabric, state_file(config))
         self.optimizer.step()
         if record.average:
-            record.average.update_parameters(record.raw_model)
+            record.update_average()
         return means[0].item()
 
     def _validate(self, loss: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import subprocess
 from pathlib import Path
@@ -45,6 +46,7 @@ class Record:
     ):
         self.config, self.fabric, self.steps = config, fabric, steps
         self.raw_model, self.optimizer, self.average = model, optimizer, average
+        self._averaged: list[list[torch.Tensor]] = []  # tensors of the average, and those of the model
         self.out = files.expanded(config.out)
         self.environment = environment(fabric)  # that of the start: asking git at every save costs time
         self.step, self.broken = 0, 0
@@ -65,6 +67,22 @@ class Record:
     def evaluated(self) -> SPD:
         """The weights that count: the average where there is one."""
         return cast(SPD, self.average.module) if self.average else self.raw_model
+
+    def update_average(self) -> None:
+        """`AveragedModel.update_parameters`, which looks for the tensors of both models at each step: 8 ms on a CPU,
+        where a GPU's step has 40."""
+        average = self.average
+        assert average is not None
+        assert average.multi_avg_fn is not None
+        if not self._averaged:
+            average.update_parameters(self.raw_model)
+            self._averaged = [
+                [x for x in itertools.chain(model.parameters(), model.buffers()) if x.is_floating_point()]
+                for model in (average.module, self.raw_model)
+            ]
+        else:
+            average.multi_avg_fn(self._averaged[0], self._averaged[1], average.n_averaged)
+            average.n_averaged += 1
 
     @property
     def stops_early(self) -> bool:
