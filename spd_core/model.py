@@ -96,7 +96,7 @@ PRESETS = {
         fit="focal",
     ),
     "lite": SPDConfig(
-        "tf_efficientnet_lite0",
+        "tf_efficientnet_lite1",
         "lite",
         "exp",
         features=96,

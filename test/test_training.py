@@ -1,5 +1,6 @@
 """Real short training runs: they learn, survive a kill, agree with their distributed twin, and say what is wrong."""
 
+import copy
 import itertools
 import json
 import resource
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spd_core import SPD, checkpoint, training_record
 from spd_core.checkpoint import CheckpointError
@@ -171,6 +173,20 @@ def test_schedule_ends_at_the_last_step():
     assert factors[9] == factors[10] == 1
     assert factors[-1] == pytest.approx(0, abs=1e-12)
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+
+
+def test_the_average_is_that_of_torch():
+    model = SPD.from_preset("atto")
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
+    record = SimpleNamespace(average=copy.deepcopy(average), raw_model=model, _averaged=[])
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.randn(parameter.shape)
+        average.update_parameters(model)
+        training_record.Record.update_average(record)
+    for name, tensor in average.state_dict().items():
+        assert torch.equal(record.average.state_dict()[name], tensor), name
 
 
 def test_epochs_count_actual_steps(rooms, tmp_path):
@@ -344,7 +360,7 @@ def test_collapsed_output_is_said(rooms, tmp_path, capsys):
 def test_checkpoint_of_another_preset(rooms, tmp_path):
     with pytest.raises(
         TrainingError,
-        match=r"is not a checkpoint of preset 'atto'.*encoder 'tf_efficientnet_lite0', not 'convnextv2_atto'",
+        match=r"is not a checkpoint of preset 'atto'.*encoder 'tf_efficientnet_lite1', not 'convnextv2_atto'",
     ):
         train(config(rooms, tmp_path, init=checkpoint.EMBEDDED))
 
@@ -371,6 +387,15 @@ def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
 def test_rooms_need_a_validation_set(rooms, tmp_path):
     with pytest.raises(TrainingError, match="no test split of its own; set `val`"):
         train(config(rooms, tmp_path, val=None))
+
+
+def test_data_without_any_depth_are_refused_at_the_first_step(rooms, tmp_path):
+    for n in range(4):
+        cv2.imwrite(str(tmp_path / f"{n}.rgb.png"), np.full((*SIZE, 3), 90, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.zeros(SIZE, np.uint16))
+    (tmp_path / "camera.txt").write_text("80 80 47.5 31.5\n")
+    with pytest.raises(TrainingError, match=r"no depth is known in the first samples, .*\d.*spd data preview"):
+        train(config(rooms, tmp_path / "run", data=tmp_path))
 
 
 def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
