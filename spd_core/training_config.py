@@ -146,6 +146,10 @@ class TrainConfig:
             raise TrainingError(f"ema and drop_path must be below 1, got {self.ema} and {self.drop_path}")
         if isinstance(self.data, dict) and not (self.data and all(0 < s < math.inf for s in self.data.values())):
             raise TrainingError(f"data must be a folder, or folders with their positive shares, got {self.data}")
+        if not isinstance(self.data, dict) and str(self.data).startswith("{"):  # YAML's colons want a space
+            raise TrainingError(
+                f"data must be a folder, or {{folder: share, ...}} with a space after each colon, got {self.data}"
+            )
         if self.precision not in get_args(Precision):
             raise TrainingError(f"precision must be 32-true or bf16-mixed, got {self.precision!r}")
 

@@ -518,6 +518,7 @@ def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted
         ({"ema": 1.0}, r"ema and drop_path must be below 1, got 1\.0 and 0\.0"),
         ({"data": {"a": 1.0, "b": 0.0}}, r"folders with their positive shares, got {'a': 1\.0, 'b': 0\.0}"),
         ({"data": {}}, "folders with their positive shares, got {}"),
+        ({"data": Path("{a:0.9,b:0.1}")}, r"with a space after each colon, got \{a:0\.9,b:0\.1\}"),
     ],
 )
 def test_bad_settings(rooms, tmp_path, changes, message):
