@@ -258,10 +258,10 @@ def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
                 f" {'packages installed' if is_available() else 'packages not installed'}"
             )
         return Int8Runtime(model)
-    if name == "cuda_graph" and first.device.type != "cuda":
-        raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
-    if name == "cuda_graph" or (name == "auto" and first.device.type == "cuda"):
+    if name in ("auto", "cuda_graph") and first.device.type == "cuda":
         return CudaGraphRuntime(model)
+    if name == "cuda_graph":
+        raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
     if name == "compile":
         return CompiledRuntime(model)
     return OnnxRuntime(model) if is_possible and name != "torch" else Runtime(model)
