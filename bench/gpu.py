@@ -84,7 +84,7 @@ def parts(dry_run: bool) -> list[Part]:
         found += [Part(50, [Case("image", name, precision, runtime) for precision in precisions]) for name in presets]
     found += [Part(70, [Case("decoder", name, precision) for name in presets for precision in precisions])]
     node_cases = [("lite", 30.0), ("lite", 60.0), ("depth_anything_v2_vits", 30.0)]
-    found += [Part(75, [Case("node", name, "bf16", "torch", rate)]) for name, rate in node_cases if name in presets]
+    found += [Part(75, [Case("node", name, "bf16", "auto", rate)]) for name, rate in node_cases if name in presets]
     if not dry_run:
         found += [
             Part(150, [Case("image", name, precision, "compile") for precision in precisions]) for name in presets

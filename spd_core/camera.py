@@ -148,15 +148,20 @@ class Camera:
         return np.concatenate([rays * z, z], axis=-1)
 
 
-def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
-    """Raise CameraError where no camera with a sensor of `sensor` (height, width) px has such intrinsics. Its optical
-    axis may be beside the sensor, by a side of it at most: of a part that was cut out of what the camera saw."""
+def check_aspect(camera: Camera) -> None:
+    """Raise CameraError where no camera has pixels of such a shape."""
     aspect = max(camera.fx / camera.fy, camera.fy / camera.fx)
     if aspect > MOST_PIXEL_ASPECT * 1.01:  # of sizes that were rounded
         raise CameraError(
             f"fx = {camera.fx:g} px and fy = {camera.fy:g} px; expected nearly the same, or where pixels are not square"
             f" at most {MOST_PIXEL_ASPECT:g} times the other"
         )
+
+
+def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
+    """Raise CameraError where no camera with a sensor of `sensor` (height, width) px has such intrinsics. Its optical
+    axis may be beside the sensor, by a side of it at most: of a part that was cut out of what the camera saw."""
+    check_aspect(camera)
     if not all(-extent <= at <= 2 * extent for at, extent in ((camera.cx, sensor[1]), (camera.cy, sensor[0]))):
         raise CameraError(
             f"the optical axis at {camera.cx:g},{camera.cy:g} px, far outside the {sensor[1]:g}x{sensor[0]:g} px that"

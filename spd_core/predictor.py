@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint
-from .camera import Camera, CameraError, inside_image
+from .camera import Camera, CameraError, check_aspect, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features
 from .pixels import checked_points
@@ -155,6 +155,8 @@ class Predictor:
         check_image(rgb)
         if not isinstance(camera, Camera | None):
             raise CameraError(f"camera must be a Camera(fx, fy, cx, cy), got {camera!r}")
+        if camera is not None:
+            check_aspect(camera)
         height, width = rgb.shape[:2]
         input_size = check_input_size(input_size) or self._forced_size
         transform = ImageTransform.for_image(self.model, (height, width), camera, input_size)

@@ -94,6 +94,9 @@ def _fabric(config: TrainConfig) -> Fabric:
     )
 
 
+BLIND_STEPS = 10  # a crop may show no depth, as where a sensor's is sparse; so many one after another show a mistake
+
+
 class TrainingRun:
     """One training run: what is set up once, and the loop. Subclasses may start from another model and minimise another
     loss."""
@@ -121,6 +124,7 @@ class TrainingRun:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.record = Record(config, fabric, model, self.optimizer, average, self.steps)
+        self.is_blind = True  # no batch had depth yet
 
     def initial_model(self, config: TrainConfig) -> SPD:
         return initial_model(config)
@@ -192,11 +196,6 @@ class TrainingRun:
             record.waited_s += time.monotonic() - started
             for number, name in enumerate(batch["broken"], record.broken + 1):
                 print(f"skipped a broken sample ({number}): {name}")  # each process its own
-            if record.step == 0 and not batch["depth_m"].any():  # a run of such would end with a loss of 0
-                raise TrainingError(
-                    f"nothing to learn: no depth is known in the first samples, {', '.join(batch['names'])}; `spd data"
-                    " preview` draws what training would see"
-                )
             yield batch
 
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
@@ -209,7 +208,7 @@ class TrainingRun:
                 last + (group["base_lr"] - last) * scale if step >= config.warmup else group["base_lr"] * scale
             )
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(2, device=fabric.device)  # the loss, broken samples
+        totals = torch.zeros(3, device=fabric.device)  # the loss, broken samples, batches with depth
         seen: list[tuple[list[str], Tensor]] = []  # of each micro-batch the names; loss, smallest and largest depth
         for micro in range(config.accumulate):
             batch = next(batches)
@@ -223,6 +222,7 @@ class TrainingRun:
                 fabric.backward(loss)
             totals[0] += loss.detach()
             totals[1] += len(batch["broken"])
+            totals[2] += bool(batch["depth_m"].any())
             seen.append((batch["names"], torch.stack([loss.detach(), *pred.detach()[:, 0].float().aminmax()])))
         norm = fabric.clip_gradients(
             self.model, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
@@ -236,6 +236,13 @@ class TrainingRun:
             raise TrainingError(
                 f"{record.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
                 f" {config.data}` lists them"
+            )
+        self.is_blind = self.is_blind and not means[2].item()
+        steps = step + 1 - record.first_step
+        if self.is_blind and (steps >= BLIND_STEPS or step + 1 == self.steps):  # it would end with a loss of 0
+            raise TrainingError(
+                f"nothing to learn: no depth is known in the samples of the first {steps} steps, such as"
+                f" {seen[0][0][0]}; `spd data preview` draws what training would see"
             )
         if not torch.isfinite(means[0] + norm):
             raise _diverged(step, norm.item(), seen, fabric, state_file(config))

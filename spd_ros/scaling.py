@@ -53,7 +53,7 @@ class Scaling:
     def __post_init__(self) -> None:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
-        self._inside_s = time.monotonic()  # when a point was in the image last
+        self._outside_s: float | None = None  # since when no note had a point in the image
         self._looked_s = -np.inf  # when a frame was last chosen to look at its floor
         self._unplaced: tuple[EncodedFrame, Header, str] | None = None  # that frame, and why it waits
 
@@ -128,12 +128,14 @@ class Scaling:
         count = min(len(note.content.points_m), 1) if note.content.is_cone else len(note.content.points_m)
         self.statistics.count("references outside the image", count - inside)
         if inside:
-            self._inside_s = time.monotonic()
+            self._outside_s = None
             self.problems.resolved("references outside")
-        elif count and time.monotonic() - self._inside_s > OUTSIDE_S:
-            frame_id = note.header.frame_id
-            what = f"no reference is inside the image: is {frame_id!r} the frame of their sensor?"
-            self.problems.report("references outside", what)
+        elif count:
+            self._outside_s = self._outside_s or time.monotonic()
+            if time.monotonic() - self._outside_s > OUTSIDE_S:
+                frame_id = note.header.frame_id
+                what = f"no reference is inside the image: is {frame_id!r} the frame of their sensor?"
+                self.problems.report("references outside", what)
 
     def give_up(self, notes: list[Note]) -> None:
         """Count references that no image was near, or that TF did not place in time."""

@@ -319,6 +319,13 @@ def test_bad_images_are_named(predictor, bad):
         predictor.encode(bad)
 
 
+@pytest.mark.parametrize("fy", [52.5, 5250])
+def test_a_camera_with_pixels_of_no_sensor_is_named(predictor, rgb, fy):
+    """A slip of the finger in one of two numbers, which would put depths off by their root."""
+    with pytest.raises(SPDError, match=rf"fx = 525 px and fy = {fy:g} px; expected nearly the same"):
+        predictor.encode(rgb, Camera(525, fy, 319.5, 239.5))
+
+
 def test_an_image_that_may_not_be_written_to_is_no_reason_to_warn(predictor):
     rgb = np.zeros((240, 320, 3), np.uint8)
     rgb.setflags(write=False)

@@ -389,13 +389,19 @@ def test_rooms_need_a_validation_set(rooms, tmp_path):
         train(config(rooms, tmp_path, val=None))
 
 
-def test_data_without_any_depth_are_refused_at_the_first_step(rooms, tmp_path):
+def test_data_without_any_depth_are_refused(rooms, tmp_path):
+    """After so many steps that it is no accident: one crop of sparse depth may show none."""
     for n in range(4):
         cv2.imwrite(str(tmp_path / f"{n}.rgb.png"), np.full((*SIZE, 3), 90, np.uint8))
         cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.zeros(SIZE, np.uint16))
     (tmp_path / "camera.txt").write_text("80 80 47.5 31.5\n")
-    with pytest.raises(TrainingError, match=r"no depth is known in the first samples, .*\d.*spd data preview"):
-        train(config(rooms, tmp_path / "run", data=tmp_path))
+    with pytest.raises(TrainingError, match=r"no depth .* first 2 steps, such as .*\d.*spd data preview"):
+        train(config(rooms, tmp_path / "short", data=tmp_path, steps=2))
+    with pytest.raises(TrainingError, match=r"no depth .* first 10 steps"):
+        train(config(rooms, tmp_path / "long", data=tmp_path, steps=20))
+    cv2.imwrite(str(tmp_path / "3.depth.png"), np.full(SIZE, 2000, np.uint16))
+    one_at_a_time = config(rooms, tmp_path / "sparse", data=tmp_path, steps=4, batch_size=1)
+    assert train(one_at_a_time)["ended"] == "complete"
 
 
 def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
