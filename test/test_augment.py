@@ -94,6 +94,22 @@ def test_every_random_view_keeps_points():
     assert min(shares) > 0.7  # it looks where the picture is
 
 
+def test_some_pictures_are_askew():
+    """The roll of a view, from the direction in which a plane rises in it."""
+    sample = Sample("s", rgb(plane()), plane(), CAMERA)
+    augment = Augmentation(rotate_deg=5.0, askew=0.4, flip=0, crop=(160, 200), **NO_COLOUR)
+    rolls_deg = []
+    for seed in range(100):
+        out = augment(sample, np.random.default_rng(seed))
+        at = points(out.depth_m, out.camera)
+        slope = np.linalg.lstsq(np.c_[at[:, :2], np.ones(len(at))], at[:, 2], rcond=None)[0][:2]
+        rolls_deg.append(np.degrees(np.arctan2(*slope[::-1]) - np.arctan2(-0.4, 0.5)))
+    beyond = np.abs(rolls_deg) > 5.5
+    assert 0.25 < beyond.mean() < 0.5  # 0.4 * 40 / 45 of them
+    assert max(rolls_deg) > 35
+    assert -46 < min(rolls_deg) < -35
+
+
 @pytest.mark.parametrize("fx", [100, 150, 400])
 def test_a_view_has_square_pixels(fx):
     camera, size = Camera(fx, 200, fx * 0.8, 119.5), (240, round(fx * 1.6))
@@ -181,6 +197,7 @@ def test_what_cannot_be_augmented(sample, message):
         *(
             ({name: value}, rf"augment\.{name} must be a probability, 0 to 1, got {value}")
             for name, value in {
+                "askew": 1.5,
                 "flip": 50,
                 "colour": -1,
                 "grey": float("nan"),
@@ -189,6 +206,7 @@ def test_what_cannot_be_augmented(sample, message):
                 "frame": 2,
             }.items()
         ),
+        ({"crop_variation": 1.0}, r"augment\.crop_variation must be a share below 1, got 1\.0"),
         ({"noise": -4}, r"augment\.noise must be at least 0, got -4"),
         ({"rotate_deg": float("nan")}, r"augment\.rotate_deg must be at least 0, got nan"),
         ({"border_px": -1}, "got border_px=-1 and border_crop=False"),
@@ -255,8 +273,8 @@ def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     assert share * truth_m.min() <= item["depth_m"].min() <= item["depth_m"].max() <= share * truth_m.max()
 
 
-def batches(first, last, batch_size, rank=0, world=1, workers=0):
-    samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
+def batches(first, last, batch_size, rank=0, world=1, workers=0, **augment):
+    samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128), **augment), 300.0, seed=5)
     return list(training_batches(samples, first, last, batch_size, rank, world, workers))
 
 
@@ -267,6 +285,19 @@ def test_samples_do_not_depend_on_workers_processes_or_interruptions():
         assert all((a["rgb"] == b["rgb"]).all() and (a["depth_m"] == b["depth_m"]).all() for a, b in zip(whole, other))
     ranks = [batches(0, 4, 2, rank, world=2) for rank in range(2)]
     assert [a["names"] + b["names"] for a, b in zip(*ranks)] == [b["names"] for b in whole]
+
+
+def test_the_crops_of_batches_vary_and_depend_on_nothing_but_the_seed():
+    whole = batches(0, 12, 2, crop_variation=0.5)
+    heights, widths = zip(*(batch["depth_m"].shape[2:] for batch in whole))
+    assert min(heights) >= 48
+    assert min(widths) >= 64
+    assert max(heights) <= 96
+    assert max(widths) <= 128
+    assert len(set(heights)) > 3
+    assert len(set(widths)) > 3
+    other = batches(0, 5, 2, crop_variation=0.5, workers=2) + batches(5, 12, 2, crop_variation=0.5)
+    assert all((a["rgb"].shape == b["rgb"].shape) and (a["rgb"] == b["rgb"]).all() for a, b in zip(whole, other))
 
 
 def test_broken_samples_are_replaced_and_named():

@@ -7,7 +7,7 @@ and intrinsics stay exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,6 +18,8 @@ from .samples import DataError, Sample, TrainingSample
 
 # [left, top, right, bottom] that BTS (Lee et al. 2019) keeps of NYU's 480x640 images: inside their white border.
 NYU_BORDER_CROP = (43, 45, 608, 472)
+ASKEW_DEG = 45.0
+CROP_STEP_PX = 8  # not each of a thousand sizes: libraries prepare for one at its first use
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -30,9 +32,12 @@ class Augmentation:
         border_px: columns and rows at each side of the image that are not shown.
         rotate_deg: largest roll about the optical axis. Corners that the picture does not have are its mirror image,
             without depth.
+        askew: probability of a roll up to 45 degrees instead, as of a camera in a hand.
         tilt_deg: largest pitch and yaw, likewise.
         scale: smallest and largest factor of the focal length; the depth that is trained follows it.
         crop: height, width of the random crop; without it the model's input size.
+        crop_variation: each side of the crop is up to this share shorter, drawn once for a batch: images come in many
+            shapes, and of lenses of narrower view they are smaller where the focal length is to be the same.
         flip: probability of a mirror image.
         colour: probability of a change of colour.
         gamma: range of that change's exponent.
@@ -40,7 +45,7 @@ class Augmentation:
         gain: range of one more factor for each channel.
         grey: probability of a picture without colour.
         blur_px: largest standard deviation of a Gaussian blur, or length / 4 of a straight motion blur; half of the
-            pictures stay sharp.
+            pictures stay sharp, and of the others more are blurred a little than a lot.
         noise: largest standard deviation of sensor noise, of 255; half of the pictures have none.
         jpeg: probability of another JPEG compression, of quality 20 to 90.
         cut_depth: probability that a vertical stripe shows its depth (white at 10 m) instead of the picture (vertical
@@ -52,9 +57,11 @@ class Augmentation:
     border_crop: bool = False
     border_px: int = 0
     rotate_deg: float = 2.5
+    askew: float = 0.0
     tilt_deg: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[int, int] | None = None
+    crop_variation: float = 0.0
     flip: float = 0.5
     colour: float = 0.5
     gamma: tuple[float, float] = (0.9, 1.1)
@@ -72,11 +79,13 @@ class Augmentation:
             least, most = getattr(self, name)
             if not 0 < least <= most < np.inf:
                 raise SPDError(f"augment.{name} must be two positive numbers, the smaller first, got {(least, most)}")
-        for name in ("flip", "colour", "grey", "jpeg", "cut_depth", "frame"):
+        for name in ("askew", "flip", "colour", "grey", "jpeg", "cut_depth", "frame"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SPDError(f"augment.{name} must be a probability, 0 to 1, got {getattr(self, name)}")
         for name in ("rotate_deg", "tilt_deg", "blur_px", "noise"):
             at_least(0, **{f"augment.{name}": getattr(self, name)})
+        if not 0 <= self.crop_variation < 1:
+            raise SPDError(f"augment.crop_variation must be a share below 1, got {self.crop_variation}")
         if self.crop is not None and min(self.crop) < 1:
             raise SPDError(f"augment.crop must be a height and a width, px, got {self.crop}")
         if self.border_px < 0 or (self.border_crop and self.border_px):
@@ -110,7 +119,8 @@ class Augmentation:
                 f"{sample.name}: {list(depth_m.shape)} px, scaled by {factor:.3g}, are fewer than the crop"
                 f" {[height, width]}; set a smaller augment.crop"
             )
-        turn = rotation(*np.radians(rng.uniform(-1, 1, 3) * [self.tilt_deg, self.tilt_deg, self.rotate_deg]))
+        roll_deg = ASKEW_DEG if self.askew > 0 and rng.random() < self.askew else self.rotate_deg
+        turn = rotation(*np.radians(rng.uniform(-1, 1, 3) * [self.tilt_deg, self.tilt_deg, roll_deg]))
         view = self._view(square.scaled(factor), turn, (height, width), extent * factor, rng)
         rgb, depth_m = seen_by(view, turn, (height, width), rgb, depth_m, camera)
         if rng.random() < self.flip:
@@ -121,6 +131,14 @@ class Augmentation:
         if self.frame > 0 and rng.random() < self.frame:
             rgb, depth_m = _framed(rgb, depth_m, rng)
         return TrainingSample(sample.name, rgb, np.ascontiguousarray(depth_m), view)
+
+    def of_batch(self, rng: np.random.Generator) -> Augmentation:
+        """This with the crop that the samples of one batch share."""
+        if self.crop is None or not self.crop_variation:
+            return self
+        steps = np.ceil(np.array(self.crop) * rng.uniform(1 - self.crop_variation, 1, 2) / CROP_STEP_PX)
+        height, width = (int(count) * CROP_STEP_PX for count in steps)
+        return replace(self, crop=(height, width))
 
     def _without_border(
         self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera
@@ -159,7 +177,7 @@ class Augmentation:
     def _exposed(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Another lens, light, sensor and file, in that order."""
         if self.blur_px > 0 and rng.random() < 0.5:
-            rgb = _blurred(rgb, rng.uniform(0.2, 1) * self.blur_px, rng)
+            rgb = _blurred(rgb, rng.uniform(0.2, 1) ** 2 * self.blur_px, rng)
         if rng.random() < self.colour:
             level = (np.arange(256, dtype=np.float32) / 255) ** rng.uniform(*self.gamma) * rng.uniform(*self.brightness)
             table = np.clip(level[:, None] * rng.uniform(*self.gain, 3), 0, 1) * 255

@@ -75,6 +75,9 @@ class AugmentedSamples:
         return self._orders[chosen][1]
 
     def __getitem__(self, position: int) -> dict:
+        return self._sample(position, self.augment)
+
+    def _sample(self, position: int, augment: Augmentation) -> dict:
         chosen, number = self._place(position)
         dataset, _ = self.datasets[chosen]
         epoch, start = divmod(number, len(dataset))
@@ -84,7 +87,7 @@ class AugmentedSamples:
             rng = np.random.default_rng([self.seed, 1, position])
             try:
                 opened = dataset[int(order[(start + offset) % len(order)])]
-                sample = self.augment(opened, rng, self.training_focal_px if self.to_focal else None)
+                sample = augment(opened, rng, self.training_focal_px if self.to_focal else None)
             except DataError as error:
                 broken.append(str(error))
                 continue
@@ -96,7 +99,8 @@ class AugmentedSamples:
 
     def batch(self, positions: list[int]) -> dict:
         """The samples of some positions as tensors, with their names and those of the broken ones."""
-        samples = [self[position] for position in positions]
+        augment = self.augment.of_batch(np.random.default_rng([self.seed, 4, positions[0]]))
+        samples = [self._sample(position, augment) for position in positions]
         tensors = {key: torch.from_numpy(np.stack([s[key] for s in samples])) for key in ("rgb", "depth_m")}
         broken = [name for s in samples for name in s["broken"]]
         return {**tensors, "names": [s["name"] for s in samples], "broken": broken}
