@@ -135,6 +135,9 @@ def check(path: Path, workers: int = 2) -> None:
             say(text + (f" ({count} samples)" if count > 1 else ""), "red", title="broken: ")
         if len(reasons) > SHOWN_FAULTS:
             say(f"... and {len(reasons) - SHOWN_FAULTS} more faults")
+        if not summary.medians_m and summary.invalid:
+            faults += 1
+            say(f"no image of {printable(str(path))} has a pixel of known depth", "red")
         table.caption = dataset.layout
         if split not in dataset.splits:
             table.add_row(*dataset.splits, *summary.row())

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from spd_core import files
-from spd_core.camera import Camera
+from spd_core.camera import Camera, doubt
 from spd_core.data.images import TURNED, read_colour
 from spd_core.data.rgbd import check_camera, pictures_in, read_camera
 from spd_core.errors import SPDError
@@ -169,6 +169,8 @@ def about_the_camera(known: KnownCamera, frame: EncodedFrame) -> str:
         length += f" ({2 * math.degrees(math.atan(frame.size[1] / 2 / focal_px)):.0f} degrees wide)"
     if known.camera:
         said = f"focal length {length}, from {known.source}"
+        if what := doubt(known.camera, frame.size):
+            said = f"{said}; but {what}"
     else:
         said = f"nothing says the focal length: {length} is assumed; --fov or --camera tells it"
     return f"{said}. Were it 10 % longer, all depths would be 10 % longer."

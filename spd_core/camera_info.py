@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .camera import DISTORTION_MODELS, Camera, CameraError, check_plausible
+from .camera import DISTORTION_MODELS, Camera, CameraError, check_plausible, doubt
 from .errors import MessageError
 
 Message = Any  # of rclpy, rosbags, or what a calibration file says
@@ -67,6 +67,15 @@ def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = Fals
             f" camera is not calibrated: expected {least:g} to {most:g} px"
         )
     return camera
+
+
+def calibration_doubt(msg: Message, size: tuple[int, int]) -> str:
+    """Why K of a CameraInfo that `camera_from_info` takes is hardly of the size that it says, or, where it says none,
+    of its image of `size` (height, width) px: of drivers that load a calibration and fill in another mode's size. ""
+    where it may well be."""
+    k = getattr(msg, "k" if hasattr(msg, "k") else "K")
+    camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]))
+    return doubt(camera, (msg.height or size[0], msg.width or size[1]))
 
 
 def _region(msg: Message, is_whole: bool) -> tuple[int, int, int, int]:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint
-from .camera import Camera, CameraError, check_aspect, inside_image
+from .camera import Camera, CameraError, check_aspect, doubt, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features
 from .pixels import checked_points
@@ -160,6 +160,8 @@ class Predictor:
         height, width = rgb.shape[:2]
         input_size = check_input_size(input_size) or self._forced_size
         transform = ImageTransform.for_image(self.model, (height, width), camera, input_size)
+        if camera is not None and (what := doubt(camera, (height, width))):
+            warnings.warn(what, stacklevel=2)
         if camera is None:
             warnings.warn(
                 f"no camera intrinsics: depth assumes a focal length of {transform.expected_focal_px:.0f} px at"

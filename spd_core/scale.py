@@ -265,10 +265,14 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """References as float64 [K, 2], [K], [K] (NaN where there is no sigma)."""
     try:
-        uv, depth_m = np.asarray(uv, np.float64), np.asarray(depth_m, np.float64)
-        sigma_m = np.full(depth_m.shape, np.nan) if sigma_m is None else np.asarray(sigma_m, np.float64)
+        # what a masked array hides is no number, as in `pixels.checked_points`
+        uv, depth_m, sigma_m = (
+            np.ma.filled(np.ma.asarray(values).astype(np.float64), np.nan)
+            for values in (uv, depth_m, np.full(np.shape(depth_m), np.nan) if sigma_m is None else sigma_m)
+        )
     except (TypeError, ValueError) as error:
         raise ScaleError(f"references must be numbers: pixels [K, 2], depths [K] and sigmas [K], m; {error}") from error
+    uv = uv.reshape(-1, 2) if uv.shape == (0,) else uv  # an empty list is no references
     if uv.ndim != 2 or uv.shape[1] != 2 or depth_m.shape != uv.shape[:1] or sigma_m.shape != uv.shape[:1]:
         raise ScaleError(
             "references must be pixels [K, 2], depths [K] and, if at all, sigmas [K]; got"

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import DISTORTION_MODELS, Camera, cell_centres
-from spd_core.camera_info import camera_from_info, distortion_model, is_rectified_topic
+from spd_core.camera_info import calibration_doubt, camera_from_info, distortion_model, is_rectified_topic
 from spd_core.errors import SPDError
 from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
@@ -78,7 +78,7 @@ class Calibration:
             return None
         source = "P" if is_rectified else "K, D" if camera.distortion else "K"
         self.statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
-        doubts = []
+        doubts = [doubt] if (doubt := calibration_doubt(info, size)) else []
         if image.frame_id and info.header.frame_id not in ("", image.frame_id):
             frames = f"camera_info is of the frame {info.header.frame_id!r}, the image of {image.frame_id!r}"
             doubts.append(f"{frames}: is it another camera's?")

@@ -116,6 +116,22 @@ def test_a_calibration_of_another_frame_is_taken_and_told(answers, of_info, of_i
     assert ["'rear', the image of 'front': is it another" in text for text in answers.problems.texts()] == [True] * told
 
 
+def test_a_calibration_of_another_size_is_taken_and_told(answers):
+    """Of a driver that loads the calibration of one mode and fills in the size of another; but not of a part of the
+    image, which a region of interest says."""
+    twice = info(1, 90.0)
+    twice.k[2], twice.k[5] = 63.5, 47.5
+    answers.calibration.receive(twice)
+    assert answers.calibration.camera(at(1), SIZE, "false").fx == 90.0
+    assert ["the calibration of a 128x96 image" in text for text in answers.problems.texts()] == [True]
+    part = info(2, 90.0)
+    part.k[2], part.k[5], part.width, part.height = 63.5, 47.5, 128, 96
+    part.roi.width, part.roi.height = SIZE[1], SIZE[0]
+    answers.calibration.receive(part)
+    assert answers.calibration.camera(at(2), SIZE, "false").cx == 63.5
+    assert answers.problems.texts() == []
+
+
 @pytest.mark.parametrize(("d", "rectified", "told"), [([], "false", 1), ([0.0] * 4, "false", 0), ([], "true", 0)])
 def test_a_fisheye_without_coefficients_is_told(answers, d, rectified, told):
     msg = info(1, 45.0)

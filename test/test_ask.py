@@ -63,6 +63,12 @@ def test_answers_are_the_predictors_in_a_table_and_in_json(tmp_path, monkeypatch
     assert " 63 " in said
 
 
+def test_the_calibration_of_another_mode_is_taken_and_doubted(tmp_path, monkeypatch, capsys):
+    """640x480 and 1280x720 of one webcam; refused only where width and height say the same size."""
+    spd(monkeypatch, photograph(tmp_path / "p.jpg"), "--camera", "50,50,31.5,17.5")
+    assert "but the optical axis at 31.5,17.5 px is far" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_picture_is_as_it_is_shown(tmp_path, monkeypatch, capsys):
     """A phone held upright writes the sensor's rows and a note to turn them."""
     spd(monkeypatch, photograph(tmp_path / "p.jpg", {F35: 26}, orientation=6), "--grid", "2x3", "--json")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spd_core.camera import Camera, CameraError, focal_correction, inside_image, scale_points
+from spd_core.camera import Camera, CameraError, doubt, focal_correction, inside_image, scale_points
 from spd_core.data.rgbd import check_camera
 from spd_core.errors import SPDError
 
@@ -65,6 +65,26 @@ def test_intrinsics_that_are_no_numbers_are_refused(values):
 def test_distortion_that_is_no_numbers_is_refused(distortion):
     with pytest.raises(CameraError, match="must be numbers, got"):
         Camera(500, 500, 320, 240, distortion)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "what"),
+    [
+        ((519, 519, 319.5, 239.5), ""),
+        ((519, 519, 360, 210), ""),  # a lens that is not quite over its sensor
+        ((519, 519, -300, 900), ""),  # a part of an image, cut out of it on purpose
+        ((519, 519, 319.5, 479.5), ""),  # its upper half
+        ((1038, 1038, 639.5, 479.5), "the calibration of a 1280x960 image"),
+        ((259, 259, 159.5, 119.5), "the calibration of a 320x240 image"),
+        ((1038, 1038, 639.5, 359.5), "the calibration of a 1280x720 image"),
+        ((519, 319.5, 519, 239.5), "look like fx cx fy cy"),
+        ((519, 400, 519, 239.5), ""),  # whose pixels would not be square either way
+    ],
+)
+def test_intrinsics_that_are_hardly_those_of_an_image(numbers, what):
+    said = doubt(Camera(*numbers), (480, 640))
+    assert what in said
+    assert bool(what) == bool(said)
 
 
 @pytest.mark.parametrize("aspect", [0.2, 5])

@@ -183,6 +183,9 @@ def test_rgbd_folder(tmp_path):
         (tmp_path / "camera.txt").write_text(content)  # of another size; of no part of a picture; in millimetres
         with pytest.raises(DataError, match=rf"camera\.txt for a\.rgb\.png is .*{fault}"):
             open_dataset(tmp_path)[0]
+    (tmp_path / "camera.txt").write_text("500 320 501 240")  # as K is printed
+    with pytest.raises(DataError, match=r"camera\.txt for a\.rgb\.png: .* 500, 320, 501, 240 look like fx cx fy cy"):
+        open_dataset(tmp_path)[0]
     (tmp_path / "camera.txt").write_text("500 501 320")
     with pytest.raises(DataError, match=r"camera\.txt holds '500 501 320'; expected four numbers"):
         open_dataset(tmp_path)
@@ -262,12 +265,18 @@ def in_millimetres(root):
         file["depth"][...] *= 1000
 
 
+def in_metres_for_millimetres(root):
+    with h5py.File(root / "train/kitchen_0001/00001.h5", "a") as file:
+        file["depth"][...] *= 0.001
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (half_downloaded, r"00001\.h5 is damaged, or was not written or copied to its end \([\d,]+ bytes\)"),
         (without_depth, r"00001\.h5 lacks a part .*'depth'"),
         (in_millimetres, r"00001\.h5: the median depth is \d+ m; is it in millimetres"),
+        (in_metres_for_millimetres, r"00001\.h5: the median depth is 0\.00\d+ m; is it in metres"),
     ],
 )
 def test_broken_h5(tmp_path, damage, message, capsys):
@@ -324,6 +333,15 @@ def test_check_and_preview(tmp_path, capsys):
     with pytest.raises(DataError, match="none has no suffix of a picture"):
         preview(tmp_path / "gone", out=tmp_path / "none")
     assert picture.std() > 20
+
+
+def test_a_set_without_any_depth_is_not_whole(tmp_path, capsys):
+    rgb, _ = frame(0)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb)
+    cv2.imwrite(str(tmp_path / "a.depth.png"), np.zeros(rgb.shape[:2], np.uint16))
+    with pytest.raises(DataError, match="1 faults, named above"):
+        check(tmp_path, workers=0)
+    assert "has a pixel of known depth" in " ".join(capsys.readouterr().out.split())
 
 
 def test_mean_depth(tmp_path):

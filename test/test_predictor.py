@@ -51,7 +51,7 @@ def test_depth_at_every_pixel_is_the_dense_map(predictor, rgb):
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280), (100, 90), (192, 256), (300, 64), (40, 500)])
 def test_any_image_size_is_answered_in_its_own_pixels(predictor, size):
     rgb = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    frame = predictor.encode(rgb, CAMERA)
+    frame = predictor.encode(rgb, Camera(525.0, 525.0, (size[1] - 1) / 2, (size[0] - 1) / 2))
     corners = np.array([[0, 0], [size[1] - 1, size[0] - 1], [-0.5, -0.5], [size[1] - 0.5, size[0] - 0.5]])
     assert np.isfinite(frame.depth_at(corners)).all()
     outside = np.array([[-0.6, 0], [size[1] - 0.4, 0], [0, size[0]], [np.nan, 3], [3, -np.inf], [1e30, 1e30]])
@@ -324,6 +324,11 @@ def test_a_camera_with_pixels_of_no_sensor_is_named(predictor, rgb, fy):
     """A slip of the finger in one of two numbers, which would put depths off by their root."""
     with pytest.raises(SPDError, match=rf"fx = 525 px and fy = {fy:g} px; expected nearly the same"):
         predictor.encode(rgb, Camera(525, fy, 319.5, 239.5))
+
+
+def test_a_camera_of_another_size_is_doubted(predictor, rgb):
+    with pytest.warns(UserWarning, match="the calibration of a 1280x960 image"):
+        predictor.encode(rgb, CAMERA.scaled(2))
 
 
 def test_an_image_that_may_not_be_written_to_is_no_reason_to_warn(predictor):

@@ -100,6 +100,21 @@ def test_the_estimate_is_the_posterior_of_the_documented_model(predictor, frame,
     assert scale.slope == pytest.approx(slope, abs=0.01)
 
 
+def test_references_that_a_mask_hides_are_not_used(predictor, frame):
+    uv, depth_m = references(frame, np.random.default_rng(3), 20)
+    hidden = np.arange(20) % 2 == 0
+    masked, without = ScaleFilter(predictor, PRIOR), ScaleFilter(predictor, PRIOR)
+    masked.update(frame, uv, np.ma.masked_array(np.where(hidden, 2 * depth_m, depth_m), hidden))
+    without.update(frame, uv, np.where(hidden, np.nan, depth_m))
+    assert (masked.used, masked.ignored) == (10, 10)
+    assert masked.factor == without.factor
+    hidden_places = ScaleFilter(predictor, PRIOR)
+    hidden_places.update(frame, np.ma.masked_array(uv, np.stack([hidden] * 2, axis=1)), depth_m)
+    assert hidden_places.used == 10
+    masked.update(frame, [], [])
+    assert masked.used == 10
+
+
 def test_before_any_reference_it_is_the_prior(predictor, frame):
     scale = ScaleFilter(predictor, PRIOR)
     assert (scale.factor, scale.slope) == (1.0, 0.0)

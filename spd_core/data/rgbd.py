@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import files
-from ..camera import Camera, CameraError, check_plausible
+from ..camera import OTHER_SHARE, Camera, CameraError, check_plausible, doubt, is_out_of_order, optical_axis
 from ..camera_info import PLAUSIBLE_FOCAL
 from ..errors import SPDError
 from .images import read_colour, read_colour_and_depth
@@ -18,9 +18,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
 # but one at the edge is the middle of a picture of twice the size.
 OFF_CENTRE = 0.42
-# Twice the optical axis, in sides of the picture, is 1 across and down in a whole picture. Numbers so near to each
-# other, as a share, and so far from 1 are of another size; a part of a picture is seldom cut like that.
-SAME_SHARE, OTHER_SHARE = 0.06, 0.2
+# An optical axis that is off by OTHER_SHARE, and across as far as down to this share, is that of a picture of another
+# size; a part of a picture is seldom cut like that.
+SAME_SHARE = 0.06
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
     " in px)"
@@ -56,7 +56,9 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
             f"the focal length of {source} is {camera.focal_px:g} px for a picture of {width}x{height} px; expected"
             f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
         )
-    across, down = 2 * (camera.cx + 0.5) / width, 2 * (camera.cy + 0.5) / height
+    if is_out_of_order(camera, size):
+        raise error(f"{source}: {doubt(camera, size)}")
+    across, down = optical_axis(camera, size)
     if abs(across - down) < SAME_SHARE * down and abs(across - 1) > OTHER_SHARE:
         raise error(
             f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}: it looks like the calibration of a"

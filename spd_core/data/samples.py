@@ -13,6 +13,7 @@ from ..errors import SPDError
 
 # Nothing that these cameras measure is farther away; a larger median is a wrong unit.
 PLAUSIBLE_MEDIAN_M = 100.0
+LEAST_MEDIAN_M = 0.02  # nearer than the near end of depth cameras
 ONE_SPLIT = ("all",)
 
 
@@ -148,5 +149,9 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
         raise DataError(
             f"{name}: the median depth is {median:.0f} m; is it in millimetres? Depth must be metres, or 16-bit PNG"
             " millimetres"
+        )
+    if 0 < median < LEAST_MEDIAN_M:
+        raise DataError(
+            f"{name}: the median depth is {median:.2g} m; is it in metres where 16-bit PNG holds millimetres?"
         )
     return Sample(name, rgb, depth_m, camera)
