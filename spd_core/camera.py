@@ -19,6 +19,7 @@ from .lens import DISTORTION_MODELS, lens
 # Focal length, at 640 px width, of the Kinect that recorded NYU Depth V2 (`data/nyu.py` has the whole camera): what the
 # presets train at.
 NYU_FOCAL_PX = 518.8579
+INTRINSICS = ("fx", "fy", "cx", "cy")
 OTHER_SHARE = 0.2  # in half sides of the image: an optical axis is seldom so far from the middle both ways
 MOST_PIXEL_ASPECT = 4.0  # of a sensor that is binned or skips lines; beyond it intrinsics are wrong
 
@@ -63,11 +64,14 @@ class Camera:
 
     def __post_init__(self):
         try:
-            is_finite = all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy, self.fx * self.fy)))
+            is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # which no text is
+            for name in INTRINSICS:
+                object.__setattr__(self, name, float(getattr(self, name)))
             object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
         except (TypeError, ValueError, OverflowError) as error:
             raise CameraError(f"camera intrinsics and distortion must be numbers, got {self}: {error}") from error
-        if not is_finite or min(self.fx, self.fy, self.fx * self.fy) <= 0:  # the product may be no float any more
+        product = self.fx * self.fy  # it may be no float any more
+        if not is_finite or min(self.fx, self.fy, product) <= 0 or math.isinf(product):
             raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
         counts = DISTORTION_MODELS.get(self.distortion_model, ())
         if self.distortion and (len(self.distortion) not in counts or not all(map(math.isfinite, self.distortion))):

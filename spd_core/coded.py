@@ -44,12 +44,12 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
 def eight_bits(pixels: np.ndarray) -> np.ndarray:
     """Colour of 16 bits, uint16 [...], as uint8.
 
-    Cameras of 10, 12 or 14 bits leave them in the low ones, and no message says how many there are: they are the fewest
-    that hold the picture's largest value. One of true 16 bits with nothing above a quarter of them is brightened by
-    this; it would be nearly black otherwise.
+    Cameras of 10, 12 or 14 bits leave them in the low ones, as programs do that widen 8, and no message says how many
+    there are: they are the fewest that hold the picture's largest value. One of more bits with nothing above a quarter
+    of them is brightened by this; it would be nearly black otherwise.
     """
     largest = int(pixels.max())
-    bits = next(bits for bits in (10, 12, 14, 16) if largest < 1 << bits)
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
     return (pixels >> (bits - 8)).astype(np.uint8)
 
 

@@ -1,5 +1,7 @@
 """The pixel-centre rule and the pinhole camera."""
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,12 @@ def test_impossible_intrinsics_are_refused(values):
 def test_intrinsics_that_are_no_numbers_are_refused(values):
     with pytest.raises(CameraError, match="must be numbers, got"):
         Camera(*values)
+
+
+def test_intrinsics_are_floats_whatever_numbers_they_were():
+    camera = Camera(Decimal("500.5"), np.float32(500.5), 320, np.int64(240))
+    assert camera.scaled(0.5) == Camera(250.25, 250.25, 159.75, 119.75)
+    assert all(type(number) is float for number in (camera.fx, camera.fy, camera.cx, camera.cy))
 
 
 @pytest.mark.parametrize("distortion", [None, "abcd", (0.1, None, 0, 0)])

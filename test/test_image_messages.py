@@ -125,7 +125,7 @@ def test_bayer_encodings(pattern, bits):
     assert np.abs(out.astype(int) - RGB)[2:-2, 2:-2].max() <= 6
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_cameras_of_fewer_than_16_bits_leave_them_in_the_low_ones(bits):
     """And are no darker for it, in an Image, Bayer's mosaic, a compressed one and a file."""
     deep = lambda pixels: pixels.astype(np.uint16) << (bits - 8)  # noqa: E731
