@@ -170,7 +170,8 @@ def about_the_camera(known: KnownCamera, frame: EncodedFrame) -> str:
     if known.camera:
         said = f"focal length {length}, from {known.source}"
     else:
-        said = f"nothing says the focal length: {length} is assumed; --fov or --camera tells it"
+        why = known.source.removeprefix("nothing")
+        said = f"nothing says the focal length{why}: {length} is assumed; --fov or --camera tells it"
     return f"{said}. Were it 10 % longer, all depths would be 10 % longer."
 
 

@@ -74,6 +74,14 @@ def test_the_picture_is_as_it_is_shown(tmp_path, monkeypatch, capsys):
     assert record["points"][0]["v"] == pytest.approx(128 / 6 - 0.5)
 
 
+def test_why_exif_is_not_taken_is_said(tmp_path, monkeypatch, capsys):
+    spd(monkeypatch, photograph(tmp_path / "p.jpg", {F35: 26, 0xA002: 640, 0xA003: 640}), "20,30")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing says the focal length (EXIF is of 640x640 px, and this picture of 128x96 px was cut out of" in said
+    assert "it): 104 px (63 degrees wide) is assumed; --fov or --camera tells it. " in said
+    assert said.endswith("Without it there is no x y z.")
+
+
 @pytest.mark.parametrize("kind", ["grey", "16 bit", "RGBA", "20 megapixels", "portrait", "flat"])
 def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind):
     pixels = {
