@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +77,13 @@ def check_frames(most: int | None) -> None:
     """Say of a number of frames that there is none; before anything is read that takes long."""
     if most is not None and most < 1:
         raise SourceError(f"frames must be positive, got {most}")
+
+
+def check_sources(sources: list[str]) -> None:
+    """Say of an address that it is no file; before the first is opened, and as it was written: a path has no //."""
+    for source in sources:
+        if "://" in source and not os.path.exists(files.expanded(source)):
+            raise SourceError(f"{source} is an address; expected a file: save what is there, and name the file")
 
 
 def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:

@@ -346,6 +346,40 @@ def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, argu
     assert re.search(message, error)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["320x240"], "pixels are u,v; got '320x240', did you mean 320,240?"),
+        (["(320,240)"], "pixels are u,v; got '(320,240)', did you mean 320,240?"),
+        (["320;240"], "pixels are u,v; got '320;240', did you mean 320,240?"),
+        (["320 , 240"], "pixels are u,v; got '320 , 240', did you mean 320,240?"),
+        (["[.5, -1e2]"], "pixels are u,v; got '[.5, -1e2]', did you mean .5,-1e2?"),
+        (["5,5", "320,240,1"], "pixels are u,v, two numbers, say 320,240; got '320,240,1'"),
+        (["nan,5"], "pixels are u,v, two numbers, say 320,240; got 'nan,5'"),
+        (["5,-INF"], "pixels are u,v, two numbers, say 320,240; got '5,-INF'"),
+        (["5,5", "--camera", "519"], "camera 519 cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a"),
+        (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address; expected a file: save what is there, and name"),
+        (["file:///b.jpg", "5,5"], "file:///b.jpg is an address; expected a file"),
+    ],
+)
+def test_words_that_name_no_picture_are_told_before_an_answer(tmp_path, monkeypatch, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, photograph(tmp_path / "p.jpg"), *arguments)
+    said = capsys.readouterr()
+    assert (stop.value.code, said.out) == (1, "")
+    assert said.err.startswith(f"error: {message}")
+    assert said.err.count("\n") == 1
+
+
+def test_a_picture_may_have_the_name_of_a_pixel_or_an_address(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "https:").mkdir()
+    photograph(tmp_path / "p.jpg").rename("320x240")
+    photograph(tmp_path / "https:" / "p.jpg")
+    spd(monkeypatch, "320x240", "https://p.jpg", "20,30", "--json")
+    assert [record["image"] for record in records(capsys)] == ["320x240", "https://p.jpg"]
+
+
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
