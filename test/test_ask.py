@@ -323,6 +323,8 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["none.jpg", "20,30"], r"none\.jpg does not exist"),
         (["notes.txt", "20,30"], "is text that begins with 'hello'"),
         (["empty.png", "20,30"], "is empty"),
+        (["half.ppm", "20,30"], r"half\.ppm is damaged, or was not written or copied to its end \([\d,]+ bytes\)"),
+        (["half.dat", "20,30"], r"half\.dat is a PNM picture; it cannot be decoded"),
         (["photo.heic", "20,30"], "is a HEIC file: save it as JPEG or PNG"),
         (["empty folder", "20,30"], "has no pictures"),
         (["none.mp4", "20,30"], r"none\.mp4 does not exist"),
@@ -335,6 +337,8 @@ def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, argu
     for name in ("notes.txt", "notes.mp4"):
         (tmp_path / name).write_text("hello")
     (tmp_path / "empty.png").touch()
+    for name in ("half.ppm", "half.dat"):
+        (tmp_path / name).write_bytes(cv2.imencode(".ppm", PIXELS)[1].tobytes()[:-9999])
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     (tmp_path / "empty folder").mkdir()
     monkeypatch.chdir(tmp_path)
