@@ -6,6 +6,7 @@ import json as json_format
 import math
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,10 +27,12 @@ from spd_core.predictor import Answer, EncodedFrame, Predictor
 from spd_core.status import Status
 
 from .console import make_console, printable, say
-from .sources import about_the_camera, check_frames, focal_length_px, in_metres, pictures
+from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, pictures
 
 POINT = re.compile(r"[-+\d.e]+, *[-+\d.e]+")
 TWO_NUMBERS = re.compile(r"(\d+(?:\.\d+)?),? (\d+(?:\.\d+)?)")  # a point that the shell has taken apart
+NUMBER = r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+NUMBERS = re.compile(rf"[\s()\[\]{{}}]*{NUMBER}(?:[\s,;:|x×()\[\]{{}}]+{NUMBER})+[\s,;()\[\]{{}}]*", re.IGNORECASE)
 MOST_LABELS = 500  # in a picture; more find no room, and looking for it takes seconds
 
 
@@ -80,14 +83,19 @@ def ask(
     """
     points = [word for word in what if POINT.fullmatch(word)]
     sources = [word for word in what if not POINT.fullmatch(word)]
+    for word in sources:
+        if NUMBERS.fullmatch(word) and not os.path.exists(word):
+            raise AskError(_no_pixel(word))
     for pair in pairwise(what):
         if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
             raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
     if camera is not None and camera.isdecimal():
+        _check_device(camera)
         sources, camera = [*sources, camera], None
     if not sources:
         raise AskError("no picture was named: spd ask photo.jpg 320,240")
     wanted = _points(points), _grid(grid)
+    check_sources(sources)
     check_frames(frames)
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
@@ -151,6 +159,23 @@ def _free(folder: Path, stem: str, written: set[Path]) -> Path:
     """A PNG in the folder that this run has not written: pictures of two folders may have one name."""
     names = (folder / f"{stem}{end}.png" for end in ("", *(f"_{number}" for number in range(2, len(written) + 2))))
     return next(file for file in names if file not in written)
+
+
+def _no_pixel(word: str) -> str:
+    """What is wrong with numbers that are no u,v; and what was meant, where they are two."""
+    numbers = re.findall(NUMBER, word, re.IGNORECASE)
+    if len(numbers) == 2 and all(math.isfinite(float(number)) for number in numbers):
+        return f"pixels are u,v; got {word!r}, did you mean {','.join(numbers)}?"
+    return f"pixels are u,v, two numbers, say 320,240; got {word!r}"
+
+
+def _check_device(number: str) -> None:
+    """Say of a --camera that is one number that there is no such camera; elsewhere than on Linux, that it is large."""
+    if not (os.path.exists(f"/dev/video{number}") if sys.platform == "linux" else len(number) < 3):
+        raise AskError(
+            f"camera {number} cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a file with them, or"
+            " the number of a camera to look through, 0 for the first"
+        )
 
 
 def _points(words: list[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +77,13 @@ def check_frames(most: int | None) -> None:
     """Say of a number of frames that there is none; before anything is read that takes long."""
     if most is not None and most < 1:
         raise SourceError(f"frames must be positive, got {most}")
+
+
+def check_sources(sources: list[str]) -> None:
+    """Say of an address that it is no file; before the first is opened, and as it was written: a path has no //."""
+    for source in sources:
+        if "://" in source and not os.path.exists(files.expanded(source)):
+            raise SourceError(f"{source} is an address; expected a file: save what is there, and name the file")
 
 
 def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
@@ -172,7 +180,8 @@ def about_the_camera(known: KnownCamera, frame: EncodedFrame) -> str:
         if what := doubt(known.camera, frame.size):
             said = f"{said}; but {what}"
     else:
-        said = f"nothing says the focal length: {length} is assumed; --fov or --camera tells it"
+        why = known.source.removeprefix("nothing")
+        said = f"nothing says the focal length{why}: {length} is assumed; --fov or --camera tells it"
     return f"{said}. Were it 10 % longer, all depths would be 10 % longer."
 
 

@@ -23,7 +23,7 @@ from spd_core.pixels import pixel_under
 from spd_core.predictor import Answer, EncodedFrame, Predictor
 
 from .console import say
-from .sources import Picture, about_the_camera, check_frames, focal_length_px, pictures
+from .sources import Picture, about_the_camera, check_frames, check_sources, focal_length_px, pictures
 from .views import View
 
 HOST, PORT = "127.0.0.1", 8080
@@ -67,6 +67,7 @@ def view(
     with extra("view"):
         import nicegui  # noqa: F401  # said before minutes of reading
 
+    check_sources(what)
     check_frames(frames)
     if node and what:
         raise ViewError(f"--node shows what a running node sees, and no files besides; got {' '.join(what)}")

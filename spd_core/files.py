@@ -21,6 +21,9 @@ from .errors import SPDError
 # Folders that macOS, a NAS or Windows put among one's own.
 FOREIGN_FOLDERS = {"__MACOSX", ".AppleDouble", ".Trashes", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 
+# Of portable pictures (.pbm, .pgm, .ppm): P1 to P7, and white space.
+PNM = tuple(f"P{kind}{space}".encode() for kind in range(1, 8) for space in "\n\r\t ")
+
 # First bytes of what lies in the place of a file when a copy or a download went wrong, and of what gets the wrong name.
 KINDS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file itself: `git lfs pull` fetches it"),
@@ -33,6 +36,7 @@ KINDS = (
     (b"MATLAB 5.0", "is a MATLAB 5 file"),
     (b"\x89PNG", "is a PNG picture"),
     (b"\xff\xd8\xff", "is a JPEG picture"),
+    *((first, "is a PNM picture") for first in PNM),
     (b"%PDF", "is a PDF document"),
     *((bytes([0x80, version]), "is a Python pickle") for version in range(2, 6)),
     (b"SQLite format 3", "is an SQLite database"),
@@ -76,11 +80,11 @@ def beside(folder: Path, name: str) -> Path:
     return next((folder / spelling for spelling in spellings if (folder / spelling).exists()), folder / name)
 
 
-def problem(path: Path, magic: bytes = b"") -> str:
+def problem(path: Path, magic: bytes | tuple[bytes, ...] = b"") -> str:
     """What is wrong with a file that could not be read, as the end of a sentence that its name begins.
 
     Args:
-        magic: the first bytes of a whole one, where they are always the same.
+        magic: the first bytes of a whole one, where they are always the same or of a few.
     """
     try:
         size = path.stat().st_size

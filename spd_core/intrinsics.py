@@ -26,6 +26,7 @@ from .errors import SPDError
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
 EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
+SHAPE_TOLERANCE = 0.02  # of the aspect of a whole picture, by its EXIF, to that of the picture
 EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 ORIENTATION, EXIF_IFD = 0x0112, 0x8769
@@ -39,7 +40,7 @@ class IntrinsicsError(SPDError):
 
 @dataclass(frozen=True)
 class KnownCamera:
-    """A camera, or None where nothing says what it is, and in words where that comes from."""
+    """A camera and in words where that comes from; or None and "nothing", with the reason where there is one."""
 
     camera: Camera | None
     source: str
@@ -74,10 +75,7 @@ def camera_of_picture(
         camera = _as_shown(camera, file, size)
         check_camera(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
-    if found := focal_from_exif(file, size):
-        focal_px, source = found
-        return KnownCamera(centred_camera(focal_px, size), source)
-    return KnownCamera(None, "nothing")
+    return _from_exif(file, size)
 
 
 def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
@@ -173,25 +171,40 @@ def _as_message(content: dict) -> SimpleNamespace:
     return SimpleNamespace(k=k, p=p, d=d, distortion_model=model, width=width, height=height, roi=roi, **binning)
 
 
-def focal_from_exif(file: Path, size: tuple[int, int]) -> tuple[float, str] | None:
-    """Focal length of a picture of `size` (height, width) px, and where it says so, or None.
+def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
+    """The camera of a picture of `size` (height, width) px by its EXIF, or why that says none.
 
     From the 35 mm equivalent, which phones write, else from the focal length and the sensor's pixels per length, which
-    cameras with exchangeable lenses write. A picture that was made smaller afterwards has its focal length too.
+    cameras with exchangeable lenses write. A picture that was made smaller afterwards has its focal length too; of one
+    that was cut out of what the camera took, EXIF does not say how much was left.
     """
     tags = _exif(file, EXIF_IFD)
     diagonal_px = math.hypot(*size)
+    across, down = (_number(tags.get(tag)) for tag in (PIXELS_ACROSS, PIXELS_DOWN))
     found = []
     if equivalent_mm := _number(tags.get(FOCAL_35MM)):
         found.append((equivalent_mm * diagonal_px / FILM_DIAGONAL_MM, f"EXIF ({equivalent_mm:g} mm in 35 mm film)"))
     focal_mm, per_unit = _number(tags.get(FOCAL_MM)), _number(tags.get(PLANE_PER_UNIT_ACROSS))
     if focal_mm and per_unit:
         unit_mm = MM_PER_UNIT.get(tags.get(PLANE_UNIT, 2), 25.4)
-        taken_px = math.hypot(_number(tags.get(PIXELS_ACROSS)), _number(tags.get(PIXELS_DOWN)))
+        taken_px = math.hypot(across, down)
         focal_px = focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
         found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm)"))
     least, most = (share * diagonal_px for share in EXIF_FOCAL)
-    return next(((px, source) for px, source in found if least <= px <= most), None)
+    plausible = [(px, source) for px, source in found if least <= px <= most]
+    if not plausible:
+        return KnownCamera(None, "nothing")
+    if across and down and not _is_same_shape((down, across), size):
+        whole, part = f"{across:g}x{down:g} px", f"{size[1]}x{size[0]} px"
+        return KnownCamera(None, f"nothing (EXIF is of {whole}, and this picture of {part} was cut out of it)")
+    focal_px, source = plausible[0]
+    return KnownCamera(centred_camera(focal_px, size), source)
+
+
+def _is_same_shape(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether two sizes have one aspect, either way round, but for a pixel or two of rounding."""
+    ratio = max(a) * min(b) / (min(a) * max(b))
+    return max(ratio, 1 / ratio) <= 1 + SHAPE_TOLERANCE + 1 / min(b)
 
 
 def _exif(file: Path, part: int | None = None) -> Mapping[int, Any]:

@@ -80,6 +80,14 @@ def test_the_picture_is_as_it_is_shown(tmp_path, monkeypatch, capsys):
     assert record["points"][0]["v"] == pytest.approx(128 / 6 - 0.5)
 
 
+def test_why_exif_is_not_taken_is_said(tmp_path, monkeypatch, capsys):
+    spd(monkeypatch, photograph(tmp_path / "p.jpg", {F35: 26, 0xA002: 640, 0xA003: 640}), "20,30")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing says the focal length (EXIF is of 640x640 px, and this picture of 128x96 px was cut out of" in said
+    assert "it): 104 px (63 degrees wide) is assumed; --fov or --camera tells it. " in said
+    assert said.endswith("Without it there is no x y z.")
+
+
 @pytest.mark.parametrize("kind", ["grey", "16 bit", "RGBA", "20 megapixels", "portrait", "flat"])
 def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind):
     pixels = {
@@ -321,6 +329,8 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["none.jpg", "20,30"], r"none\.jpg does not exist"),
         (["notes.txt", "20,30"], "is text that begins with 'hello'"),
         (["empty.png", "20,30"], "is empty"),
+        (["half.ppm", "20,30"], r"half\.ppm is damaged, or was not written or copied to its end \([\d,]+ bytes\)"),
+        (["half.dat", "20,30"], r"half\.dat is a PNM picture; it cannot be decoded"),
         (["photo.heic", "20,30"], "is a HEIC file: save it as JPEG or PNG"),
         (["empty folder", "20,30"], "has no pictures"),
         (["none.mp4", "20,30"], r"none\.mp4 does not exist"),
@@ -333,6 +343,8 @@ def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, argu
     for name in ("notes.txt", "notes.mp4"):
         (tmp_path / name).write_text("hello")
     (tmp_path / "empty.png").touch()
+    for name in ("half.ppm", "half.dat"):
+        (tmp_path / name).write_bytes(cv2.imencode(".ppm", PIXELS)[1].tobytes()[:-9999])
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     (tmp_path / "empty folder").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -342,6 +354,40 @@ def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, argu
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert re.search(message, error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["320x240"], "pixels are u,v; got '320x240', did you mean 320,240?"),
+        (["(320,240)"], "pixels are u,v; got '(320,240)', did you mean 320,240?"),
+        (["320;240"], "pixels are u,v; got '320;240', did you mean 320,240?"),
+        (["320 , 240"], "pixels are u,v; got '320 , 240', did you mean 320,240?"),
+        (["[.5, -1e2]"], "pixels are u,v; got '[.5, -1e2]', did you mean .5,-1e2?"),
+        (["5,5", "320,240,1"], "pixels are u,v, two numbers, say 320,240; got '320,240,1'"),
+        (["nan,5"], "pixels are u,v, two numbers, say 320,240; got 'nan,5'"),
+        (["5,-INF"], "pixels are u,v, two numbers, say 320,240; got '5,-INF'"),
+        (["5,5", "--camera", "519"], "camera 519 cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a"),
+        (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address; expected a file: save what is there, and name"),
+        (["file:///b.jpg", "5,5"], "file:///b.jpg is an address; expected a file"),
+    ],
+)
+def test_words_that_name_no_picture_are_told_before_an_answer(tmp_path, monkeypatch, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        spd(monkeypatch, photograph(tmp_path / "p.jpg"), *arguments)
+    said = capsys.readouterr()
+    assert (stop.value.code, said.out) == (1, "")
+    assert said.err.startswith(f"error: {message}")
+    assert said.err.count("\n") == 1
+
+
+def test_a_picture_may_have_the_name_of_a_pixel_or_an_address(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "https:").mkdir()
+    photograph(tmp_path / "p.jpg").rename("320x240")
+    photograph(tmp_path / "https:" / "p.jpg")
+    spd(monkeypatch, "320x240", "https://p.jpg", "20,30", "--json")
+    assert [record["image"] for record in records(capsys)] == ["320x240", "https://p.jpg"]
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):

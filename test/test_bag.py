@@ -12,6 +12,7 @@ from rosbags.rosbag2 import CompressionMode
 from support import recorded
 from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
 
+from spd_core.camera import Camera
 from spd_core.data.bag import Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
 from spd_core.data.samples import DataError
@@ -305,6 +306,56 @@ def test_a_calibration_that_cannot_be_used_leaves_frames_without_a_camera(tmp_pa
     assert all(f.camera is None and f.depth_m is not None for f in frames)
     assert len(said) == 1
     assert f"left out: 4 CameraInfo messages on {INFO}; the first at 1700000000.000 s: camera_info has" in said[0]
+
+
+ZOOMED = Camera(120.0, 120.0, 31.5, 23.5)
+
+
+def cameras_of(path):
+    """The focal length, px, of each frame's camera, None where it has none; and of the camera_info that is replayed."""
+    with Bag(path) as bag:
+        frames = list(bag.frames(bag.choose().topics))
+        said = bag.left_out()
+    infos = [frame.info_data and TYPES.deserialize_cdr(frame.info_data, recorded.INFO).k[0] for frame in frames]
+    assert [frame.stamp_ns for frame in frames] == sorted(frame.stamp_ns for frame in frames)
+    return [frame.camera and frame.camera.fx for frame in frames], infos, said
+
+
+def with_infos(count, infos):
+    """Colour images alone, and (place of the stamp, ns after its image, camera_info's fields or None)."""
+    messages = [(COLOUR, stamp(i), image(stamp(i), picture(i), "rgb8")) for i in range(count)]
+    messages += [(INFO, stamp(i) + ns, info(stamp(i), **fields)) for i, ns, fields in infos]
+    return sorted(messages, key=lambda message: message[1])
+
+
+@pytest.mark.parametrize("after_ns", [-1000, 1000, 150_000_000])  # the last: after the next image
+@pytest.mark.parametrize("times", [1, 2])
+def test_each_image_has_the_calibration_of_its_stamp(tmp_path, after_ns, times):
+    zoomed = [i % 2 == 1 for i in range(6)]
+    infos = [(i, after_ns, {"camera": ZOOMED if zoomed[i] else CAMERA}) for i in range(6)]
+    messages = [(t, ns + k * 10**9, m) for k in range(times) for t, ns, m in with_infos(6, infos)]
+    path = recorded.write(tmp_path / "bag", messages)
+    with Bag(path) as bag:
+        frames = list(bag.frames(bag.choose().topics))
+    assert len(frames) == 6 * times
+    for frame in frames:
+        expected = ZOOMED if zoomed[(frame.stamp_ns - T0_NS) // 10**8] else CAMERA
+        assert frame.camera == expected
+        assert TYPES.deserialize_cdr(frame.info_data, recorded.INFO).k[0] == expected.fx
+
+
+def test_images_without_a_calibration_of_their_stamp_have_the_latest_before_them(tmp_path):
+    infos = [(1, 1000, {}), (3, 1000, {"camera": ZOOMED})]  # of 1 and 3 alone; before 1 came none
+    found, infos, said = cameras_of(recorded.write(tmp_path / "bag", with_infos(6, infos)))
+    assert found == infos == [60, 60, 60, 120, 120, 120]
+    assert not said
+
+
+def test_a_calibration_that_cannot_be_used_hides_none_of_its_stamp(tmp_path):
+    infos = [(0, -5, {"k": [0.0] * 9}), (0, 1000, {}), (1, 1000, {"camera": ZOOMED}), (1, 2000, {"k": [0.0] * 9})]
+    found, infos, said = cameras_of(recorded.write(tmp_path / "bag", with_infos(2, infos)))
+    assert found == infos == [60, 120]
+    assert [line.partition(";")[0] for line in said] == [f"left out: 1 CameraInfo messages on {INFO}"]
 
 
 def test_a_rectified_image_takes_p(tmp_path):

@@ -264,6 +264,14 @@ def test_a_calibration_beside_the_image_or_of_its_frame_is_taken(tmp_path, folde
         (depth("/thermal_camera/image_raw"), "not depth by its name"),
         (depth("/spd/dense", "32FC1"), "an answer of SPD"),
         (colour("/camera/depth/image_raw", "mono8"), "mono8 holds no metres"),
+        *(
+            (depth("/camera/depth/image_raw", encoding), f"{encoding} is not read as depth; expected one of 16UC1")
+            for encoding in ("64FC1", "16SC1", "TYPE_16UC1", "rgb16")
+        ),
+        *(
+            (depth("/camera/depth/image_raw", encoding), f"{encoding} holds no metres (8 bits: JPEG, or depth")
+            for encoding in ("8UC4", "bgr8", "nv12")
+        ),
         (colour("/camera/depth/image_colored", "rgb8"), None),
         (colour("/camera/ir/image_raw", "mono16"), None),
         (colour("/camera/image_raw16", "mono16"), None),

@@ -44,6 +44,7 @@ def test_text_is_read_in_every_unicode(tmp_path, content, text):
         (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "is a PNG picture"),
         (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive"),
+        (b"P6\n4 3\n255\n\x00\xff", "is a PNM picture"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, fault):

@@ -59,6 +59,44 @@ def test_focal_lengths_of_exif_are_those_by_hand(tmp_path, exif, taken_at, focal
         assert known.source.startswith("EXIF (")
 
 
+# Of a picture of 4:3 or 16:9 as a camera takes it; sizes are (height, width), as they are looked at.
+@pytest.mark.parametrize(
+    ("exif_size", "size", "is_told"),
+    [
+        ((480, 640), (160, 160), False),
+        ((480, 640), (160, 240), False),
+        ((480, 640), (240, 160), False),
+        ((480, 640), (360, 640), False),
+        ((480, 640), (480, 640), True),
+        ((480, 640), (240, 320), True),
+        ((480, 640), (640, 480), True),  # turned, when it is shown or by a program that left its tags
+        ((640, 480), (240, 320), True),
+        ((480, 640), (960, 1280), True),
+        ((3024, 4032), (95, 127), True),
+        ((2268, 4032), (1080, 1920), True),
+        ((2250, 4000), (1088, 1920), True),  # rows in multiples of 16
+        ((4000, 6000), (107, 160), True),
+        ((4000, 6000), (120, 160), False),
+        ((0, 640), (160, 160), True),
+        ((None, None), (160, 160), True),
+    ],
+)
+@pytest.mark.parametrize("tags", [{F35: 26}, {MM: 40, PER_UNIT: 142.22, UNIT: 4}])
+def test_exif_of_a_picture_that_was_cut_out_of_another_says_no_focal_length(tmp_path, tags, exif_size, size, is_told):
+    sizes = {tag: number for tag, number in zip((DOWN, ACROSS), exif_size) if number is not None}
+    known = camera_of_picture(photograph(tmp_path / "p.jpg", tags | sizes), size)
+    assert (known.camera is not None) == is_told
+    if not is_told:
+        (down, across), (height, width) = exif_size, size
+        whole, part = f"{across}x{down} px", f"{width}x{height} px"
+        assert known.source == f"nothing (EXIF is of {whole}, and this picture of {part} was cut out of it)"
+
+
+def test_the_size_in_exif_that_says_no_focal_length_is_no_reason(tmp_path):
+    known = camera_of_picture(photograph(tmp_path / "p.jpg", {ACROSS: 640, DOWN: 480}), (160, 160))
+    assert (known.camera, known.source) == (None, "nothing")
+
+
 def test_damaged_exif_costs_the_focal_length_alone(tmp_path):
     file = photograph(tmp_path / "p.jpg", {F35: 26})
     raw = bytearray(file.read_bytes())

@@ -335,6 +335,21 @@ def test_depth_that_is_not_registered_is_left_out_and_told(tmp_path, monkeypatch
     assert (result["frames"], result["metrics"]["n_images"]) == (3, 2)
 
 
+def test_depth_in_millimetres_that_should_be_metres_is_told(tmp_path, monkeypatch, capsys):
+    depth_mm = recorded.depth_mm().astype(np.float32)
+    messages = [
+        (topic, ns, recorded.image(ns, depth_mm, "32FC1") if "depth" in topic else message)
+        for topic, ns, message in recorded.usual(3)
+    ]
+    path = recorded.write(tmp_path / "bag", messages)
+    code, out, error = said_by(monkeypatch, capsys, "replay", path, "--offline", "--points", 9)
+    median = np.median(depth_mm[depth_mm > 0])
+    assert f": the median depth is {median:.0f} m; is it in millimetres? Depth of 32FC1 must be metres, that of" in out
+    assert "left out: 3 Image messages on /camera/aligned_depth_to_color/image_raw" in out
+    assert "no depth to compare with" in out
+    assert (code, "nothing to compare: 3 of 3 images have depth within the tolerance" in error) == (1, True)
+
+
 def test_an_uncalibrated_camera_is_answered_without_rays(tmp_path, monkeypatch, capsys):
     path = recorded.write(tmp_path / "bag", recorded.usual(3, k=[0.0] * 9))
     run(monkeypatch, "replay", path, "--offline", "--points", 10, "--out", tmp_path / "out")

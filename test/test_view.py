@@ -142,6 +142,7 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         (["p.png", "--port", "TAKEN"], r"port \d+ of 127\.0\.0\.1 cannot be had \(Address already in use\)"),
         (["p.png", "--port", "70000"], "a port is 1 to 65535, got 70000"),
         (["p.png", "--frames", "0"], "frames must be positive, got 0"),
+        (["p.png", "http://a.org/p.png"], "http://a.org/p.png is an address; expected a file"),
         (["p.png", "--fov", "0"], "1 to 170 degrees, got 0"),
         ([], "nothing to look at was named"),
         (["p.png", "--node"], r"--node shows what a running node sees, and no files besides; got p\.png"),

@@ -30,8 +30,8 @@ from ..messages import (
     image_to_rgb,
     query_points,
 )
-from .pairing import Pairing, Series, pair
-from .samples import DataError
+from .pairing import Pairing, Series, pair, same_stamp
+from .samples import PLAUSIBLE_MEDIAN_M, DataError
 from .serialised import Recorded, Topic, deserialised, stamp_ns_of
 from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
@@ -123,33 +123,39 @@ class Bag:
     def frames(
         self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0
     ) -> Iterator[RecordedFrame]:
-        """The images with the depth image nearest in stamp, the latest camera_info and the queries of that stamp.
+        """The images with the depth image nearest in stamp, and the camera_info and the queries of their own stamp.
 
-        Images that come before the first camera_info take that one. What is damaged costs what it is: an image its
-        frame, depth and calibration themselves.
+        Images without a camera_info of their own take the latest before them, those before the first take that one.
+        What is damaged costs what it is: an image its frame, depth and calibration themselves.
         """
         self._left_out = {}
         partner = self.pairing(topics, tolerance_s, depth_offset_s).partner
         image_of_depth = {depth: image for image, depth in partner.items()}
-        image_of_query = self._queried(topics)
-        asked = Counter(image_of_query.values())
+        images_of = {
+            topics.depth: image_of_depth,
+            topics.query: self._queried(topics),
+            topics.camera_info: same_stamp(self._series(topics.camera_info), self._series(topics.image)),
+        }
+        missing = Counter(image for images in images_of.values() for image in images.values())
         parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
-        infos: dict[int, Recorded | None] = {}
+        latest: dict[int, Recorded | None] = {}  # camera_info when the image came
         info = self._index[topics.camera_info][2] if topics.camera_info else None
         for message, place in self._messages({name for name in vars(topics).values() if name}):
-            if message.topic == topics.camera_info:
-                info = message if self._read(message, lambda m: m) is not None else info
-                continue
-            images = {topics.depth: image_of_depth, topics.query: image_of_query}.get(message.topic)
-            image = place if images is None else images.get(place)
+            is_info = message.topic == topics.camera_info
+            is_damaged = is_info and self._read(message, lambda m: m) is None
+            info = message if is_info and not is_damaged else info
+            is_image = message.topic == topics.image
+            image = place if is_image else images_of[message.topic].get(place)
             if image is None:
                 continue
-            if images is None:
-                infos[image] = info
-            frame = parts.setdefault(image, [])
-            frame.append(message)
-            if len(frame) == 1 + (image in partner) + asked[image]:
-                done = self._frame(parts.pop(image), infos.pop(image), topics)
+            if is_image:
+                latest[image] = info
+            else:
+                missing[image] -= 1
+            if not is_damaged:
+                parts.setdefault(image, []).append(message)
+            if image in latest and not missing[image]:
+                done = self._frame(parts.pop(image), latest.pop(image), topics)
                 if done is not None:
                     yield done
 
@@ -218,7 +224,7 @@ class Bag:
 
     # --- a frame of its parts
 
-    def _frame(self, messages: list[Recorded], info: Recorded | None, topics: Topics) -> RecordedFrame | None:
+    def _frame(self, messages: list[Recorded], latest: Recorded | None, topics: Topics) -> RecordedFrame | None:
         [image] = (message for message in messages if message.topic == topics.image)
         depth = next((message for message in messages if message.topic == topics.depth), None)
         stamp_ns, image_type = stamp_ns_of(image), self.topics[image.topic].type_name
@@ -226,9 +232,11 @@ class Bag:
         if rgb is None:
             return None
         size, rectified = rgb.shape[:2], is_rectified_topic(image.topic)
-        camera = None
-        if info is not None:
+        camera = info = None
+        for info in [m for m in messages if m.topic == topics.camera_info] or filter(None, [latest]):
             camera = self._read(info, lambda m: camera_from_info(m, size, rectified), stamp_ns)
+            if camera is not None:
+                break
         depth_m = None if depth is None else self._read(depth, lambda m: _registered(m, size))
         asked = (self._read(message, query_points) for message in messages if message.topic == topics.query)
         queries = [points for points in asked if points is not None]
@@ -257,6 +265,12 @@ def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
     if depth_m.shape != size:
         raise MessageError(
             f"depth is {list(depth_m.shape)} px and colour {list(size)}; depth must be registered to colour"
+        )
+    median_m = float(np.median(depth_m[depth_m > 0])) if depth_m.any() else 0.0
+    if median_m > PLAUSIBLE_MEDIAN_M:
+        raise MessageError(
+            f"the median depth is {median_m:.0f} m; is it in millimetres? Depth of 32FC1 must be metres, that of 16UC1"
+            " millimetres"
         )
     return depth_m
 

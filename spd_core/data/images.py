@@ -12,18 +12,22 @@ import cv2
 import numpy as np
 
 from ..coded import CodingError, decoded
-from ..files import problem, write_bytes
+from ..files import PNM, problem, write_bytes
 from .samples import DataError
 
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 TURNED = cv2.IMREAD_COLOR
+MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
+    **dict.fromkeys((".jpg", ".jpeg"), b"\xff\xd8\xff"),
+    **dict.fromkeys((".pbm", ".pgm", ".ppm", ".pnm"), PNM),
+}
 
 
 def _decoded(file: Path, flags: int) -> np.ndarray:
     try:
         return decoded(file.read_bytes(), flags)
     except (OSError, CodingError) as error:
-        magic = b"\xff\xd8\xff" if file.suffix.lower() in (".jpg", ".jpeg") else b"\x89PNG"
+        magic = MAGIC.get(file.suffix.lower(), b"\x89PNG")
         what = f"; it cannot be decoded as an image: {error}" if file.exists() else ""
         raise DataError(f"{file} {problem(file, magic)}{what}") from error
 

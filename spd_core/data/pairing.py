@@ -1,4 +1,4 @@
-"""Which depth image belongs to which colour image, by their stamps."""
+"""Which depth image, and which calibration, belongs to which colour image, by their stamps."""
 
 from __future__ import annotations
 
@@ -63,9 +63,19 @@ def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: flo
     return Pairing(*counts, tolerance_s, partner, float(nearest_ns) / 1e9, float(np.median(offsets)) / 1e9)
 
 
+def same_stamp(series: Series, images: Series) -> dict[int, int]:
+    """The image of its own stamp of each message of a series, by their places, where there is one; of several, that
+    which was recorded nearest in time."""
+    if not len(series.stamps) or not len(images.stamps):
+        return {}
+    chosen = _nearest(series.stamps, images.stamps)
+    _apart(chosen, series.logged, images.stamps, images.logged)
+    return {int(place): int(chosen[place]) for place in np.flatnonzero(images.stamps[chosen] == series.stamps)}
+
+
 def _apart(chosen: np.ndarray, logged: np.ndarray, stamps: np.ndarray, others_logged: np.ndarray) -> None:
-    """Of depth images of one stamp (a recording that was played in a loop repeats them), change `chosen` [N], the
-    places in `stamps` [M], to those that were recorded nearest in time."""
+    """Of messages of one stamp (a recording that was played in a loop repeats them), change `chosen` [N], the places in
+    `stamps` [M], to those that were recorded nearest in time."""
     order = np.argsort(stamps, kind="stable")
     first, last = (np.searchsorted(stamps[order], stamps[chosen], side=side) for side in ("left", "right"))
     for i in np.flatnonzero(last - first > 1):

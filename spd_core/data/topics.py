@@ -227,7 +227,10 @@ def _why_no_depth(content: Content) -> str:
     if not content.encoding:
         return "none of its messages can be read" if content.count else "it has no message"
     if content.encoding not in DEPTH_ENCODINGS:
-        return f"{content.encoding} holds no metres (8 bits: JPEG, or depth in colours)"
+        is_8_bit = content.encoding in COLOUR_ENCODINGS and not content.encoding.endswith("16")
+        if is_8_bit or content.encoding.startswith("8"):
+            return f"{content.encoding} holds no metres (8 bits: JPEG, or depth in colours)"
+        return f"{content.encoding} is not read as depth; expected one of {', '.join(DEPTH_ENCODINGS)}"
     if _is_own(content.topic):
         return "an answer of SPD"
     if kind in ("infrared", "no picture", "drawn"):
