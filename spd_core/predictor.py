@@ -157,11 +157,11 @@ class Predictor:
             raise CameraError(f"camera must be a Camera(fx, fy, cx, cy), got {camera!r}")
         if camera is not None:
             check_aspect(camera)
+            if what := doubt(camera, rgb.shape[:2]):
+                warnings.warn(what, stacklevel=2)
         height, width = rgb.shape[:2]
         input_size = check_input_size(input_size) or self._forced_size
         transform = ImageTransform.for_image(self.model, (height, width), camera, input_size)
-        if camera is not None and (what := doubt(camera, (height, width))):
-            warnings.warn(what, stacklevel=2)
         if camera is None:
             warnings.warn(
                 f"no camera intrinsics: depth assumes a focal length of {transform.expected_focal_px:.0f} px at"

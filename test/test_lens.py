@@ -8,7 +8,7 @@ from spd_core.camera import Camera, CameraError
 from spd_core.lens import lens
 
 # Published calibrations: size (width, height) px and camera.
-USB_CAM = Camera(  # ros-drivers/usb_cam issue 249
+USB_CAM = Camera(  # as reported to ros-drivers/usb_cam (#249)
     193.36241, 194.63608, 320.31501, 237.69045, (0.108415, -0.865421, 1.285079, -0.412555), "equidistant"
 )
 FISHEYE = Camera(
@@ -17,7 +17,7 @@ FISHEYE = Camera(
 WIDE = Camera(  # ros-perception/image_pipeline, fisheye_cal_reference/mono
     290.050152, 289.392837, 399.938345, 273.885669, (-0.030464, -0.019695, 0.002098, 0.001030)
 )
-OAK = Camera(  # luxonis/depthai-ros issue 58
+OAK = Camera(  # as reported to luxonis/depthai-ros (#58)
     1033.0889,
     1031.7819,
     646.2429,

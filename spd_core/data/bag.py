@@ -31,7 +31,7 @@ from ..messages import (
     query_points,
 )
 from .pairing import Pairing, Series, pair, same_stamp
-from .samples import PLAUSIBLE_MEDIAN_M, DataError
+from .samples import PLAUSIBLE_MEDIAN_M, DataError, known_median_m
 from .serialised import Recorded, Topic, deserialised, stamp_ns_of
 from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
@@ -266,7 +266,7 @@ def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
         raise MessageError(
             f"depth is {list(depth_m.shape)} px and colour {list(size)}; depth must be registered to colour"
         )
-    median_m = float(np.median(depth_m[depth_m > 0])) if depth_m.any() else 0.0
+    median_m = known_median_m(depth_m)
     if median_m > PLAUSIBLE_MEDIAN_M:
         raise MessageError(
             f"the median depth is {median_m:.0f} m; is it in millimetres? Depth of 32FC1 must be metres, that of 16UC1"

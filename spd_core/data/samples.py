@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class TrainingSample(Sample):
     camera: Camera
 
 
-class Dataset:
+class Dataset(ABC):
     """`[i]` opens a sample and raises DataError if it is broken, `name(i)` names one without opening it.
 
     Attributes:
@@ -79,8 +80,8 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Sample:
-        raise NotImplementedError
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
 
     def name(self, index: int) -> str:
         return self.names[index]
@@ -128,6 +129,12 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
     return Subset(dataset, np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
 
 
+def known_median_m(depth_m: np.ndarray) -> float:
+    """Median of the known depths of a map [H, W] m; 0 where there is none."""
+    known_m = depth_m[depth_m > 0]
+    return float(np.median(known_m)) if known_m.size else 0.0
+
+
 def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | None) -> Sample:
     """A sample whose arrays fit each other and whose depth is in metres; readings that are not finite or not positive
     become 0.
@@ -144,7 +151,7 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
     if depth_m.dtype.kind not in "fiu":
         raise DataError(f"{name}: depth is {depth_m.dtype}, expected numbers")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
-    median = float(np.median(depth_m[depth_m > 0])) if (depth_m > 0).any() else 0.0
+    median = known_median_m(depth_m)
     if median > PLAUSIBLE_MEDIAN_M:
         raise DataError(
             f"{name}: the median depth is {median:.0f} m; is it in millimetres? Depth must be metres, or 16-bit PNG"
