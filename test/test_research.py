@@ -12,6 +12,7 @@ import pytest
 import torch
 from setuptools import find_packages
 
+from bench import queries as comparison
 from spd_core import SPD, Predictor
 from spd_core.data.augment import Augmentation
 from spd_core.data.layouts import open_dataset
@@ -19,7 +20,6 @@ from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.training import TrainingError, train
-from spd_research import compare as comparison
 from spd_research.judging import judge, multiply_accumulates
 from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
@@ -292,7 +292,7 @@ def test_compare_end_to_end(rooms, tmp_path, monkeypatch, capsys):
         "validation.limit": 2,
     }
     words = [f"--{name}={value}" for name, value in arguments.items()]
-    monkeypatch.setattr(sys, "argv", ["compare", *words])
+    monkeypatch.setattr(sys, "argv", ["queries.py", *words])
     comparison.main()
     assert "| `v13` | not run" in capsys.readouterr().out
     results = json.loads((tmp_path / "comparison.json").read_text())

@@ -1,6 +1,6 @@
 """The comparison: query decoders, v15's local paths, the product's and dense DPT, everything else equal.
 
-python -m spd_research.compare --config training/queries.yaml --data DIR --val DIR --out DIR [--only v14] [--steps N]
+python -m bench.queries --config training/queries.yaml --data DIR --val DIR --out DIR [--only v14] [--steps N]
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from spd_core.metrics import collapsed
 from spd_core.process import keep_freed_memory
 from spd_core.training import train
 from spd_core.training_config import FREE_TO_CHANGE, open_validation_data, recipe
-
-from .judging import judge, multiply_accumulates
-from .model import load
-from .training import QueryRun, QueryTrainConfig
+from spd_research.judging import judge, multiply_accumulates
+from spd_research.model import load
+from spd_research.training import QueryRun, QueryTrainConfig
 
 # What differs from the common recipe: the query decoder, or fields of the model, with the head that its preset has.
 SYSTEMS: dict[str, dict[str, Any]] = {
