@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import math
 import os
 import tempfile
 import unicodedata
@@ -245,15 +244,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace a file by a value as JSON that every reader takes, as `replaced` does: NaN and inf become null."""
-    write_text(path, json.dumps(_without_nan(value), indent=1, allow_nan=False))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    write_text(path, json.dumps(finite, indent=1, allow_nan=False))
 
 
 def write_csv(path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]) -> None:
@@ -279,15 +271,11 @@ def make_folder(path: str | os.PathLike) -> Path:
     folder = expanded(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise FileError(f"the folder {folder} cannot be made ({reason.strerror}); choose another place") from reason
-    try:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as reason:
-        raise FileError(
-            f"the folder {folder} cannot be written to ({reason.strerror}); choose another place"
-        ) from reason
+        what = "written to" if os.path.isdir(folder) else "made"
+        raise FileError(f"the folder {folder} cannot be {what} ({reason.strerror}); choose another place") from reason
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -174,29 +174,14 @@ class TrainingRun:
     def _batches(self) -> Iterator[dict]:
         config, fabric, record = self.config, self.fabric, self.record
         first, last = (step * config.accumulate for step in (record.step, self.steps))
-        on_gpu = fabric.device.type == "cuda"
-        batches = iter(
-            training_batches(
-                self.samples,
-                first,
-                last,
-                config.batch_size,
-                fabric.global_rank,
-                fabric.world_size,
-                config.workers,
-                on_gpu,
-            )
-        )
-        while True:
-            started = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        how = config.batch_size, fabric.global_rank, fabric.world_size, config.workers, fabric.device.type == "cuda"
+        started = time.monotonic()
+        for batch in training_batches(self.samples, first, last, *how):
             record.waited_s += time.monotonic() - started
             for number, name in enumerate(batch["broken"], record.broken + 1):
                 print(f"skipped a broken sample ({number}): {name}")  # each process its own
             yield batch
+            started = time.monotonic()
 
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
         """One optimiser step. Returns its mean loss over all processes."""
