@@ -310,4 +310,4 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
         raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
     check_writable(out)
     checkpoint.save(checkpoint.average(weights), out, average_of=[checkpoint.provenance(file) for file in weights])
-    say(f"wrote {out}, the average of {len(weights)}")
+    say(f"wrote {out}, the average of {len(weights)}; what they know of their errors is not: spd calibrate measures it")

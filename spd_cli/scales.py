@@ -78,6 +78,9 @@ def calibrate_scale(
             title="note: ",
         )
     say(f"scale_factor: {measured.factor:.3f}")
+    if measured.frames == 1:
+        say("of one frame, which does not say how much others differ")
+        return
     say(
         f"of {measured.frames} frames; that of a single frame differs by {measured.sigma_log:.1%} (one sigma of its"
         " logarithm)"

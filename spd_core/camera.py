@@ -73,8 +73,9 @@ class Camera:
         product = self.fx * self.fy  # it may be no float any more
         if not is_finite or min(self.fx, self.fy, product) <= 0 or math.isinf(product):
             raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
-        counts = DISTORTION_MODELS.get(self.distortion_model, ())
-        if self.distortion and (len(self.distortion) not in counts or not all(map(math.isfinite, self.distortion))):
+        counts = (0, *DISTORTION_MODELS.get(self.distortion_model, ()))
+        is_known = self.distortion_model in DISTORTION_MODELS and len(self.distortion) in counts
+        if not is_known or not all(map(math.isfinite, self.distortion)):
             known = ", ".join(f"{name} ({' or '.join(map(str, counts))})" for name, counts in DISTORTION_MODELS.items())
             raise CameraError(
                 f"distortion must be the finite coefficients of one of {known}, got {list(self.distortion)} of"
@@ -129,6 +130,14 @@ class Camera:
         if self.distortion_model != "equidistant":  # whatever moves images sideways: p2, s1, s2 and the tilt about y
             distortion = tuple(-value if i in (3, 8, 9, 13) else value for i, value in enumerate(distortion))
         return replace(self, cx=width - 1 - self.cx, distortion=distortion)
+
+    def transposed(self) -> Camera:
+        """Intrinsics of an image whose rows became its columns: a point at (x, y, z) m is seen where (y, x, z) was. Of
+        a sensor that is tilted both ways nearly so."""
+        d = self.distortion
+        if self.distortion_model != "equidistant":  # p2 p1, and as far as there are any s3 s4 s1 s2 and the tilts
+            d = (*d[:2], *d[2:4][::-1], *d[4:8], *d[10:12], *d[8:10], *(-tilt for tilt in d[12:][::-1]))
+        return replace(self, fx=self.fy, fy=self.fx, cx=self.cy, cy=self.cx, distortion=d)
 
     def project(self, xyz_m: np.ndarray) -> np.ndarray:
         """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0 and

@@ -20,6 +20,8 @@ _ALIASES = {
     "rational_polynomial": ("full_opencv", "rational"),
     "equidistant": ("fisheye", "opencv_fisheye", "equi", "kannala_brandt", "kannala_brandt4", "kb4"),
 }
+# Of lenses that are no pinhole, whatever their coefficients.
+_NO_PINHOLE = ("omni", "mei", "double_sphere", "ds", "eucm", "ucm", "fov", "atan", "scaramuzza", "ocam")
 DISTORTION_ALIASES = {alias: model for model, aliases in _ALIASES.items() for alias in aliases}
 PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
 ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
@@ -104,7 +106,8 @@ def _distortion(name: str, coefficients: list[float]) -> tuple[str, tuple[float,
     if not np.isfinite(coefficients).all():
         raise MessageError(f"camera_info has distortion coefficients that are not finite: {coefficients[:14]}")
     model = distortion_model(name)
-    if not any(coefficients) and not (coefficients and model == "equidistant"):
+    is_pinhole = not model.startswith(_NO_PINHOLE) and not (coefficients and model == "equidistant")
+    if is_pinhole and not any(coefficients):
         return "plumb_bob", ()
     # These two are one formula, cut at different lengths; and some drivers fill up with zeros.
     family = ("plumb_bob", "rational_polynomial") if model in ("plumb_bob", "rational_polynomial") else (model,)

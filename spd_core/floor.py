@@ -43,10 +43,14 @@ class FloorPlane:
     tilt_sigma_rad: float = math.radians(1.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.height_m < math.inf or not abs(math.hypot(*self.down) - 1) < 1e-3:
+        try:
+            is_plane = 0 < self.height_m < math.inf and len(self.down) == 3 and abs(math.hypot(*self.down) - 1) < 1e-3
+            is_known = 0 <= self.height_sigma_m < math.inf and 0 <= self.tilt_sigma_rad < math.inf
+        except TypeError:  # of what is no number
+            is_plane = is_known = False
+        if not (is_plane and is_known):
             raise FloorError(
-                f"a floor needs a positive height of the camera, m, and a unit vector down; got {self.height_m} and"
-                f" {self.down}"
+                f"a floor needs a positive height of the camera, m, a unit vector down and sigmas >= 0; got {self}"
             )
 
     @classmethod

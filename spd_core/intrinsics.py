@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,8 +54,8 @@ def camera_of_picture(
     Args:
         file: the picture; a video has no EXIF.
         size: height and width as it is looked at, px: turned, where its EXIF asks for that.
-        told: "fx,fy,cx,cy" in px of the picture, or a file: four such numbers, or the YAML that
-            `read_calibration` takes.
+        told: "fx,fy,cx,cy" in px of the picture as it is looked at, or a file, which as camera.txt is of the pixels
+            that are stored: four such numbers, or the YAML that `read_calibration` takes.
         fov_deg: horizontal angle of view, degrees, instead.
 
     Raises:
@@ -69,7 +69,7 @@ def camera_of_picture(
         focal_px = size[1] / 2 / math.tan(math.radians(fov_deg) / 2)
         return KnownCamera(centred_camera(focal_px, size), f"an angle of view of {fov_deg:g} degrees")
     if told is not None:
-        return KnownCamera(_told(told, size), f"the intrinsics {told}")
+        return KnownCamera(_told(told, file, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
         camera = _as_shown(camera, file, size)
@@ -84,20 +84,23 @@ def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
 
 
+def _turn(file: Path) -> int:
+    """How a picture is turned before it is looked at: 1 (not at all) to 8, as EXIF's orientation says."""
+    turn = _exif(file).get(ORIENTATION, 1)
+    return turn if turn in range(2, 9) and file.suffix.lower() != ".avif" else 1  # which OpenCV shows as it is stored
+
+
 def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
     """The camera of camera.txt for a picture of `size` (height, width) px as its EXIF turns it. camera.txt is of the
     pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
     """
-    turn = _exif(file).get(ORIENTATION, 1)
-    if turn not in range(2, 9) or file.suffix.lower() == ".avif":  # which OpenCV shows as it is stored
-        return camera
-    (height, width), turned = size, camera
+    turn, (height, width), turned = _turn(file), size, camera
     if turn >= 5:  # rows and columns change places, then as 1 to 4
-        turned = replace(camera, fx=camera.fy, fy=camera.fx, cx=camera.cy, cy=camera.cx)
+        turned = turned.transposed()
     if turn in (2, 3, 6, 7):
         turned = turned.mirrored(width)
     if turn in (3, 4, 7, 8):
-        turned = replace(turned, cy=height - 1 - turned.cy)
+        turned = turned.transposed().mirrored(height).transposed()
 
     def off_centre(camera: Camera) -> float:
         return math.hypot((camera.cx + 0.5) / width - 0.5, (camera.cy + 0.5) / height - 0.5)
@@ -105,17 +108,29 @@ def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
     return turned if turn < 5 or off_centre(turned) <= off_centre(camera) else camera
 
 
-def _told(told: str, size: tuple[int, int]) -> Camera:
+def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
     try:
         numbers = four_numbers(told)
     except ValueError as error:
         if "," in told and not os.path.exists(files.expanded(told)):  # which takes names of any length
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
-        camera = read_calibration(files.expanded(told), size)
+        camera = _calibrated(files.expanded(told), file, size)
     else:
         camera = Camera(*numbers)
     check_camera(camera, size, told, IntrinsicsError)
     return camera
+
+
+def _calibrated(calibration: Path, file: Path, size: tuple[int, int]) -> Camera:
+    """The camera in a file for a picture of `size` (height, width) px as it is shown: of its stored pixels, or, where
+    it says so, of those that are shown."""
+    stored = size[::-1] if _turn(file) >= 5 else size
+    try:
+        return _as_shown(read_calibration(calibration, stored), file, size)
+    except IntrinsicsError:
+        if stored == size:
+            raise
+        return read_calibration(calibration, size)
 
 
 def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
@@ -163,7 +178,8 @@ def _as_message(content: dict) -> SimpleNamespace:
         raise IntrinsicsError(f"it has the keys {keys}; expected {EXPECTED_KEYS}")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
     d = numbers("distortion_coefficients", "d", "D") or [0.0] * 4  # as a fisheye they are no pinhole
-    model = str(said("distortion_model", "camera_model") or "")
+    # OpenCV's calibration sample has a flag in its place.
+    model = str(said("distortion_model", "camera_model") or ("fisheye" if said("fisheye_model") else ""))
     width, height = (int(said(f"image_{name}", name) or 0) for name in ("width", "height"))
     part = said("roi") or {}
     roi = SimpleNamespace(**{name: int(part.get(name, 0)) for name in ("x_offset", "y_offset", "width", "height")})

@@ -65,6 +65,12 @@ class SPDConfig:
             raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
         if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
             raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
+        positive = {"training_focal_px": self.training_focal_px}
+        if self.max_depth_m is not None:
+            positive["max_depth_m"] = self.max_depth_m
+        for name, value in positive.items():
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise SPDError(f"{name} must be a positive number, got {value!r}")
 
 
 # NYU presets train on 416x544 crops, which keep NYU's focal length. `lite` sees images at half of it. `atto` has no

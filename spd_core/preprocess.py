@@ -125,4 +125,4 @@ def check_input_size(input_size: tuple[int, int] | None) -> tuple[int, int] | No
     sizes = list(input_size) if isinstance(input_size, tuple | list | np.ndarray) else []
     if len(sizes) != 2 or not all(isinstance(n, int | float | np.number) and MIN_SIZE <= n < math.inf for n in sizes):
         raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
-    return sizes[0], sizes[1]
+    return int(sizes[0]), int(sizes[1])

@@ -59,7 +59,8 @@ class FixedScale:
     sigma_log: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf or not 0 <= self.sigma_log < math.inf:
+        numbers = all(isinstance(value, int | float | np.number) for value in (self.factor, self.sigma_log))
+        if not numbers or not 0 < self.factor < math.inf or not 0 <= self.sigma_log < math.inf:
             raise ScaleError(f"a scale needs a positive factor and a sigma_log >= 0, got {self}")
 
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -187,7 +187,7 @@ class MeasuredScale(NamedTuple):
 
     Attributes:
         factor: what makes the network's metres true: the median of the frames' median ratios of true to network depth.
-        sigma_log: the standard deviation of the log of single frames' ratios.
+        sigma_log: the standard deviation of the log of single frames' ratios; NaN of one frame.
         frames: how many were measured.
         without_camera: of those, how many have no intrinsics, so that the factor makes up for the focal length too.
         pixels_beyond: how many pixels have a truth above `max_depth_m`, and are left out.
@@ -207,6 +207,7 @@ def measure_scale(
 
     Raises:
         DataError: no frame has.
+        SPDError: the network's depth is not finite.
     """
     ratios, without_camera, pixels_beyond = [], 0, 0
     for index, frame in enumerate(frames):
@@ -222,13 +223,15 @@ def measure_scale(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the caller says so
             network_m = predictor.encode(frame.rgb, frame.camera).depth_at(uv)
+        if not np.isfinite(network_m).all():
+            raise SPDError("the network's depth of a frame is not finite: no scale can be measured by it")
         ratios.append(float(np.median(np.log(frame.depth_m[v[chosen], u[chosen]] / network_m))))
     if not ratios:
         raise DataError(
             f"no frame of the recording has depth below {max_depth_m:g} m (max_depth_m): a scale needs true distances"
             " to be measured by"
         )
-    factor, sigma_log = math.exp(np.median(ratios)), float(np.std(ratios))
+    factor, sigma_log = math.exp(np.median(ratios)), float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
     return MeasuredScale(factor, sigma_log, len(ratios), without_camera, pixels_beyond)
 
 

@@ -116,6 +116,15 @@ def test_the_files_of_a_split_bag_are_one(tmp_path):
     assert any("bag_9.db3 is empty" in line for line in said)
 
 
+def test_an_empty_first_image_costs_itself_alone(tmp_path):
+    nothing = image(stamp(0) - 10**9, picture(0), "rgb8")
+    nothing.height = nothing.width = nothing.step = 0
+    nothing.data = np.empty(0, np.uint8)
+    path = recorded.write(tmp_path / "bag", [(COLOUR, stamp(0) - 10**9, nothing), *usual(4)])
+    frames, _ = frames_of(path)
+    assert len([frame for frame in frames if frame.depth_m is not None]) == 4
+
+
 # --- unfinished and damaged files
 
 

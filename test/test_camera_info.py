@@ -172,6 +172,13 @@ def test_a_fisheye_without_coefficients_is_no_pinhole(name, count):
     assert camera_from_info(info(distortion_model=name), (480, 640)) == Camera(500, 510, 320, 240)
 
 
+@pytest.mark.parametrize("name", ["double_sphere", "omnidirectional", "FOV", "eucm"])
+@pytest.mark.parametrize("d", [[], [0.0, 0.0]])
+def test_a_lens_that_is_no_pinhole_is_refused_without_coefficients_too(name, d):
+    with pytest.raises(MessageError, match=rf"the distortion model '{name}' with {len(d)} coefficients; expected"):
+        camera_from_info(info(d=d, distortion_model=name), (480, 640))
+
+
 def test_a_camera_without_distortion_is_none_of_any_model():
     for model in ("equidistant", "plumb_bob", "rational_polynomial"):
         camera = Camera(500, 510, 320, 240, (), model)

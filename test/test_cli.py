@@ -155,6 +155,7 @@ def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys
     out = tmp_path / "mean.safetensors"
     spd(monkeypatch, "average", "embedded", "embedded", "--out", out)
     assert checkpoint.provenance(out)["average_of"] == [checkpoint.provenance("embedded")] * 2
+    assert "spd calibrate" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

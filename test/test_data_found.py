@@ -1,5 +1,7 @@
 """Data sets as they are found: after a Mac, Windows or a phone had them, and with files that are something else."""
 
+import warnings
+
 import cv2
 import h5py
 import numpy as np
@@ -108,6 +110,19 @@ def test_rgbd_folders_beside_leftovers(tmp_path):
     (tmp_path / "other" / "._c.jpg").write_bytes(APPLE_DOUBLE)
     same_samples(open_dataset(tmp_path / "other"), open_dataset(tmp_path / "plain"))
     assert len(RGBDFolder(tmp_path / "other")) == 2
+
+
+def test_pictures_without_depth_and_depth_of_two_pictures_are_said(tmp_path):
+    write_folder(tmp_path / "all", extra=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = open_dataset(tmp_path / "all")
+    rgb, depth_mm = picture(5)
+    for name in ("a.jpg", "lonely.png"):  # a preview of a.rgb.png, and one without depth
+        cv2.imwrite(str(tmp_path / "all" / name), np.full_like(rgb, 9))
+    cv2.imwrite(str(tmp_path / "all" / "z.depth.png"), depth_mm)
+    with pytest.warns(UserWarning, match=r"left out 3 files .*: a\.jpg, lonely\.png, z\.depth\.png"):
+        same_samples(open_dataset(tmp_path / "all"), whole)
 
 
 @pytest.mark.parametrize(

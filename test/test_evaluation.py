@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -126,6 +128,16 @@ def test_report_files(predictor, rooms, tmp_path):
     picture = cv2.imread(str(tmp_path / "report.png"))
     assert picture.shape[1] >= 1000
     assert picture.std() > 20
+
+
+def test_names_may_be_any_bytes(predictor, rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(rooms), "name", lambda self, index: os.fsdecode(b"\xff\xfe" + str(index).encode()))
+    read = type(rooms).__getitem__
+    monkeypatch.setattr(
+        type(rooms), "__getitem__", lambda self, index: replace(read(self, index), name=self.name(index))
+    )
+    write_evaluation(evaluate(predictor, rooms, Protocol(limit=2, points=50)), predictor, rooms, tmp_path)
+    assert cv2.imread(str(tmp_path / "report.png")) is not None
 
 
 def test_an_image_that_is_not_finite_is_counted_and_drawn_nowhere(predictor, rooms, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """ONNX files against torch, run by onnxruntime."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,13 @@ def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
     depth = decoder.run(["depth"], {value.name: maps[value.name] for value in decoder.get_inputs()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(depth[:, :112, :140, 0], model(images)[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_answer_nothing_are_no_success(models, tmp_path):
+    model = copy.deepcopy(models["lite"])
+    torch.nn.init.constant_(model.decoder.head.bias, torch.nan)
+    with pytest.raises(ExportError, match=r"differ from torch: .*nan"):
+        export.export(model, tmp_path, (64, 64))
 
 
 def test_without_the_packages_the_error_says_what_to_install(models, monkeypatch, tmp_path):

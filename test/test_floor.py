@@ -195,8 +195,10 @@ def test_depths_of_a_network_that_sees_all_too_near_come_nearer_to_the_truth(roo
 
 
 def test_bad_poses_and_frames_without_a_camera_are_named(rooms):
-    for bad in ((0.0, (0, 1, 0)), (np.nan, (0, 1, 0)), (1.3, (0, 2, 0)), (1.3, (0, np.nan, 1))):
-        with pytest.raises(FloorError, match="positive height of the camera, m, and a unit vector down"):
+    bad_down = ((0, 2, 0), (0, np.nan, 1), (0, 1))
+    poses = [*((height, (0, 1, 0)) for height in (0.0, np.nan, "1.3")), *((1.3, down) for down in bad_down)]
+    for bad in (*poses, (1.3, (0, 1, 0), np.nan), (1.3, (0, 1, 0), 0.02, -1.0)):
+        with pytest.raises(FloorError, match="positive height of the camera, m, a unit vector down and sigmas >= 0"):
             FloorPlane(*bad)
     for tilt_deg in (90, np.nan):
         with pytest.raises(FloorError, match="camera tilt must be within"):

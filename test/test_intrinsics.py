@@ -141,9 +141,19 @@ def test_camera_txt_is_turned_with_the_picture(tmp_path, orientation):
     for y, x in ((0, 0), (5, 40), (80, 3)):
         rays = shown.unproject(np.array([[x, y]]), np.ones(1)), stored.unproject(turned[y, x][None, :2], np.ones(1))
         np.testing.assert_allclose(*(np.sort(np.abs(ray)) for ray in rays))
+    (tmp_path / "camera.txt").rename(tmp_path / "told.txt")
+    assert camera_of_picture(file, size, str(tmp_path / "told.txt")).camera == shown
+    of_stored = OF_ROS + "d: [0, 0, 0.01, 0.02]\n"
+    (tmp_path / "c.yaml").write_text(of_stored)
+    turned = camera_of_picture(file, size, str(tmp_path / "c.yaml")).camera
+    assert sorted(np.abs(turned.distortion)) == [0, 0, 0.01, 0.02]
+    assert (abs(turned.distortion[2]) == 0.02) == (orientation >= 5)
     if orientation >= 5:
         (tmp_path / "camera.txt").write_text("110 100 46 66")  # of the picture as it is shown
         assert camera_of_picture(file, size).camera == Camera(110, 100, 46, 66)
+        (tmp_path / "c.yaml").write_text(of_stored.replace("width: 256", "width: 192").replace("ght: 192", "ght: 256"))
+        upright = camera_of_picture(file, size, str(tmp_path / "c.yaml")).camera  # it says so
+        assert upright == replace(HALF, distortion=(0, 0, 0.01, 0.02), distortion_model="plumb_bob")
 
 
 def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
@@ -198,6 +208,12 @@ distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, 
         pytest.param(OF_ROS + "distortion_coefficients:\n", HALF, id="no coefficients"),
         pytest.param(OF_ROS + "distortion_model:\nd: [0.1, -0.2, 0, 0, 0]\n", BENT, id="no model"),
         pytest.param(OF_OPENCV, BENT, id="OpenCV"),
+        pytest.param(
+            OF_OPENCV.replace("cols: 5", "cols: 4").replace(", 0.]", "]") + "fisheye_model: 1\n",
+            replace(HALF, distortion=(0.1, -0.2, 0, 0), distortion_model="equidistant"),
+            id="OpenCV's fisheye",
+        ),
+        pytest.param(OF_OPENCV + "fisheye_model: 0\n", BENT, id="OpenCV, no fisheye"),
         pytest.param(
             OF_ROS + "distortion_model: equidistant\n",
             replace(HALF, distortion=(0,) * 4, distortion_model="equidistant"),

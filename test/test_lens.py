@@ -1,5 +1,7 @@
 """Lens distortion both ways, held against OpenCV's projections and against bisection, and where it ends."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -174,6 +176,17 @@ def test_what_is_seen_in_a_mirror_is_mirrored(name):
     expected = camera.project(xyz)
     expected[:, 0] = size[0] - 1 - expected[:, 0]
     np.testing.assert_allclose(camera.mirrored(size[0]).project(xyz * [-1, 1, 1]), expected, atol=1e-9)
+
+
+@cameras
+def test_rows_become_columns(name):
+    camera, _ = CAMERAS[name]
+    if len(camera.distortion) == 14:
+        camera = replace(camera, distortion=(*camera.distortion[:13], 0.0))  # tilted one way
+    xyz = np.c_[np.random.default_rng(1).uniform(-0.4, 0.4, (100, 2)), np.ones(100)]
+    seen = camera.transposed().project(xyz[:, [1, 0, 2]])
+    np.testing.assert_allclose(seen, camera.project(xyz)[:, ::-1], atol=1e-9)
+    assert camera.transposed().transposed() == camera
 
 
 @cameras

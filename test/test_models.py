@@ -209,5 +209,8 @@ def test_bad_arguments_are_named():
         SPD.from_preset("lite", pretrained="nowhere.pth")
     with pytest.raises(ValueError, match="exp"):
         SPD.from_preset("lite", activation="relu")
+    for name, value in (("training_focal_px", -5), ("training_focal_px", None), ("max_depth_m", float("nan"))):
+        with pytest.raises(ValueError, match=rf"{name} must be a positive number, got {value}"):
+            SPD.from_preset("lite", **{name: value})
     with pytest.raises(ValueError, match=r"H and W >= 64, got \[1, 3, 63, 64\]"):
         SPD.from_preset("lite").encode(torch.zeros(1, 3, 63, 64))

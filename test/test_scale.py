@@ -435,7 +435,9 @@ def test_a_fixed_scale_multiplies(frame):
     assert (depth_m, sigma_log) == (pytest.approx(2.5), pytest.approx(math.hypot(0.3, 0.1)))
 
 
-@pytest.mark.parametrize("bad", [{"factor": 0.0}, {"factor": np.nan}, {"factor": 1.0, "sigma_log": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"factor": value} for value in (0.0, np.nan, "1", None)] + [{"factor": 1, "sigma_log": -1}]
+)
 def test_a_fixed_scale_is_positive(bad):
     with pytest.raises(ScaleError, match="positive factor"):
         FixedScale(**bad)

@@ -189,7 +189,7 @@ def test_a_recordings_scale_is_the_median_of_its_frames(predictor, truths):
     frames, factors = recording(truths)
     measured = measure_scale(frames, predictor)
     assert math.log(measured.factor) == pytest.approx(np.median(factors), abs=0.02)
-    assert measured.sigma_log == pytest.approx(np.std(factors), abs=0.02)
+    assert measured.sigma_log == pytest.approx(np.std(factors, ddof=1), abs=0.02)
     assert measured[2:] == (len(frames), 0, 0)
     with pytest.raises(DataError, match="no frame of the recording has depth"):
         measure_scale([BagFrame(1, frames[0].rgb, None, frames[0].camera, [])], predictor)
@@ -203,6 +203,7 @@ def test_truth_beyond_what_the_network_knows_is_left_out_of_a_scale(predictor, t
     measured = measure_scale([replace(frame, depth_m=far_m), replace(frame, camera=None)], predictor)
     assert measured[2:] == (2, 1, np.count_nonzero(far_m == 20))
     alone = measure_scale([known], predictor)
+    assert math.isnan(alone.sigma_log)  # one frame says nothing of others
     assert measure_scale([replace(frame, depth_m=far_m)], predictor).factor == alone.factor
     assert measure_scale([replace(frame, depth_m=far_m)], predictor, max_depth_m=80).factor > 1.5 * alone.factor
     with pytest.raises(DataError, match="no frame of the recording has depth below 10 m"):

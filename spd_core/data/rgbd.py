@@ -3,6 +3,7 @@ reading) beside it."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,7 @@ class RGBDFolder(Dataset):
         folder = files.expanded(folder)
         self.files = pictures_in(folder)
         if with_depth:
-            self.files = [f for f in self.files if _depth_file(f).exists()]
+            self.files = _with_depth(self.files, folder)
         if not self.files:
             raise DataError(
                 f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''}"
@@ -128,6 +129,22 @@ class RGBDFolder(Dataset):
         """(height, width) px of the first picture that can be read."""
         samples = (attempt(self._read, index) for index in range(len(self)))
         return next(sample.rgb.shape[:2] for sample in samples if isinstance(sample, Sample))
+
+
+def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
+    """Of pictures those with depth, one for each: `<name>.rgb.*` before `<name>.*`. What is left over is said."""
+    by_depth: dict[Path, Path] = {}
+    for file in sorted(pictures, key=lambda file: not file.stem.endswith(".rgb")):
+        if (depth := _depth_file(file)).exists():
+            by_depth.setdefault(depth, file)
+    chosen = set(by_depth.values())
+    left = [file.name for file in pictures if file not in chosen]
+    left += [file.name for file in files.listed(folder, "*.depth.png") if file not in by_depth]
+    if left and chosen:
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        said = f"{folder}: left out {len(left)} files that are no pair of picture and depth: {names}"
+        warnings.warn(said, stacklevel=4)
+    return [file for file in pictures if file in chosen]
 
 
 def _depth_file(image_file: Path) -> Path:

@@ -305,6 +305,8 @@ def content_of(recorded: Recorded, topic: Topic) -> Content:
         if topic.type_name == CLOUD:
             return replace(empty, frame_id=frame_id, fields=tuple(f.name for f in message.fields))
         if topic.type_name == IMAGE:
+            if not (message.height and message.width):
+                raise MessageError(f"an image of {message.width}x{message.height} px")
             return replace(empty, encoding=message.encoding, size=(message.height, message.width), frame_id=frame_id)
         encoding, size = _compressed_content(message)
         return replace(empty, encoding=encoding, size=size, frame_id=frame_id)
