@@ -7,6 +7,7 @@ It asks about the images that it sees itself, by their stamp, as something that 
 with stamp 0 would be about the newest image, whichever that is.
 """
 
+import random
 import sys
 
 import numpy as np
@@ -28,6 +29,8 @@ class AskingNode(Node):
     def __init__(self, uv: np.ndarray):
         super().__init__("asking")
         self.uv = uv
+        # Numbers that nobody else uses: everyone hears all answers, those to others about the same image too.
+        self.ids = random.getrandbits(31) + np.arange(len(uv), dtype=np.uint32)
         self.asked: set[tuple[int, int]] = set()  # stamps of the images in question
         self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 5)
         self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 5)
@@ -35,14 +38,14 @@ class AskingNode(Node):
 
     def on_image(self, image: Image) -> None:
         self.asked.add((image.header.stamp.sec, image.header.stamp.nanosec))
-        self.queries.publish(query_cloud(self.uv, image.header))
+        self.queries.publish(query_cloud(self.uv, image.header, self.ids))
 
     def on_answer(self, cloud: PointCloud2) -> None:
-        stamp = cloud.header.stamp
-        if (stamp.sec, stamp.nanosec) not in self.asked:
-            return  # an answer to somebody else: everyone hears all of them
+        stamp, points = cloud.header.stamp, cloud_to_array(cloud)
+        if (stamp.sec, stamp.nanosec) not in self.asked or not np.array_equal(points["id"], self.ids):
+            return  # an answer to somebody else
         self.asked.remove((stamp.sec, stamp.nanosec))  # every query has exactly one answer
-        for point in cloud_to_array(cloud):  # in the order of the query; x y z depth sigma scale u v id status
+        for point in points:  # in the order of the query; x y z depth sigma scale u v id status
             where = f"{stamp.sec}.{stamp.nanosec:09d} ({point['u']:g}, {point['v']:g}) px"
             if point["status"] == Status.OK:
                 print(f"{where}: ({point['x']:.2f}, {point['y']:.2f}, {point['z']:.2f}) m", flush=True)

@@ -46,7 +46,8 @@ def test_a_script_says_that_a_file_is_no_image(tmp_path):
 def test_a_node_asks_about_each_image_and_reads_the_answers(tmp_path, client, rgb, xyz_m):
     log = tmp_path / "printed"
     command = [sys.executable, EXAMPLES / "ask_node.py", *PIXELS, "--ros-args", "-r", f"image:={TOPICS['image']}"]
-    with running_node(TOPICS, {"runtime": "torch"}) as node, log.open("w") as printed:
+    settings = {"runtime": "torch", "grid": [4, 3]}  # an answer to everyone about each image, beside those asked for
+    with running_node(TOPICS, settings) as node, log.open("w") as printed:
         asking = subprocess.Popen(command, stdout=printed)
         try:
             client.connect(node)
