@@ -24,7 +24,7 @@ ARGUMENTS = {
         " its Fixed Frame",
     ),
     "image_transport": ("", "raw or compressed (then <image>/compressed is used); empty takes the parameter file's"),
-    "use_sim_time": ("false", "follow /clock"),
+    "use_sim_time": ("", "true follows /clock; empty takes the parameter file's"),
     "log_level": ("info", "debug, info, warn, error"),
 }
 
@@ -33,10 +33,9 @@ def start_nodes(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     share = Path(get_package_share_directory("spd_ros"))
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
-    parameters = [
-        value["params_file"] or str(share / "config" / "spd.yaml"),
-        {"use_sim_time": value["use_sim_time"].lower() == "true", **given},
-    ]
+    if value["use_sim_time"]:
+        given["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1")
+    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), *filter(None, [given])]
     cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
     namespace = value["namespace"].strip(" /")
     root = "/" if value["namespace"].startswith("/") else ""

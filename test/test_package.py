@@ -116,9 +116,23 @@ def test_rviz_shows_the_topics_of_each_node(monkeypatch):
         assert (topics["/spd/overlay"], topics["/spd/depths"]) == ("spd/overlay", "spd/depths")  # below the namespace
 
 
+@pytest.mark.parametrize(
+    ("given", "parameters"),
+    [
+        ({}, []),
+        ({"use_sim_time": "true"}, [{"use_sim_time": True}]),
+        ({"use_sim_time": "1", "device": "cpu"}, [{"device": "cpu", "use_sim_time": True}]),
+        ({"use_sim_time": "false"}, [{"use_sim_time": False}]),
+    ],
+)
+def test_what_is_not_said_at_launch_is_the_files(monkeypatch, given, parameters):
+    [node] = launched(monkeypatch, params_file="mine.yaml", **given)
+    assert node["parameters"] == ["mine.yaml", *parameters]
+
+
 def launched(monkeypatch, **given):
     """Without the launch stack: the nodes that it would be asked to start."""
-    arguments = {"use_sim_time": "false", "rviz": "false", **given}
+    arguments = {"rviz": "false", **given}
     for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     find = MagicMock(get_package_share_directory=lambda package: "/share")
