@@ -88,7 +88,8 @@ def _graph(
 def _with_own_padding(graph: bytes) -> bytes:
     """`graph` with the padding of each `EvenSizeConv2d` inside its convolution. As a node of its own, which is all that
     torch can write, it makes onnxruntime leave its layout for convolutions and come back: a fifth of the encoder."""
-    import onnx
+    with extra("onnx"):
+        import onnx
 
     model = onnx.load_from_string(graph)
     pads = {node.output[0]: node for node in model.graph.node if node.op_type == "Pad"}
