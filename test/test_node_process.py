@@ -92,6 +92,7 @@ def test_clean_exit(client, signum):
 def transition(client, transition_id: int) -> bool:
     service = client.create_client(ChangeState, "/spd/change_state")
     assert service.wait_for_service(timeout_sec=60)
+    client.idle(1.0)  # until the node knows where its reply goes: one that is sent before is lost
     future = service.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
     rclpy.spin_until_future_complete(client, future, timeout_sec=30)
     client.destroy_client(service)
