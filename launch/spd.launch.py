@@ -35,7 +35,7 @@ def start_nodes(context):
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
     if value["use_sim_time"]:
         given["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1")
-    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), *filter(None, [given])]
+    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), *([given] if given else [])]
     cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
     namespace = value["namespace"].strip(" /")
     root = "/" if value["namespace"].startswith("/") else ""

@@ -26,7 +26,7 @@ from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, Predictor
 from spd_core.status import Status
 
-from .console import make_console, printable, say
+from .console import make_console, say
 from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, pictures
 
 POINT = re.compile(r"[-+\d.e]+, *[-+\d.e]+")
@@ -213,7 +213,7 @@ def _answer(
 
 
 def _show(asked: Asked) -> None:
-    table = Table("u", "v", "depth, m", "± σ, m", "x, m", "y, m", "z, m", "", title=printable(asked.name))
+    table = Table("u", "v", "depth, m", "± σ, m", "x, m", "y, m", "z, m", "", title=files.printable(asked.name))
     answer = asked.answer
     for (u, v), depth_m, sigma_m, xyz_m, status in zip(
         asked.uv, answer.depth_m, answer.sigma_m, answer.xyz_m, answer.status

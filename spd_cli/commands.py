@@ -22,7 +22,7 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
-from spd_core.files import FileError, check_writable, listed, make_folder
+from spd_core.files import FileError, check_writable, listed, make_folder, printable
 from spd_core.floor_evaluation import evaluate_floor
 from spd_core.model import PRESETS, SPD
 from spd_core.pictures import colour_depth, depth_range, side_by_side
@@ -30,7 +30,7 @@ from spd_core.predictor import Predictor
 from spd_core.reports import write_evaluation
 from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
-from .console import make_console, printable, say
+from .console import make_console, say
 from .scales import show_floor, show_scale
 
 SHOWN_FAULTS = 50
@@ -310,4 +310,4 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
         raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
     check_writable(out)
     checkpoint.save(checkpoint.average(weights), out, average_of=[checkpoint.provenance(file) for file in weights])
-    say(f"wrote {out}, the average of {len(weights)}; what they know of their errors is not: spd calibrate measures it")
+    say(f"wrote {out}, the average of {len(weights)}; its σ and scale prior are to be measured anew: spd calibrate")

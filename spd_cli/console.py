@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from spd_core.errors import SPDError
+from spd_core.files import printable
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNREAD = 141  # 128 + SIGPIPE
@@ -29,11 +30,6 @@ def say(text: str, style: str = "", stderr: bool = False, title: str = "") -> No
     """Print a text as it is, unbroken, after a `title` in that style."""
     line = Text(printable(title), style).append(printable(text), "" if title else style)
     make_console(stderr).print(line, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """The text with control characters, and bytes of file names that are no text, written as escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager

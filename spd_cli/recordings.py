@@ -25,12 +25,12 @@ from spd_core.data.topics import COMPRESSED, Choice, Topics
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
-from spd_core.files import make_folder
+from spd_core.files import make_folder, printable
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
 
-from .console import make_console, printable, say
+from .console import make_console, say
 
 SHOWN = ("abs_rel", "d1", "rmse", "s_star")
 MOST_OFFSET_S = 4e9  # from uptime to the time of day, and more; nanoseconds in 64 bits hold it on top of a stamp

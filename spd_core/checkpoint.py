@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -73,10 +72,21 @@ def load(path: str | Path) -> SPD:
         model = SPD(SPDConfig(**config))
     except Exception as error:  # of the libraries that build it from values of any kind
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:  # names each tensor that is missing, too many or of another shape
-        raise CheckpointError(f"{path} does not fit its own configuration: {shorten(str(error), 500)}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        differences = [
+            *(f"missing {name} {expected[name]}" for name in expected.keys() - found.keys()),
+            *(f"unexpected {name} {found[name]}" for name in found.keys() - expected.keys()),
+            *(
+                f"{name} is {found[name]}, expected {expected[name]}"
+                for name in expected.keys() & found.keys()
+                if expected[name] != found[name]
+            ),
+        ]
+        shown = "; ".join(sorted(differences)[:5])
+        raise CheckpointError(f"{path} does not fit its own configuration, {len(differences)} tensors differ: {shown}")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return model.eval()
 
 

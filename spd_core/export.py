@@ -93,7 +93,7 @@ def _with_own_padding(graph: bytes) -> bytes:
 
     model = onnx.load_from_string(graph)
     pads = {node.output[0]: node for node in model.graph.node if node.op_type == "Pad"}
-    for conv in model.graph.node:
+    for conv in list(model.graph.node):  # which loses nodes on the way
         pad = pads.get(conv.input[0]) if conv.op_type == "Conv" else None
         if pad is not None and pad.name.removesuffix("Pad") == conv.name.removesuffix("Conv"):  # of one module
             own = [attribute for attribute in conv.attribute if attribute.name != "pads"]

@@ -79,6 +79,11 @@ def beside(folder: Path, name: str) -> Path:
     return next((folder / spelling for spelling in spellings if (folder / spelling).exists()), folder / name)
 
 
+def printable(text: str) -> str:
+    """The text with control characters, and bytes of file names that are no text, written as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def problem(path: Path, magic: bytes | tuple[bytes, ...] = b"") -> str:
     """What is wrong with a file that could not be read, as the end of a sentence that its name begins.
 

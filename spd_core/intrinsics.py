@@ -72,7 +72,7 @@ def camera_of_picture(
         return KnownCamera(_told(told, file, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
-        camera = _as_shown(camera, file, size)
+        camera = _as_shown(camera, _turn(file), size)
         check_camera(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
     return _from_exif(file, size)
@@ -90,11 +90,11 @@ def _turn(file: Path) -> int:
     return turn if turn in range(2, 9) and file.suffix.lower() != ".avif" else 1  # which OpenCV shows as it is stored
 
 
-def _as_shown(camera: Camera, file: Path, size: tuple[int, int]) -> Camera:
-    """The camera of camera.txt for a picture of `size` (height, width) px as its EXIF turns it. camera.txt is of the
-    pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their middle.
-    """
-    turn, (height, width), turned = _turn(file), size, camera
+def _as_shown(camera: Camera, turn: int, size: tuple[int, int]) -> Camera:
+    """The camera of camera.txt for a picture that is turned (`_turn`) to `size` (height, width) px. camera.txt is of
+    the pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their
+    middle."""
+    (height, width), turned = size, camera
     if turn >= 5:  # rows and columns change places, then as 1 to 4
         turned = turned.transposed()
     if turn in (2, 3, 6, 7):
@@ -114,19 +114,19 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
     except ValueError as error:
         if "," in told and not os.path.exists(files.expanded(told)):  # which takes names of any length
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
-        camera = _calibrated(files.expanded(told), file, size)
+        camera = _calibrated(files.expanded(told), _turn(file), size)
     else:
         camera = Camera(*numbers)
     check_camera(camera, size, told, IntrinsicsError)
     return camera
 
 
-def _calibrated(calibration: Path, file: Path, size: tuple[int, int]) -> Camera:
-    """The camera in a file for a picture of `size` (height, width) px as it is shown: of its stored pixels, or, where
-    it says so, of those that are shown."""
-    stored = size[::-1] if _turn(file) >= 5 else size
+def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
+    """The camera in a file for a picture that is turned (`_turn`) to `size` (height, width) px: of the pixels that are
+    stored, or, where it says so, of those that are shown."""
+    stored = size[::-1] if turn >= 5 else size
     try:
-        return _as_shown(read_calibration(calibration, stored), file, size)
+        return _as_shown(read_calibration(calibration, stored), turn, size)
     except IntrinsicsError:
         if stored == size:
             raise

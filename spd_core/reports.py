@@ -90,7 +90,7 @@ def _draw_sample(row: SubFigure, sample: Sample, pred_m: np.ndarray, title: str,
     near, far = depth_range(sample.truth_m)
     error = np.where(sample.truth_m > 0, np.abs(pred_m - sample.truth_m) / np.maximum(sample.truth_m, 1e-3), np.nan)
     pictures = {
-        f"{title}: {sample.name[-40:].encode(errors='replace').decode()}": sample.rgb,  # of any bytes
+        f"{title}: {files.printable(sample.name[-40:])}": sample.rgb,
         f"truth, {near:.1f} ... {far:.1f} m": colour_depth(sample.truth_m, near, far),
         pred_title: colour_depth(pred_m, near, far),
         "relative error": error,

@@ -231,8 +231,8 @@ def measure_scale(
             f"no frame of the recording has depth below {max_depth_m:g} m (max_depth_m): a scale needs true distances"
             " to be measured by"
         )
-    factor, sigma_log = math.exp(np.median(ratios)), float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
-    return MeasuredScale(factor, sigma_log, len(ratios), without_camera, pixels_beyond)
+    sigma_log = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
+    return MeasuredScale(math.exp(np.median(ratios)), sigma_log, len(ratios), without_camera, pixels_beyond)
 
 
 def fit_prior(

@@ -18,12 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from spd_cli import COMMANDS, _loaded, commands, main
-from spd_cli.console import INTERRUPTED, printable, reported, say
+from spd_cli.console import INTERRUPTED, reported, say
 from spd_cli.parser import Parser, spelled_out
 from spd_core import checkpoint
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.errors import SPDError
+from spd_core.files import printable
 from spd_core.training import TrainConfig
 
 # Names that a console with markup, emoji codes or control sequences would change, or die of.
