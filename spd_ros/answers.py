@@ -4,6 +4,7 @@ answers go is handed in."""
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,16 +34,17 @@ from .scaling import Scaling
 from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_frame, path_points, projected
 
 REMEMBERED_INFOS = 30
+OVERLAY_PICTURES = 8  # the last images, while someone looks at the overlay: of all that are kept they were 187 MB at 1080p
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """An encoded image with what its answers need; `rgb` while someone looks at the overlay, because many of these are
-    kept; and when it came."""
+    """An encoded image with what its answers need, its picture [H, W, 3] as long as `Answers` holds it for the overlay,
+    and when it came."""
 
     header: Header
-    rgb: np.ndarray | None
+    rgb: weakref.ref[np.ndarray]
     encoded: EncodedFrame
     received_s: float
 
@@ -113,6 +115,7 @@ class Answers:
 
     def __post_init__(self) -> None:
         self._image_size: tuple[int, int] | None = None  # of the last one
+        self._pictures: deque[np.ndarray] = deque(maxlen=OVERLAY_PICTURES)
         self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
         self._newest_s = -np.inf  # when the newest image that is encoded came
         self._threads = torch.get_num_threads()
@@ -130,7 +133,6 @@ class Answers:
         self.statistics.count("queries received")
         try:
             uv, ids = query_points(msg)
-            self.problems.resolved("query")
         except Exception as error:  # whatever it holds, it gets an answer
             self.statistics.count("queries bad")
             self.problems.report("query", str(error))
@@ -166,8 +168,11 @@ class Answers:
         encoded = self.predictor.encode(rgb, camera)
         self.statistics.encoded(time.monotonic() - started_s)
         self.problems.resolved("image", "encode")
-        shown = rgb if self.outputs["overlay"].get_subscription_count() else None
-        return CameraFrame(message.header, shown, encoded, image.received_s)
+        if self.outputs["overlay"].get_subscription_count():
+            self._pictures.append(rgb)
+        else:
+            self._pictures.clear()
+        return CameraFrame(message.header, weakref.ref(rgb), encoded, image.received_s)
 
     def prepare(self, query: Query) -> None:
         if self._image_size is not None and query.waypoints_m is None:
@@ -194,9 +199,9 @@ class Answers:
         self._check_network(answer.status)
         applied = None if scale is None else scale.applied(answer.depth_m)
         self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + decoding_s, applied)
-        if frame.rgb is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
+        if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
-            picture = draw_overlay(frame.rgb, uv, answer.depth_m, caption=caption)
+            picture = draw_overlay(rgb, uv, answer.depth_m, caption=caption)
             self.outputs["overlay"].publish(rgb_to_image(picture, frame.header))
 
     def refuse(self, query: Query, why: Status) -> None:
@@ -246,7 +251,6 @@ class Answers:
             self.problems.report("transform", error)
             count = len(query.uv)
             return query.uv, _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
-        self.problems.resolved("transform")
         return projected(points_m, frame.encoded.camera)
 
     def _check_network(self, status: np.ndarray) -> None:

@@ -104,6 +104,8 @@ class SPDNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()  # telling of a failure before
         self._failure = ""
+        self._statistics = Statistics()
+        self._problems = Problems(self._statistics, self.get_logger().error)
         try:
             p = parameters.read(self)
             torch.set_num_threads(p.threads or self._threads)
@@ -118,8 +120,6 @@ class SPDNode(LifecycleNode):
             self._every(1.0, "diagnostics", self._publish_diagnostics)
             return TransitionCallbackReturn.FAILURE
         self._settings, self._predictor = p, predictor
-        self._statistics = Statistics()
-        self._problems = Problems(self._statistics, self.get_logger().error)
         quiet = PublisherEventCallbacks(use_default_callbacks=False)  # `assess` says it
         for name, type_ in OUTPUTS.items():
             publisher = self.create_lifecycle_publisher(type_, f"~/{name}", p.qos[name], event_callbacks=quiet)
@@ -162,6 +162,7 @@ class SPDNode(LifecycleNode):
         hear_latched = partial(inputs.add_latched, CameraInfo, "camera_info", calibration.receive)
         self._every(p.diagnostics_period_s, "diagnostics", self._publish_diagnostics)
         self._every(LATCHED_PERIOD_S, "camera_info", hear_latched)
+        hear_latched()  # after another session it is known already who publishes
         return TransitionCallbackReturn.SUCCESS
 
     @transition

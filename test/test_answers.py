@@ -1,5 +1,6 @@
 """What an answer is, without topics: which calibration an image has, what a Path is in, what no point at all gets."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,12 +16,14 @@ from spd_core.message_fields import camera_info_fields
 from spd_core.messages import cloud_to_array
 from spd_core.predictor import Answer
 from spd_core.status import Status
-from spd_ros.answers import REMEMBERED_INFOS, Answers, Calibration, CameraFrame
-from spd_ros.conversions import query_cloud
+from spd_ros.answers import OVERLAY_PICTURES, REMEMBERED_INFOS, Answers, Calibration, CameraFrame
+from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.diagnostics import Problems, Statistics
+from spd_ros.encoded import PendingImage
 from spd_ros.parameters import Settings
 
 SIZE = (48, 64)
+PICTURE = np.zeros((*SIZE, 3), np.uint8)
 
 
 def at(stamp_s: int, frame_id: str = "camera") -> Header:
@@ -173,7 +176,24 @@ def frame_of(stamp_s: int, received_s: float) -> CameraFrame:
         depth_m=np.zeros(0), sigma_m=np.zeros(0), xyz_m=np.zeros((0, 3)), status=np.zeros(0, np.uint8)
     )
     encoded = SimpleNamespace(answer=lambda uv, scale: Answer(**vars(nothing)))
-    return CameraFrame(at(stamp_s), np.zeros((*SIZE, 3), np.uint8), encoded, received_s)
+    return CameraFrame(at(stamp_s), weakref.ref(PICTURE), encoded, received_s)
+
+
+def test_few_pictures_are_held_for_the_overlay_and_none_without_a_listener(answers):
+    answers.predictor = SimpleNamespace(encode=lambda rgb, camera: None)
+    for listeners, kept in ((1, OVERLAY_PICTURES), (0, 0)):
+        answers.outputs["overlay"].get_subscription_count = lambda: listeners  # noqa: B023 it is asked in this round
+        images = [PendingImage(i, rgb_to_image(PICTURE, at(i))) for i in range(2 * OVERLAY_PICTURES)]
+        frames = [answers.encode(image) for image in images]
+        assert [frame.rgb() is not None for frame in frames] == [False] * (len(frames) - kept) + [True] * kept
+
+
+def test_a_bad_query_is_told_although_another_client_s_are_good(answers):
+    good, bad = query_cloud(np.zeros((1, 2)), at(1)), query_cloud(np.zeros((1, 2)), at(1))
+    bad.point_step = 0
+    for msg, failure in ((bad, Status.BAD_QUERY), (good, None)):
+        assert answers.read_query(msg).failure == failure
+        assert len(answers.problems.texts()) == 1
 
 
 def test_a_query_without_points_has_an_overlay_without_points(answers):

@@ -99,6 +99,17 @@ def transition(client, transition_id: int) -> bool:
     return future.result().success
 
 
+def set_weights(client, weights: str) -> None:
+    parameters = client.create_client(SetParameters, "/spd/set_parameters")
+    assert parameters.wait_for_service(20)
+    client.idle(1.0)  # as in `transition`
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=weights)
+    future = parameters.call_async(SetParameters.Request(parameters=[Parameter(name="weights", value=value)]))
+    rclpy.spin_until_future_complete(client, future, timeout_sec=30)
+    assert future.result().results[0].successful
+    client.destroy_client(parameters)
+
+
 def test_queries_that_came_before_the_end_are_told(client):
     """Those too that the node has not read yet, as nothing spins it here."""
     overrides = [rclpy.parameter.Parameter("runtime", value="torch")]
@@ -137,12 +148,7 @@ def test_bad_weights_fail_to_configure(client):
         client.spin(lambda: client.diagnostics is not None)
         assert client.diagnostics.level == DiagnosticStatus.ERROR
         assert "cannot configure: weights file /nowhere/weights.safetensors" in client.diagnostics.message
-        parameters = client.create_client(SetParameters, "/spd/set_parameters")
-        assert parameters.wait_for_service(20)
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=__file__)
-        future = parameters.call_async(SetParameters.Request(parameters=[Parameter(name="weights", value=value)]))
-        rclpy.spin_until_future_complete(client, future, timeout_sec=30)
-        assert future.result().results[0].successful
+        set_weights(client, __file__)
         assert transition(client, Transition.TRANSITION_CONFIGURE) is False
         state = client.create_client(GetState, "/spd/get_state")
         future = state.call_async(GetState.Request())
@@ -172,6 +178,12 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
             assert (points["status"] == Status.OK).all()
             assert transition(client, Transition.TRANSITION_DEACTIVATE)
             assert transition(client, Transition.TRANSITION_CLEANUP)
+        set_weights(client, "/nowhere/weights.safetensors")
+        assert transition(client, Transition.TRANSITION_CONFIGURE) is False
+        client.diagnostics = None
+        client.spin(lambda: client.diagnostics is not None)
+        assert "cannot configure" in client.diagnostics.message
+        assert not {value.key for value in client.diagnostics.values} & {"weights", "queries answered"}  # of before
     assert process.returncode == 0
 
 
