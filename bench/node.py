@@ -123,6 +123,7 @@ def soak(
         "encode_ms": {p: float(diagnostics[f"encode {p} [ms]"]) for p in ("p50", "p99")},
         "images_encoded": int(diagnostics["images encoded"]),
         "memory_mb": by_tenths(memory),
+        "memory_after_a_minute": f"{100 * (memory[-1] / memory[min(60, len(memory) - 1)] - 1):+.2f} %",
     }
 
 

@@ -34,7 +34,7 @@ from .scaling import Scaling
 from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_frame, path_points, projected
 
 REMEMBERED_INFOS = 30
-OVERLAY_PICTURES = 8  # the last images, while someone looks at the overlay: of all that are kept they were 187 MB at 1080p
+OVERLAY_PICTURES = 8  # of the last images, while someone looks at the overlay; of all frames kept: 187 MB at 1080p
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
 

@@ -110,7 +110,11 @@ class Settings:
         at_run_time=True,
     )
     frame_buffer: int = _between(
-        30, 1, 100_000, "encoded frames kept for late queries; 1.1 MB each with the embedded weights, 6 MB with v15"
+        30,
+        1,
+        100_000,
+        "encoded frames kept for late queries; 1.2 MB each with the embedded weights, 3.3 MB with a lens of 90 degrees,"
+        " 6 MB with v15",
     )
     query_timeout_s: float = _between(
         1.0, 0.0, 3600.0, "how long a query waits for its image, and then for its turn, s", at_run_time=True
