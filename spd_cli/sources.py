@@ -14,7 +14,7 @@ import numpy as np
 
 from spd_core import files
 from spd_core.camera import Camera, doubt
-from spd_core.data.images import TURNED, read_colour
+from spd_core.data.images import read_colour
 from spd_core.data.rgbd import check_camera, pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
@@ -22,7 +22,7 @@ from spd_core.predictor import EncodedFrame
 
 from .console import say
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 BAGS = (".mcap", ".db3", ".zstd", ".bag")
 CAMERA_INFO = "the bag's camera_info"
@@ -111,12 +111,12 @@ def _pictures(source: str, most: int | None) -> Iterator[Picture]:
     elif path.suffix.lower() in BAGS:
         yield from _recorded(source, path, most)
     else:
-        yield Picture(source, partial(read_colour, path, TURNED))
+        yield Picture(source, partial(read_colour, path, turned=True))
 
 
 def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]:
     if found := pictures_in(folder, PICTURES):
-        yield from (Picture(str(file), partial(read_colour, file, TURNED)) for file in found)
+        yield from (Picture(str(file), partial(read_colour, file, turned=True)) for file in found)
     elif any(file.suffix.lower() in BAGS for file in folder.iterdir()):
         yield from _recorded(source, folder, most)
     else:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from .errors import SPDError
 
 NOT_WHOLE = "expected JPEG or PNG, neither damaged nor cut short"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
+PNG_START, TIFF_STARTS = b"\x89PNG", (b"II*\x00", b"MM\x00*")
 
 
 class CodingError(SPDError):
     """A picture that cannot be decoded; the text says why."""
+
+
+class PixelTypeError(CodingError):
+    """A whole picture, of pixels that are no colours."""
 
 
 def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
@@ -34,10 +43,14 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         raise CodingError(error.err or NOT_WHOLE) from error
     if pixels is None:
         raise CodingError(NOT_WHOLE)
+    if data[:4].tobytes() in TIFF_STARTS and flags & cv2.IMREAD_COLOR and pixels.dtype == np.uint8:
+        with suppress(Exception), Image.open(io.BytesIO(data.tobytes())) as picture:  # of TIFFs that Pillow does not know
+            if picture.mode == "RGBA":  # which OpenCV multiplies with alpha: masked parts would be black
+                return np.asarray(picture.convert("RGB"))[..., ::-1]
     if flags & cv2.IMREAD_ANYDEPTH or pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype != np.uint16:  # where white is, nothing says: at 1, or at 255
-        raise CodingError(f"its pixels are {pixels.dtype}; expected uint8 or uint16")
+        raise PixelTypeError(f"its pixels are {pixels.dtype}; expected uint8 or uint16")
     return eight_bits(pixels)
 
 

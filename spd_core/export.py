@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from .model import SPD
 from .preprocess import check_input_size
 
 OPSET = 17
+ONE_EXPORT = threading.Lock()  # torch.onnx.export keeps its state for the whole process
 
 
 class ExportError(SPDError):
@@ -69,7 +71,7 @@ def _graph(
     if not is_available():
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with ONE_EXPORT, warnings.catch_warnings(), torch.no_grad():
         # Of sizes that become constants: all of them, or the checks of one whose size is free.
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -108,6 +108,8 @@ def problem(path: Path, magic: bytes | tuple[bytes, ...] = b"") -> str:
         return f"is damaged, or was not written or copied to its end ({size:,} bytes)"
     for encoding_mark, _ in ENCODINGS:
         start = start.removeprefix(encoding_mark)
+    if b"<opencv_storage" in start:
+        return "is OpenCV's XML: write it as YAML, under a name that ends in .yml"
     if start.replace(b"\x00", b"").lstrip().lower().startswith(MARKUP):  # in UTF-16 too
         return "is a web page, the answer of a server in place of the file: fetch the file itself"
     for first, words in KINDS:
@@ -161,6 +163,8 @@ def read_text(path: Path, error: type[SPDError] = FileError) -> str:
         fault = f"line {data[: reason.start].count(bytes([10])) + 1} is not {encoding.upper()} ({reason.reason})"
     if fault:
         what = problem(path)
+        if what in dict(KINDS).values():
+            raise error(f"{path} {what}")
         raise error(f"{path} {what if what.startswith('is a ') else 'is not text'}: {fault}; save it as UTF-8")
     if text.lstrip().lower().startswith((*(mark.decode() for mark in MARKUP), "version https://git-lfs")):
         raise error(f"{path} {problem(path)}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Mapping
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from . import files
 from .camera import Camera
 from .camera_info import camera_from_info
+from .data.images import exif_of, turn_of
 from .data.rgbd import check_camera, four_numbers, read_camera
 from .errors import SPDError
 
@@ -27,11 +26,14 @@ FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA 
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
 EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 degrees of view to 1 degree
 SHAPE_TOLERANCE = 0.02  # of the aspect of a whole picture, by its EXIF, to that of the picture
+WIDEST = 2.5  # width to height, either way round, of one shot; longer ones are panoramas
+DISTORTION_KEYS = ("distortion_coefficients", "d", "D", "distortion_coeffs", "dist_coeffs", "dist_coeff", "distCoeffs")
 EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
 # EXIF tags (EXIF 2.32, tables 4 and 8)
-ORIENTATION, EXIF_IFD = 0x0112, 0x8769
+EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
-PLANE_PER_UNIT_ACROSS, PLANE_PER_UNIT_DOWN, PLANE_UNIT = 0xA20E, 0xA20F, 0xA210
+PLANE_PER_UNIT_ACROSS, PLANE_UNIT, DIGITAL_ZOOM, CUSTOM_RENDERED = 0xA20E, 0xA210, 0xA404, 0xA401
+PANORAMA = 6  # of CUSTOM_RENDERED, as phones write it
 
 
 class IntrinsicsError(SPDError):
@@ -72,7 +74,7 @@ def camera_of_picture(
         return KnownCamera(_told(told, file, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
-        camera = _as_shown(camera, _turn(file), size)
+        camera = _as_shown(camera, turn_of(file), size)
         check_camera(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
     return _from_exif(file, size)
@@ -84,14 +86,8 @@ def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
 
 
-def _turn(file: Path) -> int:
-    """How a picture is turned before it is looked at: 1 (not at all) to 8, as EXIF's orientation says."""
-    turn = _exif(file).get(ORIENTATION, 1)
-    return turn if turn in range(2, 9) and file.suffix.lower() != ".avif" else 1  # which OpenCV shows as it is stored
-
-
 def _as_shown(camera: Camera, turn: int, size: tuple[int, int]) -> Camera:
-    """The camera of camera.txt for a picture that is turned (`_turn`) to `size` (height, width) px. camera.txt is of
+    """The camera of camera.txt for a picture that is turned (`turn_of`) to `size` (height, width) px. camera.txt is of
     the pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their
     middle."""
     (height, width), turned = size, camera
@@ -114,7 +110,7 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
     except ValueError as error:
         if "," in told and not os.path.exists(files.expanded(told)):  # which takes names of any length
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
-        camera = _calibrated(files.expanded(told), _turn(file), size)
+        camera = _calibrated(files.expanded(told), turn_of(file), size)
     else:
         camera = Camera(*numbers)
     check_camera(camera, size, told, IntrinsicsError)
@@ -122,8 +118,8 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
 
 
 def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
-    """The camera in a file for a picture that is turned (`_turn`) to `size` (height, width) px: of the pixels that are
-    stored, or, where it says so, of those that are shown."""
+    """The camera in a file for a picture that is turned (`turn_of`) to `size` (height, width) px: of the pixels that
+    are stored, or, where it says so, of those that are shown."""
     stored = size[::-1] if turn >= 5 else size
     try:
         return _as_shown(read_calibration(calibration, stored), turn, size)
@@ -176,8 +172,13 @@ def _as_message(content: dict) -> SimpleNamespace:
     if not k:
         keys = ", ".join(map(str, list(content)[:8])) or "none"
         raise IntrinsicsError(f"it has the keys {keys}; expected {EXPECTED_KEYS}")
+    if len(k) != 9 or k[2] == k[5] == 0 != k[6]:
+        raise IntrinsicsError(f"its camera matrix is {k}; expected nine numbers, fx 0 cx 0 fy cy 0 0 1")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
-    d = numbers("distortion_coefficients", "d", "D") or [0.0] * 4  # as a fisheye they are no pinhole
+    others = [key for key in content if re.match("dist(ort|_?co)", str(key).lower())]
+    if unknown := set(others) - {*DISTORTION_KEYS, "distortion_model"}:
+        raise IntrinsicsError(f"it has the key {min(unknown)!r}; expected a lens as {' or '.join(DISTORTION_KEYS)}")
+    d = numbers(*DISTORTION_KEYS) or [0.0] * 4  # as a fisheye they are no pinhole
     # OpenCV's calibration sample has a flag in its place.
     model = str(said("distortion_model", "camera_model") or ("fisheye" if said("fisheye_model") else ""))
     width, height = (int(said(f"image_{name}", name) or 0) for name in ("width", "height"))
@@ -192,9 +193,9 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
 
     From the 35 mm equivalent, which phones write, else from the focal length and the sensor's pixels per length, which
     cameras with exchangeable lenses write. A picture that was made smaller afterwards has its focal length too; of one
-    that was cut out of what the camera took, EXIF does not say how much was left.
+    that was cut out of what the camera took, EXIF does not say how much was left, and a panorama is no pinhole's.
     """
-    tags = _exif(file, EXIF_IFD)
+    tags = exif_of(file, EXIF_IFD)
     diagonal_px = math.hypot(*size)
     across, down = (_number(tags.get(tag)) for tag in (PIXELS_ACROSS, PIXELS_DOWN))
     found = []
@@ -204,8 +205,10 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
     if focal_mm and per_unit:
         unit_mm = MM_PER_UNIT.get(tags.get(PLANE_UNIT, 2), 25.4)
         taken_px = math.hypot(across, down)
-        focal_px = focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
-        found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm)"))
+        zoom = max(_number(tags.get(DIGITAL_ZOOM)), 1.0)  # 0: none; the 35 mm equivalent has it in it
+        focal_px = zoom * focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
+        zoomed = f", zoomed {zoom:g} times" if zoom > 1 else ""
+        found.append((focal_px, f"EXIF ({focal_mm:g} mm, {per_unit / unit_mm:.0f} px/mm{zoomed})"))
     least, most = (share * diagonal_px for share in EXIF_FOCAL)
     plausible = [(px, source) for px, source in found if least <= px <= most]
     if not plausible:
@@ -213,6 +216,8 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
     if across and down and not _is_same_shape((down, across), size):
         whole, part = f"{across:g}x{down:g} px", f"{size[1]}x{size[0]} px"
         return KnownCamera(None, f"nothing (EXIF is of {whole}, and this picture of {part} was cut out of it)")
+    if tags.get(CUSTOM_RENDERED) == PANORAMA or max(size) > WIDEST * min(size):
+        return KnownCamera(None, "nothing (EXIF is of one shot, and this picture is a panorama or a strip of one)")
     focal_px, source = plausible[0]
     return KnownCamera(centred_camera(focal_px, size), source)
 
@@ -221,18 +226,6 @@ def _is_same_shape(a: tuple[float, float], b: tuple[float, float]) -> bool:
     """Whether two sizes have one aspect, either way round, but for a pixel or two of rounding."""
     ratio = max(a) * min(b) / (min(a) * max(b))
     return max(ratio, 1 / ratio) <= 1 + SHAPE_TOLERANCE + 1 / min(b)
-
-
-def _exif(file: Path, part: int | None = None) -> Mapping[int, Any]:
-    """The tags of a picture's EXIF, or of a part of it; none where they cannot be read."""
-    if not file.is_file():  # a pipe gives its picture once
-        return {}
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as picture:
-            tags = picture.getexif()
-            return tags if part is None else tags.get_ifd(part)
-    except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
-        return {}
 
 
 def _number(value: object) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import rvl
 from .camera_info import camera_from_info as camera_from_info  # for those who look for it among messages
-from .coded import CodingError, decoded, eight_bits
+from .coded import PNG_START, CodingError, decoded, eight_bits
 from .errors import MessageError as MessageError
 from .status import Status as Status  # for those who read an answer's cloud here
 
@@ -143,7 +143,8 @@ def compressed_depth(msg: Message) -> tuple[np.ndarray, str]:
     """The pixels [H, W] of a compressed depth image, uint16 mm or float32 m, and the encoding that they had."""
     is_transport, is_float = "compressedDepth" in msg.format, msg.format.startswith("32FC1")
     # The transport's own header: an int32 format and two floats, A and B, of 32FC1: coded = A / depth + B.
-    offset = 12 if is_transport else 0
+    has_none = not is_float and bytes(msg.data[:4]) == PNG_START  # of publishers that know only the format's name
+    offset = 12 if is_transport and not has_none else 0
     if len(msg.data) < offset:
         raise MessageError(f"compressedDepth image has {len(msg.data)} bytes; its header alone has 12")
     is_rvl = is_transport and msg.format.rstrip().endswith("rvl")

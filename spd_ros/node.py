@@ -125,10 +125,8 @@ class SPDNode(LifecycleNode):
             publisher = self.create_lifecycle_publisher(type_, f"~/{name}", p.qos[name], event_callbacks=quiet)
             self._outputs[name] = publisher
         height, width = predictor.input_size
-        self.get_logger().info(
-            f"weights {p.weights} ({predictor.model.config.encoder}) on {predictor.device}, {predictor.runtime},"
-            f" {p.precision}, input {width}x{height}"
-        )
+        where = f"{predictor.device}, {predictor.runtime}, {p.precision}, input {width}x{height}"
+        self.get_logger().info(f"weights {p.weights} ({predictor.model.config.encoder}) on {where}")
         return TransitionCallbackReturn.SUCCESS
 
     @transition

@@ -1,6 +1,7 @@
 """ONNX files against torch, run by onnxruntime."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ def test_the_two_files_are_the_dense_network(models, preset, tmp_path):
     depth = decoder.run(["depth"], {value.name: maps[value.name] for value in decoder.get_inputs()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(depth[:, :112, :140, 0], model(images)[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_two_networks_become_graphs_at_once(models):
+    """Two cameras' predictors, each of which makes its graph when it has seen a few images."""
+    with ThreadPoolExecutor(2) as threads:
+        graphs = list(threads.map(lambda name: export.encoder_graph(models[name], (64, 64)), ["lite", "dpt"] * 2))
+    assert [len(graph) for graph in graphs[:2]] == [len(graph) for graph in graphs[2:]]
 
 
 def test_weights_that_answer_nothing_are_no_success(models, tmp_path):

@@ -43,7 +43,7 @@ def test_text_is_read_in_every_unicode(tmp_path, content, text):
         ("<html>".encode("utf-16"), "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "is a PNG picture"),
-        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive"),
+        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive: unpack it first$"),
         (b"P6\n4 3\n255\n\x00\xff", "is a PNM picture"),
     ],
 )

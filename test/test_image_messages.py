@@ -246,7 +246,11 @@ def test_depth_images():
 
 def test_compressed_depth():
     millimetres = cv2.imencode(".png", (DEPTH_M * 1000).round().astype(np.uint16))[1].tobytes()
-    for form, data in (("16UC1; compressedDepth png", bytes(12) + millimetres), ("png", millimetres)):
+    for form, data in (
+        ("16UC1; compressedDepth png", bytes(12) + millimetres),
+        ("16UC1; compressedDepth png", millimetres),
+        ("png", millimetres),
+    ):
         np.testing.assert_allclose(
             compressed_depth_to_metres(CompressedImage(format=form, data=data)), DEPTH_M, atol=1e-6
         )

@@ -6,39 +6,76 @@ was made from the turned picture, which its size shows, has the picture turned t
 
 from __future__ import annotations
 
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from ..coded import CodingError, decoded
+from ..coded import PNG_START, TIFF_STARTS, CodingError, PixelTypeError, decoded
 from ..files import PNM, problem, write_bytes
 from .samples import DataError
 
-STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-TURNED = cv2.IMREAD_COLOR
+ORIENTATION = 0x0112  # EXIF 2.32, table 4
 MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     **dict.fromkeys((".jpg", ".jpeg"), b"\xff\xd8\xff"),
     **dict.fromkeys((".pbm", ".pgm", ".ppm", ".pnm"), PNM),
 }
 
 
-def _decoded(file: Path, flags: int) -> np.ndarray:
+@contextmanager
+def _decoding(file: Path) -> Iterator[None]:
     try:
-        return decoded(file.read_bytes(), flags)
+        yield
+    except PixelTypeError as error:
+        raise DataError(f"{file} is no picture in colours: {error}") from error
     except (OSError, CodingError) as error:
-        magic = MAGIC.get(file.suffix.lower(), b"\x89PNG")
+        magic = MAGIC.get(file.suffix.lower(), PNG_START)
         what = f"; it cannot be decoded as an image: {error}" if file.exists() else ""
         raise DataError(f"{file} {problem(file, magic)}{what}") from error
 
 
-def read_colour(file: Path, flags: int = STORED) -> np.ndarray:
-    """A picture as RGB uint8 [H, W, 3].
+def exif_of(picture: Path | io.BytesIO, part: int | None = None) -> Mapping[int, Any]:
+    """The tags of a picture's EXIF, or of a part of it; none where they cannot be read."""
+    if isinstance(picture, Path) and not picture.is_file():  # a pipe gives its picture once
+        return {}
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(picture) as opened:
+            tags = opened.getexif()
+            return tags if part is None else tags.get_ifd(part)
+    except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
+        return {}
+
+
+def turn_of(picture: Path | io.BytesIO) -> int:
+    """How a picture is turned before it is looked at: 1 (not at all) to 8, as EXIF's orientation says, or XMP's."""
+    turn = exif_of(picture).get(ORIENTATION, 1)
+    return turn if turn in range(2, 9) else 1
+
+
+def read_colour(file: Path, turned: bool = False) -> np.ndarray:
+    """A picture as RGB uint8 [H, W, 3]: as it is stored, or `turned` as it is looked at; TIFF is always turned, by
+    OpenCV.
 
     Raises:
         DataError: it cannot be read.
     """
-    return cv2.cvtColor(_decoded(file, flags), cv2.COLOR_BGR2RGB)
+    with _decoding(file):
+        data = file.read_bytes()
+        rgb = cv2.cvtColor(decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    turn = turn_of(io.BytesIO(data)) if turned and not data.startswith(TIFF_STARTS) else 1
+    if turn >= 5:  # rows and columns change places, then as 1 to 4
+        rgb = rgb.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)
 
 
 def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -47,11 +84,13 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
     Raises:
         DataError: one of them cannot be read, or depth is not 16-bit millimetres.
     """
-    rgb, depth_mm = read_colour(colour_file), _decoded(depth_file, cv2.IMREAD_UNCHANGED)
+    rgb = read_colour(colour_file)
+    with _decoding(depth_file):
+        depth_mm = decoded(depth_file.read_bytes(), cv2.IMREAD_UNCHANGED)
     if depth_mm.dtype != np.uint16:
         raise DataError(f"{depth_file} holds {depth_mm.dtype}; expected uint16 millimetres")
     if depth_mm.shape == rgb.shape[1::-1] != rgb.shape[:2]:
-        turned = read_colour(colour_file, TURNED)
+        turned = read_colour(colour_file, turned=True)
         rgb = turned if turned.shape[:2] == depth_mm.shape else rgb
     return rgb, depth_mm.astype(np.float32) / 1000
 

@@ -1,0 +1,57 @@
+"""Pictures from files, held against what Pillow makes of them."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, features
+from support.photographs import ORIENTATION, PIXELS, SIZE
+
+from spd_core.data.images import read_colour
+from spd_core.data.samples import DataError
+
+SMOOTH = cv2.resize(PIXELS[:6, :8], SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+HAS_AVIF = features.check("avif") and cv2.haveImageWriter("p.avif")
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+    ' xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "avif", "xmp.jpg"])
+def test_pictures_are_turned_as_pillow_turns_them(tmp_path, kind, orientation):
+    if kind == "avif" and not HAS_AVIF:
+        pytest.skip("libraries without AVIF")
+    tags, file = Image.Exif(), tmp_path / f"p.{kind}"
+    tags[ORIENTATION] = orientation
+    about = {"xmp": XMP.format(orientation).encode()} if kind == "xmp.jpg" else {"exif": tags}
+    Image.fromarray(SMOOTH).save(file, quality=95, **about)
+    with Image.open(file) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    turned = read_colour(file, turned=True)
+    assert turned.shape == (SIZE if orientation < 5 else SIZE[::-1]) + (3,)
+    assert np.abs(turned.astype(float) - expected).mean() < 3  # decoders differ
+    if kind != "tif":
+        assert np.abs(read_colour(file).astype(float) - SMOOTH).mean() < 6, "as it is stored"
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_what_is_masked_in_a_tiff_is_not_black(tmp_path, alpha):
+    Image.fromarray(np.dstack([PIXELS, np.full(SIZE, alpha, np.uint8)])).save(tmp_path / "p.tif")
+    np.testing.assert_array_equal(read_colour(tmp_path / "p.tif"), PIXELS)
+
+
+def test_pixels_that_are_no_colours_are_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "p.tif"), np.ones((*SIZE, 3), np.float32))
+    with pytest.raises(DataError, match=r"p\.tif is no picture in colours: its pixels are float32; expected uint8 or"):
+        read_colour(tmp_path / "p.tif")
+
+
+def test_what_is_no_picture_at_all_is_named(tmp_path):
+    picture = io.BytesIO()
+    Image.fromarray(PIXELS).save(picture, "png")
+    (tmp_path / "p.png").write_bytes(picture.getvalue()[:2000])
+    with pytest.raises(DataError, match=r"p\.png is damaged, or was not written .*; it cannot be decoded"):
+        read_colour(tmp_path / "p.png")
