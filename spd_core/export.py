@@ -54,13 +54,6 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
     return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs, free_axes)
 
 
-def decoder_graph(model: SPD, size: tuple[int, int]) -> bytes:
-    """Dense decoder: the outputs of `encoder_graph` -> `depth` [1, H, W, C] at the training focal length, padded to the
-    encoder's stride; C is 1, metres, or 2 with the model's sigma."""
-    maps = model.encode(torch.zeros(1, 3, *size)).maps
-    return _graph(model.decoder, tuple(maps.values()), list(maps), ["depth"])
-
-
 def _graph(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -127,7 +120,8 @@ def onnx_session(graph: bytes):
 @torch.inference_mode()
 def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, float]:
     """Write `encoder.onnx` and `decoder.onnx` for network input of `size`, and check them against torch with
-    onnxruntime.
+    onnxruntime. The decoder takes the encoder's outputs to `depth` [1, H, W, C] at the training focal length, padded to
+    the encoder's stride; C is 1, metres, or 2 with the model's sigma.
 
     Returns:
         Largest difference of each output, relative to max(1, largest value).
@@ -140,12 +134,13 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder = make_folder(folder)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    maps = {name: x.numpy() for name, x in model.encode(images).maps.items()}
-    depth = model.decoder(**{name: torch.from_numpy(x) for name, x in maps.items()}).numpy()
+    features = model.encode(images).maps
+    maps, depth = {name: x.numpy() for name, x in features.items()}, model.decoder(**features).numpy()
+    decoder = _graph(model.decoder, tuple(features.values()), list(features), ["depth"])
     differences = {}
     for name, graph, inputs, expected in (
         ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
-        ("decoder", decoder_graph(model, size), maps, {"depth": depth}),
+        ("decoder", decoder, maps, {"depth": depth}),
     ):
         write_bytes(folder / f"{name}.onnx", graph)
         session = onnx_session(graph)

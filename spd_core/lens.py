@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 from numpy.polynomial.polynomial import polyval
@@ -26,18 +25,6 @@ DISTORTION_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "e
 WIDEST_RAD = np.pi / 2 - 1e-4  # farther from the axis, x / z says nothing
 SOLVED = 1e-12  # of an image, in focal lengths (relative beyond one)
 ANGLES, DIRECTIONS = 1025, 129  # at which the ends of validity are looked for, before they are bisected
-
-
-class Lens(Protocol):
-    """What a lens does to rays, and back."""
-
-    def distort(self, rays: np.ndarray) -> np.ndarray:
-        """Images of rays."""
-        ...
-
-    def undistort(self, images: np.ndarray) -> np.ndarray:
-        """Rays of images."""
-        ...
 
 
 @lru_cache(maxsize=64)
@@ -319,3 +306,6 @@ def _in_front(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points [K, 2] under a homography [3, 3]; NaN beyond its horizon."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return moved[:, :2] / np.where(moved[:, 2] > 0, moved[:, 2], np.nan)[:, None]
+
+
+Lens = RadialLens | DecentredLens | TiltedLens  # `distort` gives images of rays, `undistort` rays of images

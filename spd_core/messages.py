@@ -236,26 +236,32 @@ def _point_type(msg: Message) -> np.dtype:
         raise MessageError(f"cloud has fields that cannot be read: {error}") from error
 
 
+def float_fields(
+    what: str, points: np.ndarray, choices: tuple[tuple[str, ...], ...], expected: str, also: str = ""
+) -> tuple[str, ...]:
+    """The first of `choices` of fields that points have. They are a float each, and so is `also`, if it is there."""
+    names = points.dtype.names or ()
+    found = next((choice for choice in choices if set(choice) <= set(names)), None)
+    if found is None:
+        raise MessageError(f"{what} has the fields {list(names)}; expected {expected}")
+    for name in (*found, *({also} & set(names))):
+        if points.dtype[name].kind != "f" or points.dtype[name].shape:
+            raise MessageError(f"{what} field {name!r} is {points.dtype[name]}; expected one float32 or float64")
+    return found
+
+
 def query_points(msg: Message) -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates [K, 2] float64 and ids [K] of a query: fields `u` `v` (or `x` `y`, and no `z` but 0) of float
     type, optional `id`."""
     points = cloud_to_array(msg)
-    names = points.dtype.names or ()
-    pair = next((pair for pair in (("u", "v"), ("x", "y")) if set(pair) <= set(names)), None)
-    if pair is None:
-        raise MessageError(
-            f"query cloud has the fields {list(names)}; expected 'u' and 'v' (or 'x' and 'y') in pixels, and optionally"
-            " 'id'"
-        )
-    for name in pair:
-        if points.dtype[name].kind != "f" or points.dtype[name].shape:
-            raise MessageError(f"query cloud field {name!r} is {points.dtype[name]}; expected one float32 or float64")
+    expected = "'u' and 'v' (or 'x' and 'y') in pixels, and optionally 'id'"
+    pair, names = float_fields("query cloud", points, (("u", "v"), ("x", "y")), expected), points.dtype.names or ()
     if pair == ("x", "y") and "z" in names and np.nan_to_num(points["z"]).any():
         raise MessageError(
             "query cloud has 'x', 'y' and 'z': a cloud in metres? Expected 'u' and 'v' in pixels; 3-D points go to"
             " waypoints, as a Path"
         )
-    uv = np.stack([points[pair[0]].astype(np.float64), points[pair[1]].astype(np.float64)], axis=1)
+    uv = np.stack([points[name].astype(np.float64) for name in pair], axis=1)
     has_id = "id" in names and not points.dtype["id"].shape
     ids = points["id"].astype(points.dtype["id"].newbyteorder("<")) if has_id else np.arange(len(uv), dtype=np.uint32)
     return uv, ids

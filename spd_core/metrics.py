@@ -51,7 +51,7 @@ def depth_metrics(
         "d3": float(np.mean(ratio < 1.25**3)),
         "s_star": float(s_star),
         "scaled_abs_rel": float(scaled_abs_rel),
-        "scale_gap": float(1 - scaled_abs_rel / abs_rel) if abs_rel > 0 else 0.0,
+        "scale_gap": 0.0 if abs_rel == 0 else float(1 - scaled_abs_rel / abs_rel),
         "n_valid": int(gt.size),
     }
 

@@ -18,7 +18,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -35,6 +35,9 @@ from .preprocess import ImageTransform, check_image, check_input_size
 from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
 from .status import Status
+
+if TYPE_CHECKING:
+    from .scale import MetricScale
 
 KEPT_PLANS = 8
 KEPT_POINTS = 4096  # plans for more points are not kept: they are large, and cost little beside their decoding
@@ -222,19 +225,6 @@ class Predictor:
 def _planned(model: SPD, points: bytes, *how: Any) -> Plan:
     """A plan for points given as the bytes of an array [1, K, 2], which a cache can look up."""
     return model.plan_points(np.frombuffer(points).reshape(1, -1, 2), *how)
-
-
-class MetricScale(Protocol):
-    """What is known of the scene beside the image (`scale.py`): `factor` turns answered metres into true ones,
-    `sigma_log` is the standard deviation of its logarithm. `correct` applies both to depths [...] m and the standard
-    deviations of their logarithms [...]; `applied` are the factors [...] in depths that were corrected."""
-
-    @property
-    def factor(self) -> float: ...
-    @property
-    def sigma_log(self) -> float: ...
-    def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
-    def applied(self, corrected_m: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .camera import Camera, inside_image
-from .messages import Message, MessageError, cloud_to_array
+from .camera import inside_image
+from .messages import Message, MessageError, cloud_to_array, float_fields
 from .predictor import EncodedFrame
 
 LASER_SIGMA = 0.03  # of the log of a distance: the sensor's own error and that of where it is mounted
@@ -49,26 +49,17 @@ def cloud_references(msg: Message) -> References | KnownPoints:
         MessageError: it has neither, or they cannot be read.
     """
     points = cloud_to_array(msg)
-    names = points.dtype.names or ()
-    wanted = next((wanted for wanted in (("u", "v", "depth"), ("x", "y", "z")) if set(wanted) <= set(names)), None)
-    if wanted is None:
-        raise MessageError(
-            f"reference cloud has the fields {list(names)}; expected 'u', 'v' (px) and 'depth' (m), or 'x', 'y' and 'z'"
-            " (m), and optionally 'sigma' (m)"
-        )
-    wanted_with_sigma = (*wanted, "sigma") if "sigma" in names else wanted
-    for name in wanted_with_sigma:
-        if points.dtype[name].kind != "f" or points.dtype[name].shape:
-            raise MessageError(
-                f"reference cloud field {name!r} is {points.dtype[name]}; expected one float32 or float64"
-            )
+    expected = "'u', 'v' (px) and 'depth' (m), or 'x', 'y' and 'z' (m), and optionally 'sigma' (m)"
+    wanted = float_fields("reference cloud", points, (("u", "v", "depth"), ("x", "y", "z")), expected, "sigma")
     if wanted[0] == "x":
         chosen = np.logical_and.reduce([np.isfinite(points[name]) for name in wanted]).nonzero()[0]
         if len(chosen) > MOST_POINTS:
             chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST_POINTS, replace=False))
         points = points[chosen]
     values = np.stack([points[name].astype(np.float64) for name in wanted], axis=1)
-    sigma_m = points["sigma"].astype(np.float64) if "sigma" in names else np.full(len(points), np.nan)
+    sigma_m = (
+        points["sigma"].astype(np.float64) if "sigma" in (points.dtype.names or ()) else np.full(len(points), np.nan)
+    )
     if wanted[0] == "u":
         return References(values[:, :2], values[:, 2], sigma_m)
     with np.errstate(all="ignore"):
@@ -118,25 +109,16 @@ def range_references(msg: Message) -> KnownPoints:
     return KnownPoints(points_m, np.full(len(points_m), RANGE_SIGMA), is_cone=True)
 
 
-def seen_by(known: KnownPoints, camera: Camera, size: tuple[int, int]) -> References:
-    """Where an image of `size` (height, width) shows points that are in its optical frame; those that it does not are
-    left out."""
-    with np.errstate(all="ignore"):
-        uv = camera.project(known.points_m)
-    shown = inside_image(uv, size)
-    depth_m = known.points_m[shown, 2]
-    return References(uv[shown], depth_m, depth_m * known.sigma_log[shown])
-
-
 def references_in(known: KnownPoints, frame: EncodedFrame) -> References:
-    """References of points in the optical frame of an encoded image that has a camera. Of a cone that is seen whole it
-    is the direction in which the network says the nearest thing is, for that is what its sensor has met."""
+    """References of points in the optical frame of an encoded image that has a camera, but for those that it does not
+    show. Of a cone that is seen whole it is the direction in which the network says the nearest thing is, for that is
+    what its sensor has met."""
     assert frame.camera is not None, "a frame without a camera has no place for points"
-    seen = seen_by(known, frame.camera, frame.size)
-    if not known.is_cone:
-        return seen
-    if len(seen.uv) < len(known.points_m) or len(seen.uv) == 0:
-        return References(seen.uv[:0], seen.depth_m[:0], seen.sigma_m[:0])
-    nearness = frame.answer(seen.uv).depth_m / seen.depth_m
-    nearest = [int(np.argmin(np.where(np.isfinite(nearness), nearness, np.inf)))]
-    return References(seen.uv[nearest], seen.depth_m[nearest], seen.sigma_m[nearest])
+    uv, depth_m = frame.camera.project(known.points_m), known.points_m[:, 2]
+    shown = inside_image(uv, frame.size).nonzero()[0]
+    if known.is_cone and 0 < len(shown) == len(uv):
+        nearness = frame.answer(uv).depth_m / depth_m
+        shown = shown[[np.argmin(np.where(np.isfinite(nearness), nearness, np.inf))]]
+    elif known.is_cone:
+        shown = shown[:0]
+    return References(uv[shown], depth_m[shown], depth_m[shown] * known.sigma_log[shown])

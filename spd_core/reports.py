@@ -24,12 +24,9 @@ if TYPE_CHECKING:
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure that needs no display."""
     with extra("train"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def say_instead(axis: Axes, text: str) -> None:
@@ -117,13 +114,11 @@ def _draw_error_against_depth(axis: Axes, samples: list[Sample], predictor: Pred
     edges = np.linspace(0, protocol.max_depth_m, 21)
     bins = [(0.5 * (a + b), errors[(truth >= a) & (truth < b)]) for a, b in itertools.pairwise(edges)]
     bins = [(middle, np.percentile(inside, [25, 50, 75])) for middle, inside in bins if len(inside) >= 20]
-    if bins:
-        middle, quartiles = np.array([b[0] for b in bins]), np.array([b[1] for b in bins])
-        axis.fill_between(middle, quartiles[:, 0], quartiles[:, 2], alpha=0.3, label="quartiles")
-        axis.plot(middle, quartiles[:, 1], marker=".", label="median")
-        axis.legend()
-    else:
-        say_instead(axis, "too few pixels with depth to draw the error against it")
-        return
+    if not bins:
+        return say_instead(axis, "too few pixels with depth to draw the error against it")
+    middle, quartiles = (np.array(part) for part in zip(*bins))
+    axis.fill_between(middle, quartiles[:, 0], quartiles[:, 2], alpha=0.3, label="quartiles")
+    axis.plot(middle, quartiles[:, 1], marker=".", label="median")
+    axis.legend()
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(xlabel="depth, m", ylabel="prediction / truth - 1", title=f"error against depth ({len(samples)} images)")

@@ -261,6 +261,11 @@ class ScaleFilter:
         self._mean, self._covariance = posterior(self._kept, self._centre, self.prior, self._stamp_s)
 
 
+# What is known of the scene beside the image: both have `factor`, which turns answered metres into true ones, with
+# `sigma_log`, the standard deviation of its logarithm, and the methods `correct` and `applied`.
+MetricScale = FixedScale | ScaleFilter
+
+
 def _checked(
     uv: np.ndarray, depth_m: np.ndarray, sigma_m: np.ndarray | None, stamp_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

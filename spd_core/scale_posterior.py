@@ -77,13 +77,10 @@ def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray,
     if len(limits):
         is_limit = references["is_limit"].astype(np.float32)[limits, None]
         seen[limits] *= 1 - is_limit
-        anything[limits] = (1 - is_limit) * anything[limits] + is_limit * _in_front(errors[limits] / width[limits])
+        # Where something stands in front of the reference:
+        hidden = (1 + (1 - BEHIND) * np.tanh(0.85 * (errors[limits] / width[limits]))) / (2 * IN_FRONT_LOG)
+        anything[limits] = (1 - is_limit) * anything[limits] + is_limit * hidden
     return seen, anything
-
-
-def _in_front(errors: np.ndarray) -> np.ndarray:
-    """Density of e, in units of its width, where something stands in front of the reference."""
-    return (1 + (1 - BEHIND) * np.tanh(0.85 * errors)) / (2 * IN_FRONT_LOG)
 
 
 def _weights(references: np.ndarray, now_s: float) -> np.ndarray:

@@ -21,7 +21,8 @@ from spd_core.camera_info import calibration_doubt, camera_from_info, distortion
 from spd_core.errors import SPDError
 from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
-from spd_core.predictor import Answer, EncodedFrame, MetricScale, Predictor
+from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.scale import MetricScale
 from spd_core.status import Status
 
 from .conversions import answer_cloud, depth_to_image, message_to_rgb, rgb_to_image, stamp_ns

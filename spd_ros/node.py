@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,6 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
@@ -45,6 +43,7 @@ from .diagnostics import Problems, Statistics, assess
 from .frames import FrameScheduler, Query
 from .inputs import Inputs
 from .parameters import Settings
+from .processes import spin
 from .scaling import SOURCES, Scaling
 from .waypoints import FrameTransforms
 
@@ -302,20 +301,10 @@ def main() -> int:
         hint = "; write 1.0, not 1, beside other numbers with a point" if "be of same type" in str(error) else ""
         print(f"spd_node: {error}{hint}", file=sys.stderr)
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
         autostart(node)
-        while not stop and rclpy.ok():
-            try:
-                executor.spin_once(timeout_sec=0.1)
-            except ExternalShutdownException:
-                break
-            except Exception as error:  # of rclpy itself, or of a callback of another package (TF)
-                node.report(error)
-                time.sleep(0.01)
+        spin(node, lambda: stop, node.report)
     finally:
         node.close()
-        executor.shutdown()
         rclpy.try_shutdown()
     return 0

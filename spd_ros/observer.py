@@ -18,7 +18,6 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -33,7 +32,7 @@ from spd_core.predictor import Answer
 
 from .conversions import query_cloud, stamp_ns
 from .diagnostics import SILENCE_S, Problems, Statistics
-from .processes import use_fastdds_profile
+from .processes import spin, use_fastdds_profile
 
 NODE = "spd"
 IMAGE_TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
@@ -46,8 +45,7 @@ HELD_S = 1.0  # so long after its last answer an image is preferred to newer one
 PAUSE_S = 0.1  # from question to question: whoever points must not keep the node busy
 PATIENCE_S = 3.0  # with an answer: the node's own (`query_timeout_s`), and the time that encoding takes
 # Of the fields of an answer's points, those that are looked at.
-FIELDS = {**dict.fromkeys(("u", "v", "x", "y", "z", "depth", "sigma"), "<f4"), "status": "u1"}
-POINT = np.dtype(list(FIELDS.items()))
+POINT = np.dtype([*((name, "<f4") for name in ("u", "v", "x", "y", "z", "depth", "sigma")), ("status", "u1")])
 
 
 class ObserverError(SPDError):
@@ -178,9 +176,7 @@ class Observer(Node):
         self._statistics.count("queries answered")
         if not len(cloud):
             return
-        points = np.zeros(len(cloud), POINT)
-        for name in FIELDS:
-            points[name] = cloud[name]
+        points = cloud[list(POINT.names or ())].astype(POINT)
         if "scale" not in (cloud.dtype.names or ()):
             self.scale = None
         elif (known := np.isfinite(points["depth"])).any():  # the others were multiplied with nothing
@@ -260,27 +256,14 @@ def observing(namespace: str = "") -> Iterator[Observer]:
     except (RuntimeError, NameValidationException) as error:
         rclpy.try_shutdown()
         raise ObserverError(f"cannot join ROS 2: {' '.join(str(error).split())}") from error
-    executor = SingleThreadedExecutor()
-    executor.add_node(observer)
     stop = threading.Event()
-
-    def spin() -> None:
-        while not stop.is_set():
-            try:
-                executor.spin_once(timeout_sec=0.1)
-            except ExternalShutdownException:
-                break
-            except Exception as error:  # of rclpy itself, which takes the messages
-                observer.report(error)
-                time.sleep(0.01)
-
-    thread = threading.Thread(target=spin, name="spd_observer", daemon=True)
+    work = observer, stop.is_set, observer.report
+    thread = threading.Thread(target=spin, args=work, name="spd_observer", daemon=True)
     thread.start()
     try:
         yield observer
     finally:
         stop.set()
         thread.join()
-        executor.shutdown()
         observer.destroy_node()
         rclpy.try_shutdown()

@@ -9,12 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import rclpy
 from ament_index_python.packages import get_package_share_directory
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 
 from spd_core.names import REMAPPINGS
 
@@ -22,6 +26,21 @@ from spd_core.names import REMAPPINGS
 _FAST_DDS = "FASTRTPS" if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else "FASTDDS"
 _RESERVED_PORTS, _RESERVATIONS = 27300, list[socket.socket]()  # held by this process, on loopback
 PROFILE_VARIABLE = f"{_FAST_DDS}_DEFAULT_PROFILES_FILE"
+
+
+def spin(node: Node, is_over: Callable[[], bool], on_error: Callable[[Exception], None]) -> None:
+    """Serve a node's callbacks until then, or until ROS ends; what a callback lets through does not end it."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not is_over() and rclpy.ok():
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            break
+        except Exception as error:  # of rclpy itself, or of a callback of another package (TF)
+            on_error(error)
+            time.sleep(0.01)
+    executor.shutdown()
 
 
 def fastdds_profile() -> Path:

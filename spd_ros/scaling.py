@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from spd_core.errors import MessageError
 from spd_core.floor import FloorPlane
-from spd_core.predictor import EncodedFrame, MetricScale, Predictor
+from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.references import (
     KnownPoints,
     References,
@@ -22,7 +22,7 @@ from spd_core.references import (
     references_in,
     scan_references,
 )
-from spd_core.scale import FAR_OFF, FixedScale, ScaleFilter
+from spd_core.scale import FAR_OFF, FixedScale, MetricScale, ScaleFilter
 
 from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics

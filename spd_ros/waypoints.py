@@ -67,12 +67,8 @@ def rigid_transform(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Rotation [3, 3] and translation [3] m from x, y, z, qx, qy, qz, qw (the quaternion is normalised)."""
     translation, quaternion = np.asarray(values[:3], dtype=np.float64), np.asarray(values[3:], dtype=np.float64)
     x, y, z, w = quaternion / np.linalg.norm(quaternion)
-    rotation = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.array(rotation), translation
+    across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * across + 2 * across @ across, translation
 
 
 class FrameTransforms:

@@ -300,6 +300,14 @@ def test_the_crops_of_batches_vary_and_depend_on_nothing_but_the_seed():
     assert all((a["rgb"].shape == b["rgb"].shape) and (a["rgb"] == b["rgb"]).all() for a, b in zip(whole, other))
 
 
+def test_no_crop_of_a_batch_is_larger_than_asked_for():
+    """Whatever the steps are that its size goes in."""
+    augmentation = Augmentation(crop=(228, 300), crop_variation=0.1)
+    drawn = [augmentation.of_batch(np.random.default_rng(i)).crop for i in range(99)]
+    assert np.max(drawn, axis=0).tolist() == [228, 300]
+    assert (np.min(drawn, axis=0) >= [205, 270]).all()
+
+
 def test_broken_samples_are_replaced_and_named():
     got = batches(0, 3, 4)  # 12 samples: each of the six twice
     assert [name for b in got for name in b["broken"]] == ["plane 2 is broken"] * 2

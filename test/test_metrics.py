@@ -75,7 +75,7 @@ def test_an_image_that_is_not_finite_flatters_no_mean():
     ]
     mean = mean_metrics(images)
     assert (mean["n_images"], mean["n_nan"], mean["d1"]) == (2, 1, 0.5)
-    for name in ("abs_rel", "rmse", "silog", "s_star", "pred_max"):
+    for name in ("abs_rel", "rmse", "silog", "s_star", "scale_gap", "pred_max"):
         assert math.isnan(mean[name]), name
     assert not mean["abs_rel"] < images[0]["abs_rel"]  # as the best weights are chosen
     assert math.isnan(mean["abs_rel_5_10m"])  # which no image has

@@ -20,7 +20,6 @@ from spd_core.references import (
     range_references,
     references_in,
     scan_references,
-    seen_by,
 )
 from spd_rooms.casting import Pose, Scene
 from spd_rooms.rooms import random_room
@@ -68,7 +67,7 @@ def test_a_cloud_of_pixels():
 
 def test_a_cloud_of_points_is_projected():
     known = cloud_references(cloud(x=[0.0, 1, 0, np.nan], y=[0.0, 0.5, 0, 0], z=[2.0, 4, -1, 1], sigma=[0.1] * 4))
-    references = seen_by(known, CAMERA, SIZE)
+    references = references_in(known, frame_of(np.ones(SIZE, np.float32)))
     np.testing.assert_allclose(references.uv, [[159.5, 119.5], [159.5 + 65, 119.5 + 32.5]])
     np.testing.assert_allclose(references.depth_m, [2, 4])
     np.testing.assert_allclose(references.sigma_m, [0.1, 0.1 * 4 / math.sqrt(16 + 1 + 0.25)], rtol=1e-6)

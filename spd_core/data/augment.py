@@ -137,7 +137,7 @@ class Augmentation:
         if self.crop is None or not self.crop_variation:
             return self
         steps = np.ceil(np.array(self.crop) * rng.uniform(1 - self.crop_variation, 1, 2) / CROP_STEP_PX)
-        height, width = (int(count) * CROP_STEP_PX for count in steps)
+        height, width = (min(int(count) * CROP_STEP_PX, side) for count, side in zip(steps, self.crop))
         return replace(self, crop=(height, width))
 
     def _without_border(

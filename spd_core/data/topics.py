@@ -127,11 +127,9 @@ def choose(path: object, contents: list[Content], given: dict[str, str | None], 
         info = None
     query = named.get("query") or min(queries, key=lambda c: (-c.count, c.topic), default=None)
     taken = [c for c in (image, depth, info, query) if c is not None]
-    refused = {
-        c: why
-        for c in contents
-        if c not in taken and "depth" not in named and _is_depth_by_name(c) and (why := _why_not(c, image))
-    }
+    differs = f"not registered to {image.topic} of {image.size[1]}x{image.size[0]} px"
+    left = [c for c in contents if c not in taken and "depth" not in named and _is_depth_by_name(c)]
+    refused = {c: why for c in left if (why := _why_no_depth(c) or differs * (c.size != image.size))}
     others = [str(c) for c in contents if c.encoding and c not in taken and c not in refused]
     topics = Topics(image.topic, *(c.topic if c is not None else None for c in (depth, info, query)))
     lines = [f"{kind:<12}{c or 'none'}" for kind, c in zip(vars(topics), (image, depth, info, query))]
@@ -238,12 +236,6 @@ def _why_no_depth(content: Content) -> str:
     if content.encoding == "mono16" and kind != "depth":
         return "16 bits, but not depth by its name"
     return ""
-
-
-def _why_not(content: Content, image: Content) -> str:
-    """Why a depth topic was not taken beside this image."""
-    differs = f"not registered to {image.topic} of {image.size[1]}x{image.size[0]} px"
-    return _why_no_depth(content) or (differs if content.size != image.size else "")
 
 
 def _colour_score(content: Content) -> float | None:
