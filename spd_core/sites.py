@@ -184,17 +184,17 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
     finite = np.isfinite(x) & np.isfinite(y)
     all_finite = finite.all()
     b: np.ndarray | int = 0 if batch == 1 else np.repeat(np.arange(batch), count)
-    lows, fractions = [], []
-    for position, size in ((y, grid.height), (x, grid.width)):
-        position = np.clip(position if all_finite else np.where(finite, position, 0.0), 0, size - 1)
-        lows.append(position.astype(np.int64))  # rounds down: nothing is negative
-        fractions.append((position - lows[-1]).astype(np.float32))
-    if fractions[0].any() or fractions[1].any():
-        (y0, x0), (wy, wx) = lows, fractions
-        numbers, weights = _bilinear(grid, b, y0, y0 + (wy > 0), wy, x0, x0 + (wx > 0), wx)
-    else:
-        numbers = grid.number(b, *lows)[:, None]
+    positions = [
+        np.clip(position if all_finite else np.where(finite, position, 0.0), 0, size - 1)
+        for position, size in ((y, grid.height), (x, grid.width))
+    ]
+    lows = y0, x0 = [position.astype(np.int64) for position in positions]  # rounds down: nothing is negative
+    if all((position == low).all() for position, low in zip(positions, lows)):
+        numbers = grid.number(b, y0, x0)[:, None]
         weights = np.ones(numbers.shape, np.float32)
+    else:
+        wy, wx = ((position - low).astype(np.float32) for position, low in zip(positions, lows))
+        numbers, weights = _bilinear(grid, b, y0, y0 + (wy > 0), wy, x0, x0 + (wx > 0), wx)
     if not all_finite:
         weights[~finite] = np.nan
     return numbers, weights

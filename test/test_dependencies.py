@@ -29,7 +29,6 @@ ON_PYPI = {
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "yaml": "pyyaml",
-    "ruamel": "ruamel-yaml",
     "backports": "backports-zstd",
 }
 STANDARD = {*sys.stdlib_module_names, "compression"}  # the last from Python 3.14 on

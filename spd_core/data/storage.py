@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+import yaml
 from rosbags import rosbag1
-from ruamel.yaml import YAML
 
 from ..files import problem
 from . import mcap
@@ -86,7 +86,7 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
 def named_files(folder: Path) -> list[Path]:
     """The files that the metadata.yaml of a bag's folder names. Where it is none, any exception says so: of the system,
     of YAML, of Python."""
-    content = YAML(typ="safe", pure=True).load((folder / "metadata.yaml").read_text())
+    content = yaml.safe_load((folder / "metadata.yaml").read_text())
     return [folder / Path(name).name for name in content["rosbag2_bagfile_information"]["relative_file_paths"]]
 
 
