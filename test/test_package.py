@@ -32,6 +32,21 @@ def test_reading_answers_and_listing_commands_do_not_load_torch(module):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize("given", ["", "/etc/mine.xml"])
+def test_the_node_has_our_profile_unless_another_is_set(given):
+    code = (
+        "import os, spd_ros.__main__, spd_ros.node as node, spd_ros.processes as p\n"
+        "node.main = lambda: print(os.environ[p.PROFILE_VARIABLE])\nspd_ros.__main__.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name}
+    if given:
+        environment |= {f"{name}_DEFAULT_PROFILES_FILE": given for name in ("FASTDDS", "FASTRTPS")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == (given or str(ROOT / "config" / "fastdds.xml"))
+
+
 def test_the_public_names_are_there_when_asked_for():
     code = (
         "import sys, spd_core; assert 'torch' not in sys.modules; assert {*spd_core.__all__} <= {*dir(spd_core)}; "
