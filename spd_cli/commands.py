@@ -24,14 +24,14 @@ from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, check_writable, listed, make_folder, printable
 from spd_core.floor_evaluation import evaluate_floor
-from spd_core.model import PRESETS, SPD
+from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.reports import write_evaluation
 from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
 from .console import make_console, say
-from .scales import show_floor, show_scale
+from .scales import say_left_out, show_floor, show_scale
 
 SHOWN_FAULTS = 50
 
@@ -94,6 +94,7 @@ def evaluate_checkpoint(
     for name in result["mean"]:
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
     make_console().print(table)
+    say_left_out(result["pixels_beyond"], how.max_depth_m, result["without_truth"])
     if n_nan := result["mean"]["n_nan"]:
         say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
@@ -159,29 +160,34 @@ def preview(
     split: str = "train",
     count: int = 6,
     seed: int = 0,
+    preset: str | None = None,
 ) -> None:
     """Write a PNG grid: each row one sample, then augmented as in training, each with its depth.
 
     Args:
         path: folder in any layout of `spd data check`.
-        augment: as in `spd train`; its crop is 416x544, or what fits.
+        augment: as in `spd train`; its crop is that of the preset, or 416x544, or what fits.
         out: the picture, or a folder that is there, for preview.png.
         split: "train" or "test".
         count: number of samples.
         seed: of the choice and of the augmentation.
+        preset: model preset that is trained: pictures are first brought to its focal length, where it has one.
     """
     at_least(1, count=count)
     at_least(0, seed=seed)
     out = out / "preview.png" if out.is_dir() else out
     check_picture_name(out)
+    model = preset_config(preset) if preset else None
+    focal_px = model.training_focal_px if model and model.fit == "focal" else None
     dataset = open_dataset(path, split)
     check_writable(out)
     rows = []
     for index in np.random.default_rng(seed).permutation(len(dataset))[:count]:
         sample = dataset[int(index)]
         height, width = sample.rgb.shape[:2]
-        crop = augment.crop or (min(416, int(0.87 * height)), min(544, int(0.87 * width)))
-        changed = [replace(augment, crop=crop)(sample, np.random.default_rng([seed, index, i])) for i in range(2)]
+        own_crop = model.input_size if model else (min(416, int(0.87 * height)), min(544, int(0.87 * width)))
+        augmented = replace(augment, crop=augment.crop or own_crop)
+        changed = [augmented(sample, np.random.default_rng([seed, index, i]), focal_px) for i in range(2)]
         shown = [(s.rgb, s.depth_m) for s in (sample, *changed) if s.depth_m is not None]
         near, far = depth_range(shown[0][1])
         rows.append([picture for rgb, depth_m in shown for picture in (rgb, colour_depth(depth_m, near, far))])

@@ -128,6 +128,8 @@ class Parser(ArgumentParser):
             raise FileError(f"{file}{line}: {reason}; expected YAML, lines of 'name: value'") from error
         if not isinstance(content, dict):
             raise FileError(f"{file} {problem(file)}; expected YAML, lines of 'name: value'")
+        if "config" in content:  # a run's own run.json, say
+            raise FileError(f"{file} has the key config; expected the settings themselves, which stand below it")
         names = {action.dest for action in self._actions}
         for name, value in content.items():
             if not isinstance(value, dict) and any(other.startswith(f"{name}.") for other in names):

@@ -69,7 +69,7 @@ def calibrate_scale(
         predictor = Predictor.load(weights, device, runtime=runtime)
         every_nth = track(islice(frames, 0, None, every), "measuring", total=count)
         measured = measure_scale(every_nth, predictor, max_depth_m)
-    _say_left_out(measured.pixels_beyond, max_depth_m)
+    say_left_out(measured.pixels_beyond, max_depth_m)
     if measured.without_camera:
         say(
             f"{measured.without_camera} of {measured.frames} frames have no calibration: the factor makes up for the"
@@ -137,10 +137,11 @@ def calibrate(
         prior["network_sigma"] = sigma["temperature"] * sigma["mean"]
     checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
-    _say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
+    say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
 
 
-def _say_left_out(pixels_beyond: int, max_depth_m: float, without_truth: int = 0) -> None:
+def say_left_out(pixels_beyond: int, max_depth_m: float, without_truth: int = 0) -> None:
+    """Print what an evaluation did not score."""
     if pixels_beyond:
         say(
             f"left out: {pixels_beyond:,} pixels whose true depth is more than {max_depth_m:g} m (max_depth_m)",

@@ -141,7 +141,7 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
             if isinstance(source, int)
             else f"{source} {files.problem(Path(source))}"
         )
-        raise SourceError(f"{what}; OpenCV reads no picture from it")
+        raise SourceError(f"{what}; OpenCV reads no picture from it, as it is damaged, or of a codec that it lacks")
 
 
 def _beside(path: Path) -> tuple[Camera | None, str]:

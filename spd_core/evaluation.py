@@ -70,12 +70,15 @@ class Protocol:
 
 class Evaluation(TypedDict):
     """What `evaluate` found: the protocol as it was applied, the mean over images, and each image with its name; with a
-    constant, what predicting it everywhere would score."""
+    constant, what predicting it everywhere would score. Left out are `pixels_beyond` the protocol's `max_depth_m`, and
+    images `without_truth` below it."""
 
     protocol: dict[str, Any]
     layout: str
     mean: dict[str, float]
     per_image: list[dict[str, Any]]
+    pixels_beyond: int
+    without_truth: int
     constant_m: NotRequired[float]
     constant: NotRequired[dict[str, float]]
 
@@ -105,10 +108,12 @@ def evaluate(
     crop = crop_of(protocol, dataset)
     settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image: list[dict[str, Any]] = []
+    pixels_beyond = 0
     constant: list[dict[str, float]] = []
     numbers = range(part[0], len(dataset), part[1])
     for index, sample in zip(numbers, opened(Subset(dataset, numbers), "evaluate", workers, progress)):
         truth_m = sample.truth_m
+        pixels_beyond += int(evaluated_pixels(truth_m, protocol.max_depth_m, math.inf, crop).sum())
         at = chosen_pixels(protocol, sample, crop, index)
         pred_m = predict(predictor, sample, protocol, at)
         gt_m, cut = (truth_m, crop) if at is None else (truth_m[at[:, 1], at[:, 0]], None)
@@ -121,6 +126,8 @@ def evaluate(
         "layout": dataset.layout,
         "mean": mean_metrics(per_image),
         "per_image": per_image,
+        "pixels_beyond": pixels_beyond,
+        "without_truth": sum(metrics["n_valid"] == 0 for metrics in per_image),
     }
     if constant_m is not None:
         result |= {"constant_m": constant_m, "constant": mean_metrics(constant)}

@@ -116,8 +116,8 @@ def problem(path: Path, magic: bytes | tuple[bytes, ...] = b"") -> str:
         if start.startswith(first):
             return words
     if start[4:8] == b"ftyp":  # the box that ISO media files begin with
-        kind = "a HEIC" if start[8:12] in (b"heic", b"heix", b"heim", b"mif1", b"msf1") else "an MP4, MOV or AVIF"
-        return f"is {kind} file: save it as JPEG or PNG"
+        is_heic = start[8:12] in (b"heic", b"heix", b"heim", b"mif1", b"msf1")
+        return "is a HEIC file: save it as JPEG or PNG" if is_heic else "is an MP4, MOV or AVIF file"
     text = start[:60].decode(errors="replace").splitlines()[0]
     if text and text.isprintable() and "\ufffd" not in text[:-1]:
         return f"is text that begins with {text[:40]!r}"

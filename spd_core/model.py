@@ -131,6 +131,17 @@ class Features:
         return tuple(Grid(*x.shape[:3]) for x in self.maps.values())
 
 
+def preset_config(name: str) -> SPDConfig:
+    """The configuration of a preset.
+
+    Raises:
+        SPDError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise SPDError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 class SPD(nn.Module):
     """The network. Points are (x, y) px with pixel centres at integers (`camera.py`), depths are metres at
     `training_focal_px`."""
@@ -150,9 +161,7 @@ class SPD(nn.Module):
     @classmethod
     def from_preset(cls, name: str, pretrained: bool | str = False, **changes) -> SPD:
         """A model by preset name; `pretrained` as in `PyramidEncoder`, `changes` replace fields of its `SPDConfig`."""
-        if name not in PRESETS:
-            raise SPDError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(replace(PRESETS[name], **changes), pretrained)
+        return cls(replace(preset_config(name), **changes), pretrained)
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W] m, or [B, 2, H, W] with `sigma`
         return self.decode_maps(self.encode(images))

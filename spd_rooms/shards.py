@@ -61,6 +61,8 @@ def _keep_settings(folder: Path, wanted: dict) -> None:
     of before rooms.json was written, only the size is known."""
     file, shards = folder / "rooms.json", listed(folder, PATTERN)
     if not shards:
+        if others := sorted(path.name for path in folder.iterdir() if path != file):  # rooms would hide them
+            raise DataError(f"{folder} holds other files ({', '.join(others[:3])}); draw into a folder of its own")
         write_json(file, wanted)
         return
     if file.exists():
@@ -87,8 +89,10 @@ def draw_rooms(
     rooms: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Draw `count` frames into `folder`, in several processes. Interrupted, or asked for more, it goes on with the
-    shards that are missing; a folder holds frames of one kind, which its rooms.json says.
+    """Draw frames of rooms into a folder, in several processes.
+
+    Interrupted, or asked for more, it goes on with the shards that are missing; a folder holds frames of one kind,
+    which its rooms.json says.
 
     Args:
         folder: where the shards go.

@@ -213,6 +213,7 @@ def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
         (b"steps: 3\nout: [runs", "line 2: expected ',' or ']'"),
         (b"\x00\x01\x02\xff\xfe", "is not text"),
         ("steps: 3\nout: Läufe".encode("latin-1"), "line 2 is not UTF-8"),
+        (b"config:\n  steps: 3\n", "has the key config; expected the settings themselves"),
         (b"just words", "is text that begins with 'just words'; expected YAML"),
         (b"- 1\n- 2\n", "expected YAML, lines of 'name: value'"),
         (b"steps: !!python/object/apply:os.system ['true']", "could not determine a constructor"),

@@ -20,6 +20,7 @@ from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
 from spd_core.data.samples import DataError, InMemory, Sample, Subset
 from spd_core.data.shards import SHARD
+from spd_core.errors import SPDError
 
 SIZE = (480, 640)
 
@@ -327,6 +328,13 @@ def test_check_and_preview(tmp_path, capsys):
     preview(tmp_path, out=tmp_path / "p" / "preview.png", count=2)
     picture = cv2.imread(str(tmp_path / "p" / "preview.png"))
     assert picture.shape[0] > 480 * 2
+    with pytest.raises(SPDError, match="unknown preset 'little'"):
+        preview(tmp_path, out=tmp_path / "q.png", preset="little")
+    for name, preset in (("p.png", None), ("q.png", "lite")):  # which halves the focal length first
+        preview(tmp_path, out=tmp_path / name, count=1, preset=preset)
+    as_it_is, halved = (cv2.imread(str(tmp_path / name)).astype(float) for name in ("p.png", "q.png"))
+    assert np.abs(as_it_is[:, :640] - halved[:, :640]).max() == 0
+    assert np.abs(as_it_is[:, 1300:] - halved[:, 1300:]).mean() > 5
     (tmp_path / "o").mkdir()
     preview(tmp_path, out=tmp_path / "o", count=1)
     assert (tmp_path / "o" / "preview.png").is_file()

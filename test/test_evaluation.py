@@ -187,6 +187,14 @@ def test_command(tmp_path, rooms, monkeypatch, capsys):
     assert written["protocol"]["flip_average"] is True
     expected = depth_metrics(predict(Predictor.load("embedded"), sample, Protocol(flip_average=True)), sample.depth_m)
     assert written["mean"]["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-2)  # depth rounded to millimetres
+    assert "left out" not in capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / "b.png"), sample.rgb[..., ::-1])
+    cv2.imwrite(str(tmp_path / "b.depth.png"), np.full(sample.depth_m.shape, 12_000, np.uint16))
+    monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path)])
+    main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"left out: {sample.depth_m.size:,} pixels whose true depth is more than 10 m" in said
+    assert "left out: 1 images without a known depth below 10 m" in said
     monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -108,6 +108,13 @@ def test_sizes_that_cannot_be_drawn_are_refused():
         draw(random_room(0), CAMERA, Pose(np.ones(3), 0, 0, 0), (97, 128))
 
 
+def test_rooms_do_not_hide_other_frames(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"holds other files \(a\.png\); draw into a folder of its own"):
+        draw_rooms(tmp_path, count=1, size=(64, 64))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_shards_resume_and_agree_with_the_frames(tmp_path):
     draw_rooms(tmp_path, count=SHARD, first_seed=500, size=(64, 64), workers=2)
     before = [f.stat().st_mtime_ns for f in tmp_path.iterdir()]
