@@ -43,7 +43,7 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         raise CodingError(error.err or NOT_WHOLE) from error
     if pixels is None:
         raise CodingError(NOT_WHOLE)
-    if data[:4].tobytes() in TIFF_STARTS and flags & cv2.IMREAD_COLOR and pixels.dtype == np.uint8:
+    if data[:4].tobytes() in TIFF_STARTS and flags != cv2.IMREAD_UNCHANGED and pixels.dtype == np.uint8:
         with suppress(Exception), Image.open(io.BytesIO(data.tobytes())) as picture:  # Pillow knows not every TIFF
             if picture.mode == "RGBA":  # which OpenCV multiplies with alpha: masked parts would be black
                 return np.asarray(picture.convert("RGB"))[..., ::-1]
