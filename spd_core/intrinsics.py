@@ -18,7 +18,7 @@ import yaml
 from . import files
 from .camera import Camera
 from .camera_info import camera_from_info
-from .data.images import exif_of, turn_of
+from .data.images import exif_of, steps_of, turn_of
 from .data.rgbd import check_camera, four_numbers, read_camera
 from .errors import SPDError
 
@@ -91,17 +91,18 @@ def _as_shown(camera: Camera, turn: int, size: tuple[int, int]) -> Camera:
     the pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their
     middle."""
     (height, width), turned = size, camera
-    if turn >= 5:  # rows and columns change places, then as 1 to 4
+    is_transposed, is_mirrored, is_upside_down = steps_of(turn)
+    if is_transposed:
         turned = turned.transposed()
-    if turn in (2, 3, 6, 7):
+    if is_mirrored:
         turned = turned.mirrored(width)
-    if turn in (3, 4, 7, 8):
+    if is_upside_down:
         turned = turned.transposed().mirrored(height).transposed()
 
     def off_centre(camera: Camera) -> float:
         return math.hypot((camera.cx + 0.5) / width - 0.5, (camera.cy + 0.5) / height - 0.5)
 
-    return turned if turn < 5 or off_centre(turned) <= off_centre(camera) else camera
+    return turned if not is_transposed or off_centre(turned) <= off_centre(camera) else camera
 
 
 def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
@@ -120,7 +121,7 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
 def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
     """The camera in a file for a picture that is turned (`turn_of`) to `size` (height, width) px: of the pixels that
     are stored, or, where it says so, of those that are shown."""
-    stored = size[::-1] if turn >= 5 else size
+    stored = size[::-1] if steps_of(turn)[0] else size
     try:
         return _as_shown(read_calibration(calibration, stored), turn, size)
     except IntrinsicsError:

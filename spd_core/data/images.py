@@ -58,6 +58,12 @@ def turn_of(picture: Path | io.BytesIO) -> int:
     return turn if turn in range(2, 9) else 1
 
 
+def steps_of(turn: int) -> tuple[bool, bool, bool]:
+    """What turns a picture (`turn_of`), in this order: whether its rows and columns change places, whether its columns
+    are reversed, and whether its rows are."""
+    return turn >= 5, turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
+
+
 def read_colour(file: Path, turned: bool = False) -> np.ndarray:
     """A picture as RGB uint8 [H, W, 3]: as it is stored, or `turned` as it is looked at; TIFF is always turned, by
     OpenCV.
@@ -69,11 +75,12 @@ def read_colour(file: Path, turned: bool = False) -> np.ndarray:
         data = file.read_bytes()
         rgb = cv2.cvtColor(decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
     turn = turn_of(io.BytesIO(data)) if turned and not data.startswith(TIFF_STARTS) else 1
-    if turn >= 5:  # rows and columns change places, then as 1 to 4
+    is_transposed, is_mirrored, is_upside_down = steps_of(turn)
+    if is_transposed:
         rgb = rgb.swapaxes(0, 1)
-    if turn in (2, 3, 6, 7):
+    if is_mirrored:
         rgb = rgb[:, ::-1]
-    if turn in (3, 4, 7, 8):
+    if is_upside_down:
         rgb = rgb[::-1]
     return np.ascontiguousarray(rgb)
 
