@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import message_to_rgb, stamp_ns
-from spd_ros.observer import POINT, Observer, ObserverError, Seen, answer_of, observing
+from spd_ros.observer import PATIENCE_S, POINT, Observer, ObserverError, Seen, answer_of, observing
 
 from .page import LEFT_FROM, Page, offer, serve
 from .views import Pin, View, pins_of
@@ -25,6 +26,7 @@ with extra("ros"):
 
 Pixel = tuple[float, float]
 SHOWN_S = 0.2  # between images
+ATTEMPTS = 3  # to learn the newest image that a node has encoded
 MOST_TAGS = 12
 MOST_POINTS = 5_000  # that are drawn; counted are all
 # Shares of the picture's width and height that a tag needs, on a desktop's screen and on a phone's.
@@ -116,9 +118,11 @@ class NodeViews:
         known: dict[Pixel, np.ndarray] = {}
         if pixels and not seen.answers:
             with suppress(ObserverError):  # said where the answer would stand, which asks once more
-                stamp, points = self._observer.ask(Header(), np.array(pixels))
-                if (answered := self._observer.image(stamp)) is not None:
-                    seen, known = answered, dict(zip(pixels, points))
+                for _ in range(ATTEMPTS):  # an image may be lost on the way to here, or come after its answer
+                    stamp, points = self._observer.ask(Header(), np.array(pixels))
+                    if (answered := self._observer.image(stamp)) is not None:
+                        seen, known = answered, dict(zip(pixels, points))
+                        break
         view = self._view(seen)
         view.known.update(known)
         return view
@@ -165,9 +169,13 @@ class NodePage(Page[Seen]):
 
     async def _refresh(self) -> None:
         seen = self.observer.newest()
-        if seen is not None and seen.serial != self.serial:
+        if seen is None or seen.serial == self.serial:
+            return
+        await self.look(seen)
+        # The node may not have encoded it yet, and the page show an earlier one: look again, even if no other comes.
+        is_shown = self.photo.visible and self.view.number >= seen.serial
+        if is_shown or time.monotonic() - seen.received_s > PATIENCE_S:
             self.serial = seen.serial
-            await self.look(seen)
 
     def _say(self) -> None:
         images_hz, answers_hz = self.observer.rates

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from spd_core.messages import cloud_to_array, query_points
 from spd_core.names import IMAGE_TOPIC, INFO_TOPIC
 from spd_core.predictor import Answer
 from spd_ros.conversions import answer_cloud, query_cloud, rgb_to_image, stamp_ns
-from spd_ros.observer import PAUSE_S, POINT, Observer, observing
+from spd_ros.observer import PAUSE_S, POINT, Observer, Seen, observing
 from spd_ros.processes import running_node
 
 SIZE = (480, 640)
@@ -125,6 +126,19 @@ def test_of_very_many_points_some_are_drawn(monkeypatch):
     others["depth"] = 1.0
     assert NodeView(0, "", np.zeros((*SIZE, 3), np.uint8), "", False, None, Header(), others, {}).picture
     assert 5_000 < len(drawn) <= 2 * MOST_POINTS  # a point is two circles
+
+
+def test_an_image_that_comes_after_its_answer_is_waited_for():
+    image = Image(height=2, width=2, step=6, encoding="rgb8", data=bytes(12))
+    newest, encoded = Seen(5, image), Seen(3, image)
+    found = iter([None, None, encoded])
+    point = np.zeros(1, POINT)
+    observer = SimpleNamespace(
+        image_topic="", ask=lambda header, uv: (7, point), image=lambda stamp: next(found) if stamp == 7 else None
+    )
+    view = NodeViews(observer).pointed_at(newest, [(1, 1)])
+    assert view.number == 3
+    assert view.known == {(1, 1): point[0]}
 
 
 def test_an_error_that_no_callback_catches_is_told_and_does_not_end_the_observing():
@@ -281,7 +295,7 @@ def test_a_node_slower_than_its_camera_is_asked_about_images_that_it_has(page, r
             pins += page.locator(".pin").all_inner_texts()
             stamps |= set(page.locator(".about").all_inner_texts())
     assert len(pins) > 20
-    assert all(text.startswith("100, 150: ") and "±" in text for text in pins), pins
+    assert not [text for text in pins if not (text.startswith("100, 150: ") and "±" in text)]
     assert len(stamps) > 3
     page.keyboard.press("Escape")
 
