@@ -62,15 +62,18 @@ class Calibration:
     def receive(self, msg: CameraInfo) -> None:
         self.infos.append(msg)
 
-    def camera(self, image: Header, size: tuple[int, int], rectified: str) -> Camera | None:
-        """The camera of an image of `size` (height, width) px, of the camera_info with its stamp, else of the newest;
-        `rectified` is true, false or auto. None where it is not known; the reason is reported."""
+    def info(self, image: Header) -> CameraInfo | None:
+        """The camera_info with an image's stamp, else the newest; None where none came."""
         infos = tuple(self.infos)[::-1]  # another thread adds to them
-        if not infos:
+        return next((info for info in infos if info.header.stamp == image.stamp), infos[0] if infos else None)
+
+    def camera(self, image: Header, size: tuple[int, int], rectified: str) -> Camera | None:
+        """The camera of an image of `size` (height, width) px; `rectified` is true, false or auto. None where it is not
+        known; the reason is reported."""
+        if (info := self.info(image)) is None:
             self.statistics.state("camera", "")
             self.problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
             return None
-        info = next((info for info in infos if info.header.stamp == image.stamp), infos[0])
         is_rectified = is_rectified_topic(self.image_topic) if rectified == "auto" else rectified == "true"
         try:
             camera = camera_from_info(info, size, is_rectified)
@@ -165,8 +168,14 @@ class Answers:
         started_s, message = time.monotonic(), image.message
         rgb = message_to_rgb(message)
         self._image_size = height, width = rgb.shape[:2]
-        camera = self.calibration.camera(message.header, (height, width), self.settings.rectified)
+        known = self.calibration.info(message.header)
+        described = message.header, (height, width), self.settings.rectified
+        camera = self.calibration.camera(*described)
         encoded = self.predictor.encode(rgb, camera)
+        # Many drivers send an image just ahead of its camera_info, which after a zoom is not as the one before.
+        came = self.calibration.info(message.header) is not known
+        if came and (own := self.calibration.camera(*described)) != camera:
+            encoded = self.predictor.encode(rgb, own)
         self.statistics.encoded(time.monotonic() - started_s)
         self.problems.resolved("image", "encode")
         if self.outputs["overlay"].get_subscription_count():

@@ -80,6 +80,22 @@ def test_an_image_has_the_calibration_of_its_stamp_else_the_newest(answers):
         assert calibration.camera(at(stamp_s), SIZE, "false").fx == focal_px
 
 
+def test_a_calibration_that_comes_just_behind_its_image_is_its_own(answers):
+    coming, encoded = [], []
+
+    def encode(rgb, camera):
+        encoded.append(camera and camera.fx)
+        if coming:
+            answers.calibration.receive(coming.pop())
+
+    answers.predictor = SimpleNamespace(encode=encode)
+    for stamp_s, focal_px, expected in ((1, 45.0, [None, 45.0]), (2, 90.0, [45.0, 90.0]), (3, 90.0, [90.0])):
+        coming.append(info(stamp_s, focal_px))
+        answers.encode(PendingImage(stamp_s, rgb_to_image(PICTURE, at(stamp_s))))
+        assert encoded == expected
+        encoded.clear()
+
+
 def test_a_lens_of_a_known_name_is_said_only_where_the_name_is_not_ros_s(answers):
     """plumb_bob and rational_polynomial are one formula: coefficients of the other's number are nothing to warn of."""
     for name, count, told in (("plumb_bob", 8, 0), ("rational_polynomial", 5, 0), ("fisheye", 4, 1)):
