@@ -44,6 +44,7 @@ def evaluate_checkpoint(
     out: Path | None = None,
     device: str = "auto",
     runtime: str = "auto",
+    precision: str = "fp32",
     workers: int = 0,
     references: list[int] | None = None,
     floor: bool = False,
@@ -60,6 +61,7 @@ def evaluate_checkpoint(
         out: folder for the files; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
+        precision: fp32, bf16, on a GPU fp16, on a CPU int8.
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
@@ -68,7 +70,7 @@ def evaluate_checkpoint(
     how = Protocol(**protocol)
     at_least(0, workers=workers)
     check_counts(references or [])
-    predictor = Predictor.load(weights, device, runtime=runtime)
+    predictor = Predictor.load(weights, device, precision, runtime=runtime)
     dataset = open_dataset(data, split)
     if out is not None:
         make_folder(out)  # said before all the work
@@ -99,7 +101,8 @@ def evaluate_checkpoint(
         say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
     say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
     if out is not None:
-        about = {"weights": weights, "runtime": predictor.runtime, "data": str(data), "split": split}
+        run_by = {"runtime": predictor.runtime, "precision": precision}
+        about = {"weights": weights, **run_by, "data": str(data), "split": split}
         write_evaluation(result, predictor, dataset, out, **about, model=asdict(predictor.model.config))
         say(f"wrote {out}/result.json, per_image.csv, report.png")
     if references:

@@ -56,8 +56,12 @@ class FloorPlane:
     @classmethod
     def from_tilt(cls, height_m: float, tilt_deg: float, roll_deg: float = 0.0) -> FloorPlane:
         """Of a camera that looks `tilt_deg` below the horizon and is rolled clockwise by `roll_deg`."""
-        if not abs(tilt_deg) < 90 or not math.isfinite(roll_deg):
-            raise FloorError(f"camera tilt must be within -90 ... 90 degrees, got {tilt_deg} (roll {roll_deg})")
+        try:
+            is_tilt = abs(tilt_deg) < 90 and math.isfinite(roll_deg)
+        except TypeError:  # of what is no number
+            is_tilt = False
+        if not is_tilt:
+            raise FloorError(f"camera tilt must be within -90 ... 90 degrees, got {tilt_deg!r} (roll {roll_deg!r})")
         tilt, roll = math.radians(tilt_deg), math.radians(roll_deg)
         return cls(height_m, (math.sin(roll) * math.cos(tilt), math.cos(roll) * math.cos(tilt), math.sin(tilt)))
 

@@ -15,6 +15,8 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -121,10 +123,17 @@ class Predictor:
     def __getstate__(self) -> NoReturn:
         raise SPDError("a Predictor cannot be copied, pickled or forked; make one in each process (Predictor.load)")
 
-    def check_process(self) -> None:
-        """Raise SPDError in a fork of the process: it would wait for ever for threads that it does not have."""
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Run the network in here: without gradients, in its own precision whatever autocast is around.
+
+        Raises:
+            SPDError: in a fork of the process, which would wait for ever for threads that it does not have.
+        """
         if self._process != os.getpid():
             self.__getstate__()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            yield
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -174,8 +183,7 @@ class Predictor:
         return self._encode(rgb, camera, transform)
 
     def _encode(self, rgb: np.ndarray, camera: Camera | None, transform: ImageTransform) -> EncodedFrame:
-        self.check_process()
-        with torch.inference_mode():
+        with self.inference():
             features = self.encoder(transform.tensor(rgb, self.device, self.dtype))
         self._seen[transform.image_size] = transform, features.grids
         return EncodedFrame(self, features, transform, camera)
@@ -291,24 +299,23 @@ class EncodedFrame:
         status[~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
         return Answer(depth_m, depth_m * sigma_log, xyz_m, status)
 
-    @torch.inference_mode()
     def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the
         image."""
-        self.predictor.check_process()
         depth_m, sigma_log = np.full((2, len(uv)), np.nan, dtype=np.float32)
         inside = inside_image(uv, self.size).nonzero()[0]
-        for start in range(0, len(inside), MOST_POINTS):
-            part = inside[start : start + MOST_POINTS]
-            points = self.transform.points(uv[part])[None]
-            known = self.predictor.known_of(self)
-            plan = self.predictor.plan(points, self.features.grids, self.features.size, known.coverage)
-            answered, known = self.predictor.model.decode_planned(self.features, plan, known)
-            self.predictor.remember(self, known)
-            values = answered[0].cpu().numpy()
-            depth_m[part] = values[:, 0] * self.focal_factor
-            if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth
-                sigma_log[part] = math.sqrt(2) * self.predictor.sigma_temperature * values[:, 1]
+        with self.predictor.inference():
+            for start in range(0, len(inside), MOST_POINTS):
+                part = inside[start : start + MOST_POINTS]
+                points = self.transform.points(uv[part])[None]
+                known = self.predictor.known_of(self)
+                plan = self.predictor.plan(points, self.features.grids, self.features.size, known.coverage)
+                answered, known = self.predictor.model.decode_planned(self.features, plan, known)
+                self.predictor.remember(self, known)
+                values = answered[0].cpu().numpy()
+                depth_m[part] = values[:, 0] * self.focal_factor
+                if values.shape[1] > 1:  # the scale of a Laplace distribution of log depth
+                    sigma_log[part] = math.sqrt(2) * self.predictor.sigma_temperature * values[:, 1]
         return _finite(depth_m), sigma_log
 
     def depth_at(self, uv: np.ndarray) -> np.ndarray:
@@ -323,12 +330,11 @@ class EncodedFrame:
             raise ValueError("points_at needs the camera's intrinsics: pass camera= to Predictor.encode")
         return self.answer(uv).xyz_m
 
-    @torch.inference_mode()
     def dense_depth(self, scale: MetricScale | None = None) -> np.ndarray:
         """z-depth, m, float32 [H, W], at every pixel of the image: what `answer` says there."""
-        self.predictor.check_process()
-        depth = self.predictor.model.decode_dense(self.features)
-        depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
+        with self.predictor.inference():
+            depth = self.predictor.model.decode_dense(self.features)
+            depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
         depth_m = _finite(depth_m * np.float32(self.focal_factor))
         return depth_m if scale is None else scale.correct(depth_m, np.full_like(depth_m, np.nan))[0]
 

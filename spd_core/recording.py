@@ -224,7 +224,7 @@ def write(result: Report, folder: str | Path) -> None:
     """result.json, frames.csv, depths.csv (every point) and report.png, and overlay.png where a picture was kept."""
     folder = files.make_folder(folder)
     files.write_json(folder / "result.json", result.summary)
-    files.write_csv(folder / "frames.csv", result.frames[0], (row.values() for row in result.frames))
+    files.write_csv(folder / "frames.csv", next(iter(result.frames), {}), (row.values() for row in result.frames))
     points: list[list] = []
     for number, frame in enumerate(result.played):
         for asked in frame.asked:

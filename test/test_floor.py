@@ -200,7 +200,7 @@ def test_bad_poses_and_frames_without_a_camera_are_named(rooms):
     for bad in (*poses, (1.3, (0, 1, 0), np.nan), (1.3, (0, 1, 0), 0.02, -1.0)):
         with pytest.raises(FloorError, match="positive height of the camera, m, a unit vector down and sigmas >= 0"):
             FloorPlane(*bad)
-    for tilt_deg in (90, np.nan):
+    for tilt_deg in (90, np.nan, "5"):
         with pytest.raises(FloorError, match="camera tilt must be within"):
             FloorPlane.from_tilt(1.3, tilt_deg)
     blind = SimpleNamespace(camera=None)

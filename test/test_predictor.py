@@ -453,3 +453,14 @@ def test_bf16_is_close_to_fp32(predictor, rgb):
     uv = np.random.default_rng(2).uniform(0, 470, (64, 2))
     exact = predictor.encode(rgb, CAMERA).depth_at(uv)
     assert np.abs(rounded.depth_at(uv) / exact - 1).mean() < 0.03
+
+
+def test_autocast_around_it_changes_nothing(predictor, rgb):
+    uv = np.array([(100.0, 80.0), (320.5, 240.0)])
+    alone = predictor.encode(rgb, CAMERA)
+    expected = alone.depth_at(uv), alone.dense_depth()
+    with torch.autocast("cpu", torch.bfloat16):
+        frame = predictor.encode(rgb, CAMERA)
+        found = frame.depth_at(uv), frame.dense_depth()
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)

@@ -186,7 +186,7 @@ class Augmentation:
             rgb = np.repeat((rgb @ GREY).round().astype(np.uint8)[..., None], 3, axis=-1)
         if self.noise > 0 and rng.random() < 0.5:
             noise = rng.standard_normal(rgb.shape, dtype=np.float32) * (rng.random() * self.noise)
-            rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
+            rgb = np.clip(rgb + noise, 0, 255).round().astype(np.uint8)
         if rng.random() < self.jpeg:
             coded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))])[1]
             # Either order of channels: it is the same there and back.
