@@ -23,7 +23,7 @@ from spd_core.encoders import licence
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, check_writable, listed, make_folder, printable
-from spd_core.floor_evaluation import evaluate_floor
+from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
 from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
@@ -65,9 +65,12 @@ def evaluate_checkpoint(
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
-        floor: also score with the floor of the truth told to the scale, height and tilt a little off.
+        floor: also score with the floor of the truth told to the scale, height and tilt a little off. Of the protocol
+            the depth range, crop, limit, seed and size count for these two.
     """
     how = Protocol(**protocol)
+    if floor:
+        check_floor_protocol(how)
     at_least(0, workers=workers)
     check_counts(references or [])
     predictor = Predictor.load(weights, device, precision, runtime=runtime)

@@ -3,6 +3,7 @@ characters of a terminal, whatever the encoding of the output."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -47,10 +48,21 @@ def reported() -> Iterator[None]:
             say(str(error), "bold red", stderr=True, title="error: ")
             sys.exit(1)
         except BrokenPipeError:  # `spd ... | head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes
+            _drop_output()
             sys.exit(UNREAD)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            _drop_output()
+            say(f"the output could not be written ({error.strerror})", "bold red", stderr=True, title="error: ")
+            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+
+
+def _drop_output() -> None:
+    """What Python still flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,15 @@ def check_text(arguments: list[str]) -> None:
     """Say of an argument that it is no text: the parser, which reads YAML, would say something else."""
     for argument in arguments:
         if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's bytes that are no UTF-8
-            raise FileError(f"the name {argument} is not UTF-8; expected one that is: rename it")
+            raise FileError(f"the name {argument} {_why_no_text(argument)}")
+
+
+def _why_no_text(argument: str) -> str:
+    try:
+        os.fsencode(argument).decode("utf-8")
+    except UnicodeDecodeError:
+        return "is not UTF-8; expected one that is: rename it"
+    return f"is UTF-8, which Python does not read here ({sys.getfilesystemencoding()}); set PYTHONUTF8=1"
 
 
 def check_settings_files(arguments: list[str]) -> None:

@@ -131,7 +131,7 @@ def replay(
         rate: speed of playing, times the recorded one.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
-        references: learn the scale from so many depths of each frame, noisy and some of them nonsense; with --offline.
+        references: learn the scale from so many depths of each frame, noisy and some of them outliers; with --offline.
         max_depth_m: points are compared whose true depth lies below, and answers are clamped to it.
         out: folder for result.json, frames.csv, depths.csv, report.png and overlay.png.
     """
@@ -156,8 +156,8 @@ def replay(
             answered = answer_offline(frames, predictor, references)
             played = list(track(answered, "answering", total=total))
         else:
-            settings = {"weights": weights, "device": device, "runtime": runtime, **_heard(recording, topics)}
-            played, exit_code = _played_live(frames, settings if node == "fresh" else None, rate, total)
+            own = {"weights": weights, "device": device, "runtime": runtime} if node == "fresh" else None
+            played, exit_code = _played_live(frames, own, _heard(recording, topics), rate, total)
     if not played:
         raise DataError(f"{bag} has no frame that can be read on {topics.image}")
     about = {
@@ -243,18 +243,18 @@ def _check_said_something(result: Report, choice: Choice, pairing: Pairing, reco
 
 
 def _played_live(
-    frames: Iterator[RecordedFrame], settings: dict[str, str] | None, rate: float, total: int
+    frames: Iterator[RecordedFrame], own: dict[str, str] | None, heard: dict[str, str], rate: float, total: int
 ) -> tuple[list[Replayed], int]:
-    """The frames played to a fresh node with those settings, or to the one that runs, and the fresh node's exit
+    """The frames played to a fresh node with settings of its `own`, or to the one that runs, and the fresh node's exit
     code."""
     with extra("ros"):
         from spd_ros.player import replay_live
         from spd_ros.processes import isolate, running_node
 
-    if settings is None:
-        return replay_live(frames, rate, None, total), 0
+    if own is None:
+        return replay_live(frames, rate, None, total, is_rectified=heard["rectified"] == "true"), 0
     isolate()
-    with running_node(parameters={**settings, "autostart": False}) as process:
+    with running_node(parameters={**own, **heard, "autostart": False}) as process:
         played = replay_live(frames, rate, process, total)
     return played, process.returncode
 

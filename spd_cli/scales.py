@@ -171,7 +171,7 @@ def show_scale(result: dict) -> None:
         table.add_row(count, *(f"{mean[name]:.3f}" for name in ("abs_rel", "d1", "rmse", "s_star")), covered)
     exact = result["exact"]
     table.add_row("exact median", *(f"{exact[name]:.3f}" for name in ("abs_rel", "d1", "rmse", "s_star")), "")
-    table.title = f"with references: noise {result['noise']:.0%}, {result['nonsense']:.0%} of them anything"
+    table.title = f"with references: noise {result['noise']:.0%}, {result['outliers']:.0%} of them outliers"
     make_console().print(table)
     if without_truth := result["without_truth"]:
         say(f"left out: {without_truth} images without a known depth in the range that is evaluated", "yellow")

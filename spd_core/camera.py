@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .arrays import float64
 from .errors import SPDError
 from .lens import DISTORTION_MODELS, lens
 
@@ -99,7 +100,7 @@ class Camera:
         return self if self.pixel_aspect == 1 else self.scaled(self.pixel_aspect, 1)
 
     @property
-    def _is_bent(self) -> bool:
+    def _is_distorted(self) -> bool:
         """Whether rays are not straight: a fisheye's are not for zero coefficients either."""
         return any(self.distortion) or (bool(self.distortion) and self.distortion_model == "equidistant")
 
@@ -142,20 +143,20 @@ class Camera:
     def project(self, xyz_m: np.ndarray) -> np.ndarray:
         """Points [..., 3] m in the optical frame (x right, y down, z forward) to pixels [..., 2]; NaN where z <= 0 and
         where the lens model is not valid."""
-        xyz_m = np.asarray(xyz_m, dtype=np.float64)
+        xyz_m = float64(xyz_m)
         z = np.where(xyz_m[..., 2:] > 0, xyz_m[..., 2:], np.nan)
         with np.errstate(all="ignore"):  # what overflows is in no image, and a lens answers NaN
             rays = xyz_m[..., :2] / z
-            if self._is_bent:
+            if self._is_distorted:
                 rays = lens(self.distortion_model, self.distortion).distort(rays.reshape(-1, 2)).reshape(rays.shape)
             return rays * [self.fx, self.fy] + [self.cx, self.cy]
 
     def unproject(self, points_px: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
         """Pixels [..., 2] with z-depth [...] m to points [..., 3] m in the optical frame; NaN where the lens model has
         no ray for a pixel."""
-        rays = (np.asarray(points_px, dtype=np.float64) - [self.cx, self.cy]) / [self.fx, self.fy]
-        z = np.asarray(depth_m, dtype=np.float64)[..., None]
-        if self._is_bent:
+        rays = (float64(points_px) - [self.cx, self.cy]) / [self.fx, self.fy]
+        z = float64(depth_m)[..., None]
+        if self._is_distorted:
             with np.errstate(all="ignore"):
                 rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
             z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
@@ -184,8 +185,8 @@ def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
 
 
 def optical_axis(camera: Camera, size: tuple[int, int]) -> tuple[float, float]:
-    """Where the axis is in an image of `size` (height, width) px: twice its place across and down, in sides of the
-    image, which is 1 and 1 in the middle; of a calibration at another size, how many times as large that was."""
+    """The principal point (across, down) in halves of an image of `size` (height, width) px: 1 and 1 in its middle; of
+    a calibration of another size, about the ratio of the sizes."""
     height, width = size
     return 2 * (camera.cx + 0.5) / width, 2 * (camera.cy + 0.5) / height
 

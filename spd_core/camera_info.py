@@ -35,16 +35,15 @@ def is_rectified_topic(topic: str) -> bool:
 def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = False) -> Camera:
     """The camera of a CameraInfo for an image of `size` (height, width) px: K and D, or P for a `rectified` image;
     after region of interest and binning, scaled if the image has another size."""
-    k, d, p = (getattr(msg, name.lower() if hasattr(msg, name.lower()) else name) for name in "KDP")
-    from_p = rectified and (any(p) or any(d))  # P may be left out where it would say the same as K
-    fx, fy, cx, cy = (float(p[i]) for i in (0, 5, 2, 6)) if from_p else (float(k[i]) for i in (0, 4, 2, 5))
+    matrix, (fx, fy, cx, cy) = intrinsics_of(msg, rectified)
     if fx <= 0 or fy <= 0 or cx == cy == 0 or not np.isfinite([fx, fy, cx, cy]).all():
-        hint = "; P is given: is the image rectified?" if not rectified and p[0] > 0 else ""
+        hint = "; P is given: is the image rectified?" if not rectified and _field(msg, "P")[0] > 0 else ""
         raise MessageError(
-            f"camera_info has fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g} in {'P' if from_p else 'K'}: the"
-            f" camera is not calibrated{hint}"
+            f"camera_info has fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g} in {matrix}: the camera is not"
+            f" calibrated{hint}"
         )
-    model, distortion = ("plumb_bob", ()) if rectified else _distortion(msg.distortion_model, list(map(float, d)))
+    d = list(map(float, _field(msg, "D")))
+    model, distortion = ("plumb_bob", ()) if rectified else _distortion(msg.distortion_model, d)
     binning_x, binning_y = max(msg.binning_x, 1), max(msg.binning_y, 1)
     left, top, width, height = _region(msg, size == (msg.height // binning_y, msg.width // binning_x))
     width, height = width / binning_x, height / binning_y
@@ -71,13 +70,25 @@ def camera_from_info(msg: Message, size: tuple[int, int], rectified: bool = Fals
     return camera
 
 
-def calibration_doubt(msg: Message, size: tuple[int, int]) -> str:
-    """Why K of a CameraInfo that `camera_from_info` takes is hardly of the size that it says, or, where it says none,
-    of its image of `size` (height, width) px: of drivers that load a calibration and fill in another mode's size. ""
+def calibration_doubt(msg: Message, size: tuple[int, int], rectified: bool = False) -> str:
+    """Why what `camera_from_info` takes of a CameraInfo is hardly of the size that it says, or, where it says none, of
+    its image of `size` (height, width) px: of drivers that load a calibration and fill in another mode's size. ""
     where it may well be."""
-    k = getattr(msg, "k" if hasattr(msg, "k") else "K")
-    camera = Camera(float(k[0]), float(k[4]), float(k[2]), float(k[5]))
-    return doubt(camera, (msg.height or size[0], msg.width or size[1]))
+    _, intrinsics = intrinsics_of(msg, rectified)
+    return doubt(Camera(*intrinsics), (msg.height or size[0], msg.width or size[1]))
+
+
+def intrinsics_of(msg: Message, rectified: bool) -> tuple[str, tuple[float, float, float, float]]:
+    """Which matrix of a CameraInfo holds for an image, "K" or, where it is `rectified`, "P", and its fx, fy, cx, cy."""
+    k, d, p = (_field(msg, name) for name in "KDP")
+    if rectified and (any(p) or any(d)):  # P may be left out where it would say the same as K
+        return "P", (float(p[0]), float(p[5]), float(p[2]), float(p[6]))
+    return "K", (float(k[0]), float(k[4]), float(k[2]), float(k[5]))
+
+
+def _field(msg: Message, name: str) -> Any:
+    """K, D or P, which ROS 2 writes in lower case."""
+    return getattr(msg, name.lower() if hasattr(msg, name.lower()) else name)
 
 
 def _region(msg: Message, is_whole: bool) -> tuple[int, int, int, int]:

@@ -69,7 +69,8 @@ def load(path: str | Path) -> SPD:
         )
     try:
         config["decoder"] = RENAMED_DECODERS.get(config["decoder"], config["decoder"])
-        model = SPD(SPDConfig(**config))
+        with torch.device("cpu"):
+            model = SPD(SPDConfig(**config)).float()  # whatever the process has for its defaults
     except Exception as error:  # of the libraries that build it from values of any kind
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

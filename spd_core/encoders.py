@@ -156,13 +156,11 @@ def set_drop_path(encoder: nn.Module, rate: float) -> None:
     Raises:
         SPDError: the rate is no probability, or timm's encoder has no such blocks.
     """
-    from timm.layers import DropPath
-
     blocks = [(module, name) for module in encoder.modules() for name in DROP_PATHS if hasattr(module, name)]
     if not blocks or not 0 <= rate < 1:
         raise SPDError(f"drop_path must be in [0, 1), of an encoder with residual blocks; got {rate} for {len(blocks)}")
     for i, (block, name) in enumerate(blocks):
-        setattr(block, name, DropPath(rate * (i + 1) / len(blocks)).train(block.training))
+        setattr(block, name, timm.layers.DropPath(rate * (i + 1) / len(blocks)).train(block.training))
 
 
 def licence(name: str) -> str:

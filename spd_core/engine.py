@@ -10,8 +10,8 @@ The law it keeps, for every decoder, image, size, point and number of points:
    set per value. Where a set covers most of its map the value is computed dense, because a dense convolution is cheaper
    per site.
 3. `run` walks it forwards on rows, every value at each of its sites exactly once.
-4. Several queries of the same feature maps share work: `resume` starts from what earlier ones evaluated (`Known`), with
-   a plan that leaves it out, and answers what is known afterwards.
+4. Several queries of the same feature maps share work: `run` takes what earlier ones evaluated (`Known`), with a plan
+   that leaves it out, and returns what is known afterwards.
 
 Shapes: B batch, K points, S sites, T taps. A sparse value is rows [S, C], a dense value is a map [B, H, W, C]. What a
 convolution on rows reads has its border with it (a row of zeros for each border site that is needed, or for all of

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from .errors import SPDError
 from .extras import extra
 from .files import make_folder, write_bytes
-from .model import SPD
-from .preprocess import check_input_size
+from .model import SPD, check_input_size
 
 OPSET = 17
 ONE_EXPORT = threading.Lock()  # torch.onnx.export keeps its state for the whole process

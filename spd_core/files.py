@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import json
 import os
 import tempfile
+import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -201,7 +203,9 @@ def replaced(
         because: exceptions beside OSError by which the writer says so.
     """
     path, because = expanded(path), (OSError, *because)
-    partial = path.with_name(path.name + ".partial")
+    # Of this writer alone: another process may write to the same path, and the last one wins.
+    partial = path.with_name(f"{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
+    _remove_remains(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():  # of which some writers say no more than that they failed
@@ -227,6 +231,17 @@ def replaced(
 
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+
+
+def _remove_remains(path: Path) -> None:
+    """What writers to `path` left that were killed."""
+    for remains in path.parent.glob(f"{glob.escape(path.name[:40])}.*-*.partial"):
+        with suppress(OSError, ValueError):
+            writer = int(remains.suffixes[-2][1:].partition("-")[0])
+            try:
+                os.kill(writer, 0)
+            except ProcessLookupError:
+                remains.unlink()
 
 
 def _mode(path: Path) -> int:

@@ -92,7 +92,8 @@ def floor_chance(plane: FloorPlane, floor_m: np.ndarray, network_m: np.ndarray) 
     """Probability [K] that the pixels of the grid show floor, from how the network's depth [K] grows against the
     floor's, both of `floor_points`."""
     ratio = np.stack([np.log(values).reshape(GRID[::-1]) for values in (network_m, floor_m)])
-    if abs(plane.down[0]) > abs(plane.down[1]):  # a camera on its side
+    is_on_its_side = abs(plane.down[0]) > abs(plane.down[1])
+    if is_on_its_side:
         ratio = ratio.transpose(0, 2, 1)
     network_growth, floor_growth = ratio[:, :-1] - ratio[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -104,4 +105,4 @@ def floor_chance(plane: FloorPlane, floor_m: np.ndarray, network_m: np.ndarray) 
     likelihood = [(1 + ((growth - about) / GROWTH_WIDTH) ** 2 / 2) ** -1.5 for about in (FLOOR_GROWTH, OTHER_GROWTH)]
     chance = FLOOR_SHARE * likelihood[0] / (FLOOR_SHARE * likelihood[0] + (1 - FLOOR_SHARE) * likelihood[1])
     chance = np.where(known.any(axis=0), chance, FLOOR_SHARE)
-    return (chance.T if abs(plane.down[0]) > abs(plane.down[1]) else chance).ravel()
+    return (chance.T if is_on_its_side else chance).ravel()

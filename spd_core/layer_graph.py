@@ -54,11 +54,11 @@ class LayerGraph:
         for value, arguments in enumerate(self.read_arguments, start=len(self.inputs)):
             for argument in arguments:
                 self.readers[argument].append(value)
-        # Whether a value is a convolution's, pointwise layers after it included.
-        self.is_convolution = [False] * len(self.inputs)
+        # Which values are a convolution's, pointwise layers after it included.
+        self.from_convolution = [False] * len(self.inputs)
         for layer, arguments in zip(self.layers, self.read_arguments):
-            is_passed_on = not isinstance(layer, TapLayer) and any(self.is_convolution[a] for a in arguments)
-            self.is_convolution.append(isinstance(layer, Conv3x3) or is_passed_on)
+            is_passed_on = not isinstance(layer, TapLayer) and any(self.from_convolution[a] for a in arguments)
+            self.from_convolution.append(isinstance(layer, Conv3x3) or is_passed_on)
 
     def layer(self, value: int) -> Callable[..., Tensor]:
         return self.layers[value - len(self.inputs)]
@@ -67,7 +67,7 @@ class LayerGraph:
         """Numbers of the values that a value is made of."""
         return self.read_arguments[value - len(self.inputs)]
 
-    def is_convolved(self, value: int) -> bool:
+    def read_by_convolution(self, value: int) -> bool:
         return any(isinstance(self.layer(reader), Conv3x3) for reader in self.readers[value])
 
     def grids(self, inputs: tuple[Grid, ...]) -> tuple[Grid, ...]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import SPDError
 from .sites import Grid, Sites, neighbours_3x3, resize_taps
 
 ACTIVATIONS = ("exp", "softplus", "sigmoid")
@@ -32,7 +33,7 @@ class Head(nn.Linear):
             outputs are dead.
         max_depth_m: largest depth of "sigmoid".
         sigma: answer the uncertainty too.
-        initial_depth_m: depth that a zero feature answers, through the bias.
+        initial_depth_m: depth that a zero feature answers, through the bias; at most half of `max_depth_m`.
     """
 
     INITIAL_SIGMA = 0.2
@@ -48,7 +49,7 @@ class Head(nn.Linear):
     ):
         super().__init__(features, 2 if sigma else 1)
         if activation not in ACTIVATIONS or (activation == "sigmoid") != (max_depth_m is not None):
-            raise ValueError(
+            raise SPDError(
                 f"head activation must be one of {ACTIVATIONS}, 'sigmoid' with a max_depth_m, got {activation!r} with"
                 f" {max_depth_m}"
             )
@@ -61,7 +62,7 @@ class Head(nn.Linear):
         }
         nn.init.normal_(self.weight, std=0.01)
         with torch.no_grad():
-            self.bias[0] = inverse[activation](initial_depth_m)
+            self.bias[0] = inverse[activation](min(initial_depth_m, 0.5 * self.max_depth_m))
             self.bias[1:] = math.log(self.INITIAL_SIGMA)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., 1] m, or [..., 2] m and 1

@@ -105,8 +105,10 @@ def _ends(
         third = (high - low) / 3
         is_left = margin(low + third, column) < margin(high - third, column)
         low, high = np.where(is_left, low, low + third), np.where(is_left, high - third, high)
-    deep = np.flatnonzero(~(margin(low, column) > 0))[::-1]  # of a function's dips the first is written last
-    count[column[deep]], good[column[deep]], bad[column[deep]] = dip[deep] + 1, nodes[dip[deep]], low[deep]
+    deep = np.flatnonzero(~(margin(low, column) > 0))
+    which, first = np.unique(column[deep], return_index=True)  # the first dip of each function: `dip` ascends
+    deep = deep[first]
+    count[which], good[which], bad[which] = dip[deep] + 1, nodes[dip[deep]], low[deep]
     for _ in range(60):
         middle = (good + bad) / 2
         is_good = margin(middle, of) > 0
@@ -169,12 +171,12 @@ class RadialLens:
         value = np.interp(wanted, self._images, self._values)
         for _ in range(60):
             image, slope = self._function(value)
-            miss = image - wanted
-            off = np.abs(miss) > _tolerance(wanted)
+            residual = image - wanted
+            off = np.abs(residual) > _tolerance(wanted)
             if not off.any():
                 break
-            low, high = np.where(miss < 0, value, low), np.where(miss > 0, value, high)
-            next_value = value - miss / slope
+            low, high = np.where(residual < 0, value, low), np.where(residual > 0, value, high)
+            next_value = value - residual / slope
             between = (next_value > low) & (next_value < high)
             value = np.where(off, np.where(between, next_value, (low + high) / 2), value)
         image, _ = self._function(value)
@@ -192,7 +194,9 @@ class DecentredLens:
         unit = np.stack([np.cos(directions), np.sin(directions)], axis=1)
         nodes = np.tan(np.linspace(0, np.arctan(last), ANGLES // 2))
         # The radius at which the valid rays end, for each of the directions.
-        _, self._edges = _ends(lambda r, column: _sense(self._map(unit[column] * r[:, None])[1]), nodes, DIRECTIONS)
+        _, self._edges = _ends(
+            lambda r, column: _orientation(self._map(unit[column] * r[:, None])[1]), nodes, DIRECTIONS
+        )
         end, _ = self._map(unit * self._edges[:, None])
         turns = np.unwrap(np.arctan2(end[:, 1], end[:, 0]))
         self._end_turns, self._end_radii = turns, _lengths(end)
@@ -212,22 +216,22 @@ class DecentredLens:
         here = self._along.near(wanted)
         here *= np.minimum(1.0, 0.999 * self._edge(here) / np.maximum(_lengths(here), 1e-300))[:, None]
         image, jacobian = self._map(here)
-        miss = np.where(self._is_valid(here, jacobian), _lengths(wanted - image), np.inf)
+        residual = np.where(self._is_valid(here, jacobian), _lengths(wanted - image), np.inf)
         step = _solved(jacobian, wanted - image)
         share: np.ndarray = np.ones(len(todo))
         for _ in range(60):
-            rays[todo] = np.where((miss <= 100 * tolerance)[:, None], here, np.nan)
-            left = (miss > tolerance) & (share > 1e-4)
+            rays[todo] = np.where((residual <= 100 * tolerance)[:, None], here, np.nan)
+            left = (residual > tolerance) & (share > 1e-4)
             if not left.any():
                 break
-            todo, wanted, tolerance, here, miss, step, share = (
-                x[left] for x in (todo, wanted, tolerance, here, miss, step, share)
+            todo, wanted, tolerance, here, residual, step, share = (
+                x[left] for x in (todo, wanted, tolerance, here, residual, step, share)
             )
             there = here + share[:, None] * step
             image, jacobian = self._map(there)
-            new_miss = _lengths(wanted - image)
-            nearer = (new_miss < miss) & self._is_valid(there, jacobian)
-            here, miss = np.where(nearer[:, None], there, here), np.where(nearer, new_miss, miss)
+            new_residual = _lengths(wanted - image)
+            nearer = (new_residual < residual) & self._is_valid(there, jacobian)
+            here, residual = np.where(nearer[:, None], there, here), np.where(nearer, new_residual, residual)
             step = np.where(nearer[:, None], _solved(jacobian, wanted - image), step)
             share = np.where(nearer, 1.0, share / 2)
         return rays
@@ -250,7 +254,7 @@ class DecentredLens:
 
     def _is_valid(self, rays: np.ndarray, jacobian: tuple[np.ndarray, ...]) -> np.ndarray:
         # The table of edges is interpolated: between its directions the determinant says it exactly.
-        return (_lengths(rays) <= self._edge(rays) * (1 + 1e-3)) & (_sense(jacobian) > 0)
+        return (_lengths(rays) <= self._edge(rays) * (1 + 1e-3)) & (_orientation(jacobian) > 0)
 
     def _edge(self, rays: np.ndarray) -> np.ndarray:
         """The radius at which the valid rays end, in the direction of each ray."""
@@ -270,16 +274,16 @@ class DecentredLens:
         return _lengths(images) <= 1.001 * np.interp(turn, self._end_turns, self._end_radii)
 
 
-def _sense(jacobian: tuple[np.ndarray, ...]) -> np.ndarray:
+def _orientation(jacobian: tuple[np.ndarray, ...]) -> np.ndarray:
     """Positive where images turn about the axis as rays do and neither axis is mirrored."""
     du_dx, du_dy, dv_dx, dv_dy = jacobian
     return np.minimum(du_dx * dv_dy - du_dy * dv_dx, du_dx + dv_dy)
 
 
-def _solved(jacobian: tuple[np.ndarray, ...], miss: np.ndarray) -> np.ndarray:
-    """The steps [K, 2] that would make up for misses [K, 2] if the lens were linear."""
+def _solved(jacobian: tuple[np.ndarray, ...], residual: np.ndarray) -> np.ndarray:
+    """The steps [K, 2] that would make up for residuals [K, 2] if the lens were linear."""
     du_dx, du_dy, dv_dx, dv_dy = jacobian
-    u, v = miss[:, 0], miss[:, 1]
+    u, v = residual[:, 0], residual[:, 1]
     return np.stack([dv_dy * u - du_dy * v, du_dx * v - dv_dx * u], axis=1) / (du_dx * dv_dy - du_dy * dv_dx)[:, None]
 
 

@@ -42,8 +42,8 @@ class LiteEncoder(nn.Module):
         _pad_by_constants(self.backbone)
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         # These networks were trained on (rgb - 127) / 128; images come as `normalise` leaves them.
-        scale = 255 * torch.tensor(STD) / 128
-        offset = (255 * torch.tensor(MEAN) - 127) / 128
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (MEAN, STD))
+        scale, offset = 255 * std / 128, (255 * mean - 127) / 128
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("offset", offset[:, None, None], persistent=False)
         keep_channels_last(self)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import float64
 from .errors import SPDError
 
 # [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
@@ -60,7 +61,7 @@ def _evaluated(
     pred_m: np.ndarray, gt_m: np.ndarray, min_depth: float, max_depth: float, crop: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both depths [N] float64 m of the valid pixels in the part that is evaluated."""
-    pred_m, gt_m = np.asarray(pred_m, dtype=np.float64), np.asarray(gt_m, dtype=np.float64)
+    pred_m, gt_m = float64(pred_m), float64(gt_m)
     if pred_m.shape != gt_m.shape:
         raise ValueError(f"prediction {pred_m.shape} and ground truth {gt_m.shape} differ in shape")
     valid = evaluated_pixels(gt_m, min_depth, max_depth, crop)
@@ -85,7 +86,7 @@ def range_metrics(
 ) -> dict[str, float]:
     """What shows how a model fails: AbsRel of the ranges 0-2, 2-5 and 5-10 m (NaN where a range is empty), the smallest
     and largest prediction and truth, m, and the coefficient of variation (std / mean) of both. Arguments as in
-    `depth_metrics`; predictions are not clamped."""
+    `depth_metrics`; AbsRel is of predictions clamped to the depth range, the rest of what they are."""
     pred, gt = _evaluated(pred_m, gt_m, min_depth, max_depth, crop)
     if gt.size == 0:
         return {}

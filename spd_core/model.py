@@ -7,8 +7,10 @@ images [B, 3, H, W] -> encoder -> global path -> Features -> local decoder -> de
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,19 @@ from .sites import Grid
 MIN_SIZE = 64  # px: two sites of the stride-32 level
 
 
+def check_input_size(input_size: Sequence[int] | np.ndarray) -> tuple[int, int]:
+    """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
+    sizes = list(input_size) if isinstance(input_size, tuple | list | np.ndarray) else []
+    if len(sizes) != 2 or not all(_is_whole(n) and n >= MIN_SIZE for n in sizes):
+        raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
+    return int(sizes[0]), int(sizes[1])
+
+
+def _is_whole(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value == int(value)
+
+
 @dataclass(frozen=True)
 class SPDConfig:
     """Everything that defines a model; travels inside its checkpoint.
@@ -35,7 +50,7 @@ class SPDConfig:
         encoder: timm name of the backbone.
         decoder: key of `decoders.DECODERS`.
         activation: of the head, "exp", "softplus" or "sigmoid".
-        features: D, channels of the decoder.
+        features: D, channels of the global path and, but for `lite`'s, of the decoder.
         input_size: (height, width) px that camera images are scaled to; the network itself takes any size >= 64.
         training_focal_px: focal length, at `input_size`, at which network depth is metres.
         max_depth_m: what a "sigmoid" is scaled to.
@@ -58,13 +73,13 @@ class SPDConfig:
     sigma: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "input_size", tuple(self.input_size))
+        object.__setattr__(self, "input_size", check_input_size(self.input_size))
         if self.decoder not in DECODERS:
             raise SPDError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
         if self.fit not in ("inside", "focal", "cover"):
             raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
-        if len(self.input_size) != 2 or min(self.input_size) < MIN_SIZE:
-            raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {self.input_size}")
+        if not _is_whole(self.features) or self.features < 1:
+            raise SPDError(f"features must be a whole number of at least 1, got {self.features!r}")
         positive = {"training_focal_px": self.training_focal_px}
         if self.max_depth_m is not None:
             positive["max_depth_m"] = self.max_depth_m
@@ -209,7 +224,7 @@ class SPD(nn.Module):
         Args:
             grids: of the feature maps, `Features.grids`.
             size: (H, W) px of the image, `Features.size`.
-            before: what is known already where the plan is to be resumed, `Known.coverage`.
+            before: what earlier queries evaluated, `Known.coverage`.
         """
         batch = grids[0].batch
         points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import float64
 from .camera import cell_centres, inside_image
 from .errors import SPDError, first_line
 
@@ -20,14 +21,14 @@ def checked_points(uv: Any) -> np.ndarray:
     """
     expected = "points must be an array [K, 2] of (u, v) px"
     try:
-        values = np.ma.asarray(uv) if isinstance(uv, np.ma.MaskedArray) else np.asarray(uv)
+        values = uv if isinstance(uv, np.ma.MaskedArray) else np.asarray(uv)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of several lengths; tensors that numpy cannot take
         raise SPDError(f"{expected}, got {type(uv).__name__}: {first_line(error)}") from error
     if values.dtype.kind not in "iuf":
         raise SPDError(f"{expected}, got {type(uv).__name__} of {values.dtype}")
     if values.shape != (0,) and (values.ndim != 2 or values.shape[1] != 2):  # an empty list is no points
         raise SPDError(f"{expected}, got shape {list(values.shape)}")
-    return np.ma.filled(values.astype(np.float64), np.nan).reshape(-1, 2)
+    return float64(values).reshape(-1, 2)
 
 
 def check_grid(columns: int, rows: int) -> None:

@@ -56,7 +56,7 @@ class Step:
 @dataclass(frozen=True, eq=False)
 class Coverage:
     """Where values of a decoder are known, by value: at these sites, or everywhere in a map without border (None).
-    Equal is only what is identical: a plan goes on from one such state, and a kept plan is found by it."""
+    Compared by identity: a plan continues from one particular state, and is looked up by it."""
 
     sites: dict[int, Sites | None] = field(default_factory=dict)
 
@@ -174,13 +174,13 @@ class _Walk:
                 self.sites[value] = self.changed[value] = Sites.all(self._grids[value])
             return
         limit = self._dense_above[1]
-        if self._graph.is_convolution[value]:
+        if self._graph.from_convolution[value]:
             limit = self._dense_above[0] * (LARGE_TIMES if self._grids[value].count > LARGE_SITES else 1)
-        out = _gather_wishes(self._grids[value], self._wanted[value], known, limit)
+        out = _requested_sites(self._grids[value], self._wanted[value], known, limit)
         if known is not None and out is not None and len(out) == 0:
             self.sites[value] = known
             return
-        numbers, weights = self._wish_for_inputs(value, out)
+        numbers, weights = self._request_inputs(value, out)
         merged = None
         if out is None:
             self.sites[value] = Sites.all(self._grids[value]) if value in self.bordered else None
@@ -191,7 +191,7 @@ class _Walk:
         self.changed[value] = self.sites[value]
         self.tasks.append(_Task(value, out, numbers, weights, merged))
 
-    def _wish_for_inputs(self, value: int, out: Sites | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _request_inputs(self, value: int, out: Sites | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         """What is read of the inputs of a value; of a layer with taps, at which site numbers and with which weights."""
         layer, arguments = self._graph.layer(value), self._graph.reads(value)
         if out is None or not isinstance(layer, TapLayer):
@@ -243,7 +243,7 @@ def _step(graph: LayerGraph, grids: tuple[Grid, ...], sites: list[Sites | None],
     else:
         reads = [_read_taps(a, sites[a], grids[a], task.numbers, task.weights) for a in arguments]
     step = Step(value, False, reads, len(out))
-    if graph.is_convolved(value) and len(out.border_rows):
+    if graph.read_by_convolution(value) and len(out.border_rows):
         step.zero = torch.from_numpy(out.border_rows)
     if task.merged is not None:
         step.merged = torch.from_numpy(task.merged)
@@ -271,7 +271,7 @@ def _coverage(
     return Coverage(kept)
 
 
-def _gather_wishes(
+def _requested_sites(
     grid: Grid, wanted: list[np.ndarray | Sites | str], known: Sites | None, dense_above: float
 ) -> Sites | None:
     """The sites wanted of a value that are not known; None where it is computed dense."""

@@ -15,8 +15,6 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,11 +28,11 @@ import torch.nn.functional as F
 from . import checkpoint
 from .camera import Camera, CameraError, check_aspect, doubt, inside_image
 from .errors import SPDError
-from .model import PRESETS, SPD, Features
+from .model import PRESETS, SPD, Features, check_input_size
 from .pixels import checked_points
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
-from .preprocess import ImageTransform, check_image, check_input_size
-from .runtimes import create_runtime, made_ready, pick_device, pick_dtype, placed
+from .preprocess import ImageTransform, check_image
+from .runtimes import NOT_SHARED, check_fork, create_runtime, inference, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
 from .status import Status
 
@@ -71,7 +69,9 @@ class Predictor:
         input_size: tuple[int, int] | None = None,
         runtime: str = "auto",
     ):
-        self._forced_size = check_input_size(input_size)
+        if not isinstance(model, SPD):
+            raise SPDError(f"model must be an SPD, got {model!r}; Predictor.load takes weights by name or file")
+        self._forced_size = None if input_size is None else check_input_size(input_size)
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
         if self.device.type == "cuda" and precision == "fp32":
@@ -80,7 +80,7 @@ class Predictor:
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model, precision)
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself
-        self._process = os.getpid()
+        self.inference = partial(inference, self.device, os.getpid())
         # By image size: its transform, and what a plan needs to know of its feature maps.
         self._seen: dict[tuple[int, int], tuple[ImageTransform, tuple[Grid, ...]]] = {}
         # Points that stay (a grid, fixed waypoints) are planned once, a second query that stays after a first one too.
@@ -106,6 +106,9 @@ class Predictor:
             CheckpointError: the file is missing, damaged or foreign.
             SPDError: unknown device, precision or runtime.
         """
+        check_fork()
+        if not isinstance(weights, str | os.PathLike):
+            raise SPDError(f'weights must be "embedded", a file or the name of a preset, got {weights!r}')
         where = pick_device(device)
         dtype = pick_dtype(precision, where)
         if weights in PRESETS:
@@ -121,19 +124,7 @@ class Predictor:
         return predictor
 
     def __getstate__(self) -> NoReturn:
-        raise SPDError("a Predictor cannot be copied, pickled or forked; make one in each process (Predictor.load)")
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Run the network in here: without gradients, in its own precision whatever autocast is around.
-
-        Raises:
-            SPDError: in a fork of the process, which would wait for ever for threads that it does not have.
-        """
-        if self._process != os.getpid():
-            self.__getstate__()
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            yield
+        raise SPDError(NOT_SHARED)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -172,8 +163,8 @@ class Predictor:
             if what := doubt(camera, rgb.shape[:2]):
                 warnings.warn(what, stacklevel=2)
         height, width = rgb.shape[:2]
-        input_size = check_input_size(input_size) or self._forced_size
-        transform = ImageTransform.for_image(self.model, (height, width), camera, input_size)
+        size = self._forced_size if input_size is None else check_input_size(input_size)
+        transform = ImageTransform.for_image(self.model, (height, width), camera, size)
         if camera is None:
             warnings.warn(
                 f"no camera intrinsics: depth assumes a focal length of {transform.expected_focal_px:.0f} px at"
@@ -198,6 +189,7 @@ class Predictor:
     def prepare(self, uv: np.ndarray, size: tuple[int, int]) -> None:
         """Plan `depth_at(uv)` for images of `size` (height, width) ahead, while another thread encodes one. Does
         nothing before the first of that size."""
+        uv, size = checked_points(uv), (size[0], size[1])
         uv = uv[inside_image(uv, size)]
         if size in self._seen and 0 < len(uv) <= KEPT_POINTS:
             transform, grids = self._seen[size]
@@ -281,6 +273,7 @@ class EncodedFrame:
     def answer(self, uv: np.ndarray, scale: MetricScale | None = None) -> Answer:
         """Everything that is answered at points `uv` [K, 2] px of the image, and the one place that decides a point's
         status. `scale` corrects the metres."""
+        _check_scale(scale)
         uv = checked_points(uv)
         depth_m, sigma_log = self._decode(uv)
         if scale is not None:
@@ -327,16 +320,22 @@ class EncodedFrame:
         """Points [K, 3] m in the optical frame (x right, y down, z forward) at `uv` [K, 2] px; NaN rows as in
         `depth_at`."""
         if self.camera is None:
-            raise ValueError("points_at needs the camera's intrinsics: pass camera= to Predictor.encode")
+            raise SPDError("points_at needs the camera's intrinsics: pass camera= to Predictor.encode")
         return self.answer(uv).xyz_m
 
     def dense_depth(self, scale: MetricScale | None = None) -> np.ndarray:
         """z-depth, m, float32 [H, W], at every pixel of the image: what `answer` says there."""
+        _check_scale(scale)
         with self.predictor.inference():
             depth = self.predictor.model.decode_dense(self.features)
             depth_m = F.interpolate(depth, size=self.size, mode="bilinear")[0, 0].cpu().numpy()
         depth_m = _finite(depth_m * np.float32(self.focal_factor))
         return depth_m if scale is None else scale.correct(depth_m, np.full_like(depth_m, np.nan))[0]
+
+
+def _check_scale(scale: MetricScale | None) -> None:
+    if scale is not None and not hasattr(scale, "correct"):
+        raise SPDError(f"scale must be a FixedScale or a ScaleFilter (spd_core.scale), got {scale!r}")
 
 
 def _finite(depth_m: np.ndarray) -> np.ndarray:

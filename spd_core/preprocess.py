@@ -116,13 +116,3 @@ def check_image(rgb: np.ndarray) -> None:
     height, width = rgb.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise SPDError(f"image is {width}x{height} px; expected sides of a ratio up to {MAX_ASPECT}")
-
-
-def check_input_size(input_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
-    if input_size is None:
-        return None
-    sizes = list(input_size) if isinstance(input_size, tuple | list | np.ndarray) else []
-    if len(sizes) != 2 or not all(isinstance(n, int | float | np.number) and MIN_SIZE <= n < math.inf for n in sizes):
-        raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
-    return int(sizes[0]), int(sizes[1])

@@ -31,6 +31,8 @@ from .status import Status
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DROPPED = ("FRAME_SKIPPED", "TIMED_OUT", "NO_IMAGE", "NO_ANSWER")  # statuses of a frame that nothing was answered about
+
 
 @dataclass
 class Sampling:
@@ -120,7 +122,7 @@ class Replayed:
 def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references: int = 0) -> Iterator[Replayed]:
     """Ask the predictor; latency is that of encoding the image and decoding the points. The first frame is encoded
     twice, to warm up. With `references`, a scale is learned from so many of each frame's depths, noisy and some of them
-    nonsense (`scale_evaluation.draw_references`), at other pixels than those asked about."""
+    outliers (`scale_evaluation.draw_references`), at other pixels than those asked about."""
     scale = ScaleFilter(predictor) if references else None
     for index, frame in enumerate(frames):
         with warnings.catch_warnings():
@@ -165,7 +167,6 @@ def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Re
     rows = [_row(number, frame) | metrics[number] for number, frame in enumerate(played)]
     replies = [reply for frame in played for _, reply in frame.answered()]
     statuses = Counter(Status(int(s)).name for reply in replies for s in reply.status)
-    unanswered = ("FRAME_SKIPPED", "TIMED_OUT", "NO_IMAGE", "NO_ANSWER")
     summary = {
         **about,
         "frames": len(rows),
@@ -176,7 +177,7 @@ def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Re
         "points_by_status": dict(statuses),
         "max_depth_m": max_depth_m,
         "points_beyond": sum(int((asked.truth_m >= max_depth_m).sum()) for frame in played for asked in frame.asked),
-        "dropped_frames": sum(bool(row["status"] in unanswered and row["queries"]) for row in rows),
+        "dropped_frames": sum(bool(row["status"] in DROPPED and row["queries"]) for row in rows),
         "latency_ms": {
             f"p{p}": float(np.percentile(_latency_ms(replies) if replies else np.nan, p)) for p in (50, 90, 99)
         },

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -24,6 +26,33 @@ RUNTIMES = ("auto", "torch", "onnxruntime", "compile", "cuda_graph")
 # What the network is in; of "int8" the encoder alone is, inside onnxruntime.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 
+NOT_SHARED = (
+    "a Predictor cannot be copied, pickled or forked; make one in each process (Predictor.load), started by spawn"
+)
+_has_threads: int | None = None  # the process in which torch has some, once a network has run
+
+
+def check_fork() -> None:
+    """Raise SPDError in a fork of a process in which a network has run: torch would wait for ever for threads that a
+    fork does not have."""
+    if torch.get_num_threads() > 1 and _has_threads not in (None, os.getpid()):
+        raise SPDError(NOT_SHARED)
+
+
+@contextmanager
+def inference(device: torch.device, process: int) -> Iterator[None]:
+    """Run a network of a `process` in here: without gradients, in its own precision whatever autocast is around.
+
+    Raises:
+        SPDError: this is another process.
+    """
+    global _has_threads
+    if process != os.getpid():
+        raise SPDError(NOT_SHARED)
+    _has_threads = process
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        yield
+
 
 def pick_device(name: str) -> torch.device:
     """ "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"."""
@@ -31,9 +60,9 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise SPDError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise SPDError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
         raise SPDError(

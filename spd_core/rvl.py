@@ -36,15 +36,12 @@ def _readings(numbers: list[int], pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of the numbers are differences, and the pixel of each; run by run."""
     runs, pixel, i = [], 0, 0
     while pixel < pixels:
-        zeros, count = numbers[i : i + 2] if i + 2 <= len(numbers) else (pixels, 1)
-        pixel, i = pixel + zeros, i + 2
-        if pixel + count > pixels or i + count > len(numbers):
+        zeros, count = numbers[i : i + 2] if i + 2 <= len(numbers) else (0, 0)
+        first, pixel, i = i + 2, pixel + zeros + count, i + 2 + count
+        if zeros + count == 0 or pixel > pixels or i > len(numbers):
             raise ValueError(f"RVL code is damaged: {len(numbers)} numbers do not make {pixels} pixels")
-        if zeros + count == 0:
-            raise ValueError("RVL code is damaged: a run of no pixels")
         if count:
-            runs.append((i, pixel, count))
-        pixel, i = pixel + count, i + count
+            runs.append((first, pixel - count, count))
     firsts, pixels_at, counts = np.array(runs, np.int64).reshape(-1, 3).T
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.repeat(firsts, counts) + within, np.repeat(pixels_at, counts) + within

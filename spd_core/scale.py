@@ -8,13 +8,13 @@ and distances that a robot knows (a range finder, a LiDAR, the floor it stands o
 - **s**, the log scale, and **b**, a slope for rooms deeper or flatter than answered, are of the moment: before any
   reference s ~ N(0, prior.sigma_log), wider in images of which the network is unsure, b ~ N(0, prior.sigma_slope),
   widths measured on held-out images.
-- **e**, what is left at a reference: Student's t, or with a probability of NONSENSE anything. Its width is the
+- **e**, what is left at a reference: Student's t, or with a probability of OUTLIER anything. Its width is the
   reference's own sigma and `prior.spread_log`, or what the network itself says of the point.
 - **Something may stand in front.** Behind a pixel below the horizon there is floor, whose depth is known, but the pixel
   may show a chair: with a probability that the picture says, such a reference is only the farthest that it can be, and
   anything up to a third of it is as likely.
 - **Neighbours say the same thing.** The network's errors are alike within a surface: references that are as close as
-  ALIKE_PX share the weight of one, also if they come one after the other, as those of a fixed range finder do.
+  ALIKE_WIDTHS share the weight of one, also if they come one after the other, as those of a fixed range finder do.
 - **Time.** What a reference said fades with a time constant of FADE_S. The centre of the prior of s follows the
   estimate within CENTRE_S, so a camera that is always 20 % off is known to be; that of b stays at nought, or references
   at one depth would make everything as far as they are. Without references the estimate stays as it is
@@ -30,25 +30,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arrays import float64
 from .camera import inside_image
 from .floor import FloorPlane, floor_chance, floor_points
 from .predictor import Answer, EncodedFrame, Predictor
 from .scale_posterior import FADE_S, REFERENCE, posterior, share_seen
 from .scale_prior import ScaleError, ScalePrior
 
-ALIKE_PX = 0.03  # in image widths: one standard deviation of being alike
+ALIKE_WIDTHS = 0.03  # of an image: one standard deviation of being alike
 CENTRE_S, PAUSE_S = 20.0, 0.5
-JUMP_S = 1.0  # stamps of frames that fall back by more than this: a bag that loops
+JUMP_S = 1.0  # a stamp that falls back by more is of a bag that loops; by less, of images in a slightly wrong order
 MOST_AT_ONCE = 64  # references of an update: more cost time and say little more
 MOST_KEPT = 128
 FAR_OFF = 7.0  # no lens does that: references in millimetres, or of another camera
 REFERENCE_SIGMA = 0.05  # of the log of a reference that comes without a sigma
-NONSENSE = 0.2  # probability that a reference is any depth; of floor another thing is said, below
+OUTLIER = 0.2  # probability that a reference is any depth; of floor another thing is said, below
 FLOOR_SPREAD = 0.6  # of the network's own errors: a plane is answered better than other things
-FLOOR_ALIKE_PX = 0.2  # as ALIKE_PX, for floor: one surface, and one error of its pose
+FLOOR_ALIKE_WIDTHS = 0.2  # as ALIKE_WIDTHS, for floor: one surface, and one error of its pose
 # Nothing is said of a floor that a smaller share of the pixels looked at fits, or whose scale the prior finds so odd: a
 # table is a floor of another scale.
 LEAST_FLOOR, MOST_FLOOR_SIGMAS = 0.1, 2.0
+LEAST_FLOOR_PIXELS = 16  # of the grid: fewer that may show floor are not worth a look
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class ScaleFilter:
     """
 
     def __init__(self, predictor: Predictor, prior: ScalePrior | None = None, factor: float = 1.0) -> None:
+        if not isinstance(prior, ScalePrior | None):
+            raise ScaleError(f"prior must be a ScalePrior, got {prior!r}")
         self.prior = prior or ScalePrior.of(predictor)
         self.used = self.ignored = 0
         self._rng = np.random.default_rng(0)
@@ -158,12 +162,14 @@ class ScaleFilter:
             uv: [K, 2] px of that image.
             depth_m: [K] true z-depth, m.
             sigma_m: [K] its standard deviation, m, NaN where unknown; without it REFERENCE_SIGMA of the depth.
-            stamp_s: time of the frame, s. References may come late; that frames start again, `advance` is told.
+            stamp_s: time of the frame, s. References may come late; `advance` alone notices that stamps have started
+                again.
 
         Raises:
             ScaleError: arrays of wrong shapes, or a stamp that is not a time.
         """
-        uv, depth_m, sigma_m = _checked(uv, depth_m, sigma_m, stamp_s)
+        _check_time(stamp_s)
+        uv, depth_m, sigma_m = _checked(uv, depth_m, sigma_m)
         usable = inside_image(uv, frame.size) & np.isfinite(depth_m) & (depth_m > 0)
         usable &= np.isnan(sigma_m) | ((sigma_m >= 0) & np.isfinite(sigma_m))
         chosen = usable.nonzero()[0]
@@ -186,12 +192,13 @@ class ScaleFilter:
         Raises:
             ScaleError: the frame has no camera, or the stamp is not a time.
         """
+        _check_time(stamp_s)
         if frame.camera is None:
             raise ScaleError("the floor needs the camera's intrinsics: pass camera= to Predictor.encode")
         uv, floor_m, sigma_log = floor_points(plane, frame.camera, frame.size)
         may_show = np.isfinite(floor_m).nonzero()[0]
         self._now_s = max(self._now_s, stamp_s)
-        if len(may_show) < MOST_AT_ONCE / 4:
+        if len(may_show) < LEAST_FLOOR_PIXELS:
             return False
         answer = frame.answer(uv[may_show])
         network_m = np.full(len(uv), np.nan)
@@ -201,7 +208,7 @@ class ScaleFilter:
         new = self._references(frame, uv[may_show], reference_m, sigma_log[may_show], answer, stamp_s)
         if len(new) != len(may_show):
             return False  # a network that fails
-        new["is_limit"], new["nonsense"], new["alike"] = 1 - chance, 0.0, FLOOR_ALIKE_PX
+        new["is_limit"], new["outlier"], new["alike"] = 1 - chance, 0.0, FLOOR_ALIKE_WIDTHS
         new["spread"] *= FLOOR_SPREAD
         alone, _ = posterior(new, self._centre, self.prior, stamp_s)
         moved = abs(alone[0] - self._centre[0])
@@ -233,13 +240,18 @@ class ScaleFilter:
         new["spread"] = np.where(
             np.isfinite(network_sigma), self.prior.own_share * network_sigma, self.prior.spread_log
         )
-        new["sigma"], new["nonsense"], new["alike"], new["stamp_s"] = sigma_log, NONSENSE, ALIKE_PX, stamp_s
+        new["sigma"], new["outlier"], new["alike"], new["stamp_s"] = sigma_log, OUTLIER, ALIKE_WIDTHS, stamp_s
         return new[np.isfinite(log_network)]
 
     def advance(self, stamp_s: float) -> None:
         """Let time pass to that of a new frame: without references the estimate stays and its sigma grows to the
         prior's. A frame long before the last one is the first of a bag that has started again: what references said is
-        forgotten, but for the estimate."""
+        forgotten, but for the estimate.
+
+        Raises:
+            ScaleError: the stamp is not a time.
+        """
+        _check_time(stamp_s)
         if stamp_s < self._now_s - JUMP_S:
             self._kept, self._stamp_s = self._kept[:0], -math.inf
             self._centre = np.array([self._mean[0], 0.0])
@@ -266,17 +278,19 @@ class ScaleFilter:
 MetricScale = FixedScale | ScaleFilter
 
 
+def _check_time(stamp_s: float) -> None:
+    if not isinstance(stamp_s, int | float | np.number) or not math.isfinite(stamp_s):
+        raise ScaleError(f"a stamp must be a time in seconds, got {stamp_s!r}")
+
+
 def _checked(
-    uv: np.ndarray, depth_m: np.ndarray, sigma_m: np.ndarray | None, stamp_s: float
+    uv: np.ndarray, depth_m: np.ndarray, sigma_m: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """References as float64 [K, 2], [K], [K] (NaN where there is no sigma)."""
     try:
-        # what a masked array hides is no number, as in `pixels.checked_points`
-        uv, depth_m, sigma_m = (
-            np.ma.filled(np.ma.asarray(values).astype(np.float64), np.nan)
-            for values in (uv, depth_m, np.full(np.shape(depth_m), np.nan) if sigma_m is None else sigma_m)
-        )
-    except (TypeError, ValueError) as error:
+        sigma_m = np.full(np.shape(depth_m), np.nan) if sigma_m is None else sigma_m
+        uv, depth_m, sigma_m = map(float64, (uv, depth_m, sigma_m))
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of tensors that numpy cannot take
         raise ScaleError(f"references must be numbers: pixels [K, 2], depths [K] and sigmas [K], m; {error}") from error
     uv = uv.reshape(-1, 2) if uv.shape == (0,) else uv  # an empty list is no references
     if uv.ndim != 2 or uv.shape[1] != 2 or depth_m.shape != uv.shape[:1] or sigma_m.shape != uv.shape[:1]:
@@ -284,6 +298,4 @@ def _checked(
             "references must be pixels [K, 2], depths [K] and, if at all, sigmas [K]; got"
             f" {list(uv.shape)}, {list(depth_m.shape)} and {list(sigma_m.shape)}"
         )
-    if not math.isfinite(stamp_s):
-        raise ScaleError(f"the stamp of references must be a time in seconds, got {stamp_s}")
     return uv, depth_m, sigma_m

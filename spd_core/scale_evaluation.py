@@ -1,6 +1,6 @@
 """What a scale and a sigma are worth: depths with references drawn from the truth, and how often sigma is right.
 
-References are as a robot's are: a few of many pixels, noisy, some of them nonsense. Errors are scored at other pixels.
+References are as a robot's are: a few of many pixels, noisy, some of them outliers. Errors are scored at other pixels.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .scale_posterior import NU
 from .scale_prior import ScalePrior
 
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
-NOISE, NONSENSE = 0.05, 0.2  # of references: sigma of the log, and the share that is any depth
-NEAREST_M, FARTHEST_M = 0.3, 10.0  # of nonsense
+NOISE, OUTLIERS = 0.05, 0.2  # of references: sigma of the log, and the share that are outliers: any depth
+NEAREST_M, FARTHEST_M = 0.3, 10.0  # of outliers
 MARGIN = 1.2  # other cameras and rooms are harder than those held out
 DRAWS = 200  # of references, at least, for a mean that is not of chance: several for each image of a small set
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
@@ -41,13 +41,13 @@ COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
 
 
 def draw_references(
-    depth_m: np.ndarray, count: int, rng: np.random.Generator, noise: float = NOISE, nonsense: float = NONSENSE
+    depth_m: np.ndarray, count: int, rng: np.random.Generator, noise: float = NOISE, outliers: float = OUTLIERS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of depths [K] are references, and what they say, m: noisy, and a share `nonsense` of them anything."""
+    """Which of depths [K] are references, and what they say, m: noisy, and a share `outliers` of them anything."""
     chosen = rng.permutation(len(depth_m))[:count]
     said_m = depth_m[chosen] * np.exp(noise * rng.standard_normal(len(chosen)))
-    is_nonsense = rng.random(len(chosen)) < nonsense
-    return chosen, np.where(is_nonsense, rng.uniform(NEAREST_M, FARTHEST_M, len(chosen)), said_m)
+    is_outlier = rng.random(len(chosen)) < outliers
+    return chosen, np.where(is_outlier, rng.uniform(NEAREST_M, FARTHEST_M, len(chosen)), said_m)
 
 
 def evaluate_scale(
@@ -68,7 +68,7 @@ def evaluate_scale(
 
     Returns:
         {"references": {"0" | count: mean metrics, with `scale_68` and `scale_95`, how often the image's own scale lies
-        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "nonsense", "prior",
+        within one and 1.96 sigma}, "exact": mean metrics, "sigma": see `sigma_report`, "noise", "outliers", "prior",
         "pixels_beyond": how many have a truth above the protocol's `max_depth_m`, and are left out, "without_truth":
         how many images have no pixel with another, and are left out}.
 
@@ -117,7 +117,7 @@ def evaluate_scale(
         "exact": exact_mean,
         "sigma": sigma_report(*(np.concatenate(part) for part in zip(*points))),
         "noise": NOISE,
-        "nonsense": NONSENSE,
+        "outliers": OUTLIERS,
         "prior": asdict(prior or ScalePrior.of(predictor)),
         "pixels_beyond": pixels_beyond,
         "without_truth": len(dataset) - len(points),
@@ -163,8 +163,8 @@ def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray
     """How good sigma [K] is at points of all images: `covered_68` and `covered_95`, the shares of errors of log depth
     within one and 1.96 sigma; `mean`, of sigma; `temperature`, what sigma must be multiplied with to cover 68.3 %;
     `abs_rel_by_share`, the error of the most certain points, and `oracle_by_share`, of those that are best indeed, for
-    SHARES of them.
-    Empty for a network that says no sigma."""
+    `shares` of them; `certain_half`, the error of the more certain half over that of all. Empty for a network that says
+    no sigma."""
     if np.isnan(sigma_log).all():
         return {}
     off = np.abs(np.log(truth_m / depth_m)) / sigma_log
@@ -239,7 +239,7 @@ def fit_prior(
     predictor: Predictor, dataset: Dataset, protocol: Protocol | None = None, *, progress: bool = False
 ) -> ScalePrior:
     """The prior that held-out images give: write it as `scale_prior` of the checkpoint's provenance. Its `floor_log` is
-    that of `floor_evaluation`.
+    the default: `evaluate_floor` measures it.
 
     Raises:
         DataError: there are fewer images with depth than LEAST_IMAGES, or one cannot be read.
@@ -292,8 +292,8 @@ def narrowed(
     *,
     progress: bool = False,
 ) -> ScalePrior:
-    """`prior` with the narrowest of the `sigma_log` under which references gain as good as most: the standard deviation
-    is that of a few odd images, and what it lets references do, it lets nonsense do, where the scale was right."""
+    """`prior` with the narrowest of the `sigma_log` under which references gain as good as most: a few odd images make
+    most of the standard deviation, and a prior that wide also lets outliers move a scale that was right."""
     candidates = [replace(prior, sigma_log=share * prior.sigma_log) for share in NARROWER]
     errors = []
     for candidate in candidates:

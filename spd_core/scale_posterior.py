@@ -11,8 +11,9 @@ import numpy as np
 
 from .scale_prior import ScalePrior
 
-NU, T_PEAK = 3.0, 2 / (3**0.5 * math.pi)  # of Student's t, and its density at 0
-NONSENSE_LOG = 3.0  # how much of log depth a reference that is nonsense may be anywhere in
+# Student's t: its degrees of freedom, and its density at 0 for these. The exponent (NU + 1) / 2 = 2 is written out too.
+NU, T_PEAK = 3.0, 2 / (3**0.5 * math.pi)
+OUTLIER_LOG = 3.0  # how much of log depth a reference that is an outlier may be anywhere in
 ALIKE_LOG = 0.2  # of log depth: one standard deviation of being alike
 FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
@@ -24,9 +25,9 @@ _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
 # network depth, what the network says of its error, standard deviations of e and of the reference, the probability that
-# it is only the farthest that the thing can be, that it is nonsense, how close others are alike in image widths, its
+# it is only the farthest that the thing can be, that it is an outlier, how close others are alike in image widths, its
 # time.
-_FIELDS = "u v log_depth log_ratio network_sigma spread sigma is_limit nonsense alike stamp_s"
+_FIELDS = "u v log_depth log_ratio network_sigma spread sigma is_limit outlier alike stamp_s"
 REFERENCE = np.dtype([(name, np.float64) for name in _FIELDS.split()])
 
 
@@ -66,13 +67,13 @@ def _likelihood(references: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray,
     """Densities of e [K, cells]: of a reference that shows what it is one for, times the probability that it does, and
     that and of all else it may be."""
     width = np.sqrt(references["spread"] ** 2 + references["sigma"] ** 2).astype(np.float32)[:, None]
-    nonsense = references["nonsense"].astype(np.float32)[:, None]
+    outlier = references["outlier"].astype(np.float32)[:, None]
     of_t = errors / (width * np.float32(math.sqrt(NU)))
     of_t *= of_t
     of_t += 1
     of_t *= of_t  # to the power of (NU + 1) / 2
-    seen = (1 - nonsense) * np.float32(T_PEAK) / width / of_t
-    anything = seen + nonsense / np.float32(NONSENSE_LOG)
+    seen = (1 - outlier) * np.float32(T_PEAK) / width / of_t
+    anything = seen + outlier / np.float32(OUTLIER_LOG)
     limits = references["is_limit"].nonzero()[0]
     if len(limits):
         is_limit = references["is_limit"].astype(np.float32)[limits, None]

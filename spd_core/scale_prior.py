@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 
-FEW = 3  # points of an image, whose sigma says as much of the image as what is usual
+FEW = 3  # the usual sigma counts as much as that of so many points of an image
 
 
 class ScaleError(SPDError):
@@ -44,7 +44,7 @@ class ScalePrior:
     def __post_init__(self) -> None:
         values = [getattr(self, field.name) for field in fields(self)]
         if (
-            not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+            not all(isinstance(value, int | float | np.number) and math.isfinite(value) for value in values)
             or min(values[:4]) <= 0
             or self.network_sigma < 0
         ):

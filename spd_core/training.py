@@ -36,7 +36,7 @@ from .training_config import (
     TrainConfig,
     TrainingError,
     initial_model,
-    learning_rate_factor,
+    learning_rate,
     open_training_data,
     open_validation_data,
     parameter_groups,
@@ -186,12 +186,8 @@ class TrainingRun:
     def _optimise(self, step: int, batches: Iterator[dict]) -> float:
         """One optimiser step. Returns its mean loss over all processes."""
         config, fabric, record = self.config, self.fabric, self.record
-        scale = learning_rate_factor(step, self.steps, config.warmup)
         for group in self.optimizer.param_groups:
-            last = config.final_lr if group["base_lr"] else 0.0
-            group["lr"] = (
-                last + (group["base_lr"] - last) * scale if step >= config.warmup else group["base_lr"] * scale
-            )
+            group["lr"] = learning_rate(step, self.steps, config.warmup, group["base_lr"], config.final_lr)
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(3, device=fabric.device)  # the loss, broken samples, batches with depth
         seen: list[tuple[list[str], Tensor]] = []  # of each micro-batch the names; loss, smallest and largest depth

@@ -214,11 +214,12 @@ def initial_model(config: TrainConfig) -> SPD:
     return model
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up from 1/warmup to 1, then a cosine to 0 at the last step."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - 1 - warmup, 1)))
+def learning_rate(step: int, steps: int, warmup: int, base: float, final: float) -> float:
+    """Linear warm-up to `base`, then a cosine to `final` at the last step; 0 stays 0."""
+    if step < warmup or base == 0:
+        return base * (step + 1) / max(warmup, 1)
+    share = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - 1 - warmup, 1)))
+    return final + (base - final) * share
 
 
 def parameter_groups(model: SPD, config: TrainConfig) -> list[dict]:

@@ -17,7 +17,13 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 
 from spd_core.camera import DISTORTION_MODELS, Camera, cell_centres
-from spd_core.camera_info import calibration_doubt, camera_from_info, distortion_model, is_rectified_topic
+from spd_core.camera_info import (
+    calibration_doubt,
+    camera_from_info,
+    distortion_model,
+    intrinsics_of,
+    is_rectified_topic,
+)
 from spd_core.errors import SPDError
 from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
@@ -78,13 +84,13 @@ class Calibration:
         try:
             camera = camera_from_info(info, size, is_rectified)
         except Exception as error:  # whatever it holds, images are answered without it
-            self.statistics.count("camera_infos bad")
+            self.statistics.count("images with a bad camera_info")
             self.statistics.state("camera", "")
             self.problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
             return None
-        source = "P" if is_rectified else "K, D" if camera.distortion else "K"
+        source = intrinsics_of(info, is_rectified)[0] + ", D" * bool(camera.distortion)
         self.statistics.state("camera", f"{source} of camera_info: fx {camera.fx:.1f} px, fy {camera.fy:.1f} px")
-        doubts = [doubt] if (doubt := calibration_doubt(info, size)) else []
+        doubts = [doubt] if (doubt := calibration_doubt(info, size, is_rectified)) else []
         if image.frame_id and info.header.frame_id not in ("", image.frame_id):
             frames = f"camera_info is of the frame {info.header.frame_id!r}, the image of {image.frame_id!r}"
             doubts.append(f"{frames}: is it another camera's?")
@@ -190,17 +196,17 @@ class Answers:
 
     def answer(self, query: Query, frame: CameraFrame) -> None:
         """Publish the one answer to a query: from its frame."""
-        started_s, decoding_s, count = time.monotonic(), 0.0, len(query.uv)
+        started_s, busy_s, count = time.monotonic(), 0.0, len(query.uv)
         scale: MetricScale | None = None
         uv, waypoint_depth_m = query.uv, None if query.waypoints_m is None else _nan(count)
         try:
             status = np.full(count, Status.OK, np.uint8)
+            busy_from_s = time.monotonic()  # with what is no overhead: waiting for transforms, decoding
             if query.waypoints_m is not None:
                 uv, waypoint_depth_m, status = self._project(query, frame)
-            decoding_from_s = time.monotonic()
             scale = self.scaling.scale()
             answer = frame.encoded.answer(uv, scale)
-            decoding_s = time.monotonic() - decoding_from_s
+            busy_s = time.monotonic() - busy_from_s
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
             self.problems.resolved("answer")
         except Exception as error:  # out of device memory, say
@@ -208,7 +214,7 @@ class Answers:
             answer = _nothing(count, Status.FAILED)
         self._check_network(answer.status)
         applied = None if scale is None else scale.applied(answer.depth_m)
-        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + decoding_s, applied)
+        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + busy_s, applied)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
             picture = draw_overlay(rgb, uv, answer.depth_m, caption=caption)
@@ -227,7 +233,8 @@ class Answers:
         columns, rows = self.settings.grid
         if columns and rows:
             uv = cell_centres(frame.encoded.size, columns, rows)
-            self.answer(Query(stamp_ns(frame.header), uv, np.arange(len(uv), dtype=np.uint32), frame.header), frame)
+            ids = np.arange(len(uv), dtype=np.uint32)
+            self.answer(Query(stamp_ns(frame.header), uv, ids, frame.header, is_grid=True), frame)
         if self._is_due("dense", self.settings.dense_rate_hz):
             depth_m = frame.encoded.dense_depth(self.scaling.scale())
             self.outputs["dense"].publish(depth_to_image(depth_m, frame.header))
@@ -286,7 +293,10 @@ class Answers:
         applied = np.ones(len(uv), np.float32) if applied is None else applied
         self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
         now_s = time.monotonic()
-        self.statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
+        if query.is_grid:
+            self.statistics.count("grids answered")
+        else:
+            self.statistics.answered(answer.status, now_s - query.received_s, query.parsing_s + now_s - since_s)
 
     def _is_due(self, picture: str, rate_hz: float) -> bool:
         """Whether someone listens to `overlay` or `dense` and its rate allows another one now."""

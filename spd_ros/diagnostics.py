@@ -72,7 +72,7 @@ class Statistics:
 
     def answered(self, status: np.ndarray, latency_s: float, overhead_s: float) -> None:
         """Count an answer; its overhead is what the node adds: reading the query, building and publishing the answer,
-        not waiting, encoding or decoding."""
+        not waiting, for transforms too, encoding or decoding."""
         with self._lock:
             self._counts["queries answered"] += 1
             self._counts["points answered"] += len(status)

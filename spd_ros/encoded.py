@@ -33,7 +33,7 @@ class Frames:
     Attributes:
         kept: in the order in which the images came: one that a query names may be encoded after newer ones.
         first_s: when there first was one.
-        failure: why that image has none which came last of those that could not be encoded.
+        failure: why the newest of the images that could not be encoded has no frame.
     """
 
     def __init__(self, capacity: int):
@@ -49,7 +49,7 @@ class Frames:
         self.first_s = min(self.first_s, encoded.ready_s)
         self.kept[image.stamp_ns] = encoded
         self.kept = dict(sorted(self.kept.items(), key=lambda item: item[1].received_s))
-        # Neither the newest goes, nor the one that someone has waited for: of one place these two make two.
+        # The newest stays, and so does the one just encoded, that a query may wait for: even with a capacity of 1.
         may_go = [stamp for stamp in list(self.kept)[:-1] if stamp != image.stamp_ns]
         for stamp in may_go[: max(len(self.kept) - self._capacity, 0)]:
             del self.kept[stamp]
@@ -62,7 +62,7 @@ class Frames:
             self.failure, self._failed_s = why, image.received_s
 
     def newest(self) -> int | None:
-        """Of the image that came last; None where that has no frame but a failure: what it shows nobody knows."""
+        """Stamp of the newest frame; None where a later image could not be encoded: the scene may have changed."""
         stamp = next(reversed(self.kept), None)
         return None if stamp is None or self.kept[stamp].received_s < self._failed_s else stamp
 

@@ -7,8 +7,8 @@ the other answers queries, also while the next image is encoded. Their rules:
   exactly once;
 - an image that a waiting query names is encoded first, the newest of them before the others;
 - otherwise the newest image wins: an older one that nobody waits for is skipped and counted;
-- no image is begun while there is more to answer than what is being answered, but for HELD_BACK_S: answers that are
-  slower than images slow the images down and do not stop them;
+- no image is begun while further answers wait, for HELD_BACK_S at most: answers that are slower than images slow the
+  images down and do not stop them;
 - a query that could have been answered for longer than queries may wait, or is one too many, is refused: what is late
   does not make all that comes after it late;
 - notes on images wait for the one nearest in time without asking for it, and come after all queries; one that cannot
@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spd_core.errors import SPDError
+from spd_core.scale import JUMP_S
 from spd_core.status import Status
 
 from .encoded import Frames, PendingImage
@@ -36,7 +37,7 @@ from .notes import Note, Notes, meant, near
 from .workers import Job, Workers
 
 MAX_WAITING_QUERIES = 256
-JUMP_NS = 1_000_000_000  # stamps that fall back by less are of images in a slightly wrong order
+JUMP_NS = round(1e9 * JUMP_S)
 HELD_BACK_S = 0.5
 LEAST_PATIENCE_S = 0.5  # with those ahead: a timeout of nought is for queries that have no image
 ENCODE, ANSWER = "spd_encode", "spd_answer"
@@ -48,7 +49,7 @@ class Query:
     be read.
 
     Waypoints [K, 3] m, in the frame of the header, have their pixels only once there is an image; with a stamp that is
-    of none they are for the newest.
+    of none they are for the newest. A grid is what the node asks itself.
     """
 
     stamp_ns: int
@@ -60,6 +61,7 @@ class Query:
     received_s: float = field(default_factory=time.monotonic)
     parsing_s: float = 0.0
     is_prepared: bool = False
+    is_grid: bool = False
 
 
 class Client(Protocol):
@@ -118,15 +120,14 @@ class FrameScheduler:
         self._encoding: PendingImage | None = None
         self._encoded_s = -math.inf  # when the last image was done
         self._condition = threading.Condition()
-        sources = {ENCODE: (self._next_image, lambda: None), ANSWER: (self._next_answer, self._patience_s)}
+        sources = {ENCODE: (self._next_image, lambda: HELD_BACK_S), ANSWER: (self._next_answer, self._patience_s)}
         self._workers = Workers(self._condition, client.on_error, client.on_start, sources)
 
     def start(self) -> None:
         self._workers.start()
 
     def stop(self) -> None:
-        """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN before this
-        returns."""
+        """End the threads after what they are doing now; queries that still wait are answered SHUTTING_DOWN."""
         self._workers.stop()
         while self._waiting:
             self._workers.run("refuse", partial(self._client.refuse, self._waiting.popleft(), Status.SHUTTING_DOWN))
@@ -142,15 +143,17 @@ class FrameScheduler:
         and what came before it, under stamps that will come again, is forgotten."""
         with self._condition:
             jumped = self._newest_ns is not None and stamp_ns + JUMP_NS < self._newest_ns
-            if jumped:
-                self._frames = Frames(self._capacity)
-                self._notes.clear()
             self._frames.lost.pop(stamp_ns, None)
+            if stamp_ns:  # of a camera that repeats stamps: what it showed before is not what is asked about from now
+                self._frames.kept.pop(stamp_ns, None)
             self._newest_ns = stamp_ns
             if stamp_ns in self._pending:  # a camera that writes no stamps
                 self._client.on_skip(1)
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
+            if jumped:  # last, so that what was dropped is forgotten too
+                self._frames = Frames(self._capacity)
+                self._notes.clear()
             self._condition.notify_all()
         return jumped
 
@@ -287,12 +290,11 @@ class FrameScheduler:
             error = raised
         with self._condition:
             self._encoding, self._encoded_s = None, time.monotonic()
-            if frames is not self._frames:
-                pass  # a bag has started again meanwhile
-            elif error is None:
+            is_current = frames is self._frames  # or a bag has started again meanwhile
+            if is_current and error is None:
                 self._fresh = frame
                 self._frames.keep(image, frame)
-            else:
+            elif is_current:
                 self._frames.fail(image, Status.BAD_IMAGE if isinstance(error, SPDError) else Status.FAILED)
             self._condition.notify_all()
         if error is not None:

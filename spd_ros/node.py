@@ -101,7 +101,7 @@ class SPDNode(LifecycleNode):
 
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop()  # telling of a failure before
+        self._stop()  # also the timer that tells of an earlier failure
         self._failure = ""
         self._statistics = Statistics()
         self._problems = Problems(self._statistics, self.get_logger().error)
@@ -126,6 +126,7 @@ class SPDNode(LifecycleNode):
         height, width = predictor.input_size
         where = f"{predictor.device}, {predictor.runtime}, {p.precision}, input {width}x{height}"
         self.get_logger().info(f"weights {p.weights} ({predictor.model.config.encoder}) on {where}")
+        self._publish_diagnostics()  # or an earlier failure stays the last word until it is activated
         return TransitionCallbackReturn.SUCCESS
 
     @transition

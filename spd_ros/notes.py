@@ -1,4 +1,4 @@
-"""What is known of images otherwise: notes that wait for the image nearest in time, without asking for it."""
+"""Notes: measurements that belong to the image nearest in time, and wait for it without asking for it."""
 
 from __future__ import annotations
 

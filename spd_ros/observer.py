@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 
 from spd_core.errors import SPDError
 from spd_core.messages import cloud_to_array
-from spd_core.names import ANSWER_TOPIC, QUERY_TOPIC
+from spd_core.names import ANSWER_TOPIC, QUERY_TOPIC, WAYPOINT_ANSWER_TOPIC
 from spd_core.predictor import Answer
 
 from .conversions import query_cloud, stamp_ns
@@ -36,7 +36,6 @@ from .processes import spin, use_fastdds_profile
 
 NODE = "spd"
 IMAGE_TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
-WAYPOINT_TOPIC = "/spd/waypoint_depths"  # answers too; their ids count from 0, far from those asked here
 LOOK_S = 1.0  # between looks at who is there, and the time that rates are of
 KEPT_IMAGES = 30  # as many as a node keeps (`frame_buffer`), and all that came within `PATIENCE_S`
 KEPT_BYTES = 300_000_000  # of images
@@ -109,7 +108,8 @@ class Observer(Node):
         self._images: Subscription | None = None
         self._queries = self.create_publisher(PointCloud2, f"{inside}{QUERY_TOPIC}", 50)
         hear = self._problems.guarded
-        for topic in (ANSWER_TOPIC, WAYPOINT_TOPIC):
+        # Ids of waypoints count from 0, far from those asked here.
+        for topic in (ANSWER_TOPIC, WAYPOINT_ANSWER_TOPIC):
             self.create_subscription(PointCloud2, f"{inside}{topic}", hear("answers", self._on_answer), 200)
         self.create_subscription(DiagnosticArray, "/diagnostics", hear("diagnostics", self._on_diagnostics), 10)
         self.create_timer(LOOK_S, hear("looking around", self._look_around))

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -15,6 +17,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message
 from rich.progress import track
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -28,7 +32,7 @@ from spd_core.recording import Asked, Replayed, Reply
 
 from .conversions import query_cloud
 
-WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S = 60.0, 5.0
+WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
 
 
@@ -83,6 +87,18 @@ class Player(Node):
                 f"{' image_transport:=compressed' * (self.images.msg_type is CompressedImage)}"
             )
 
+    def change(self, name: str, before: str, after: str) -> bool:
+        """Set a parameter of the node where it has the value `before`; whether it had."""
+        parameters = AsyncParameterClient(self, "/spd")
+        if not self.spin(parameters.services_are_ready, WAIT_FOR_REPLY_S):
+            return False
+        found = parameters.get_parameters([name])
+        self.spin(found.done, WAIT_FOR_REPLY_S)
+        answer: Any = found.result() if found.done() else None
+        if answer is None or answer.values[0].string_value != before:
+            return False
+        return self.spin(parameters.set_parameters([Parameter(name, value=after)]).done, WAIT_FOR_REPLY_S)
+
     def show(self, frame: RecordedFrame) -> None:
         if frame.info_data is not None:
             self.infos.publish(frame.info_data)
@@ -98,6 +114,8 @@ class Player(Node):
             self.show(frame)
             self.queries.publish(query_cloud(np.zeros((1, 2)), Header(frame_id=FRAME_ID)))
             self.spin(lambda: bool(answered), 2.0)
+        if not answered:
+            raise ReplayError(f"no answer on {ANSWER_TOPIC} within {WAIT_FOR_NODE_S:g} s")
         self.spin(lambda: False, 0.5)  # late answers to the warm-up
 
 
@@ -115,7 +133,11 @@ def _prefetched(frames: Iterable[RecordedFrame], ahead: int = 8) -> Generator[Re
 
 
 def replay_live(
-    frames: Iterable[RecordedFrame], rate: float = 1.0, node: subprocess.Popen | None = None, total: int | None = None
+    frames: Iterable[RecordedFrame],
+    rate: float = 1.0,
+    node: subprocess.Popen | None = None,
+    total: int | None = None,
+    is_rectified: bool = False,
 ) -> list[Replayed]:
     """Publish each frame and its queries at the recorded rate times `rate`, and wait for the answers.
 
@@ -124,6 +146,8 @@ def replay_live(
     Args:
         node: the process of a node started for this replay, with `autostart` false; without it one that runs.
         total: number of frames, for the progress bar.
+        is_rectified: the recorded topic's name says that the images are, and that under which they are played does not.
+            A node whose parameter `rectified` is "auto" is told for as long as the replay lasts.
 
     Raises:
         ReplayError: the node cannot start, or none is there within a minute.
@@ -146,12 +170,17 @@ def replay_live(
             raise RuntimeError(f"the query of point {key} was answered twice")
         asked.reply = Reply(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s)
 
-    rclpy.init()
-    player = Player(first.image_type.endswith("CompressedImage"))
-    try:
+    with ExitStack() as stack:
+        stack.callback(ready.close)
+        rclpy.init()
+        stack.callback(rclpy.try_shutdown)
+        player = Player(first.image_type.endswith("CompressedImage"))
+        stack.callback(player.destroy_node)
         if node is not None:
             player.activate(node)
         player.connect()
+        if is_rectified and player.change("rectified", "auto", "true"):
+            stack.callback(player.change, "rectified", "true", "auto")
         player.warm_up(first)
         player.on_answer = receive
         due_s, last_ns = time.monotonic(), first.stamp_ns
@@ -166,8 +195,4 @@ def replay_live(
                 waiting[int(asked.ids[0])] = asked, time.monotonic()
                 player.queries.publish(query_cloud(asked.uv, header, asked.ids))
         player.spin(lambda: all(a.reply is not None for frame in played for a in frame.asked), WAIT_FOR_ANSWERS_S)
-    finally:
-        ready.close()
-        player.destroy_node()
-        rclpy.try_shutdown()
     return played

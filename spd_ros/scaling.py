@@ -88,6 +88,9 @@ class Scaling:
             self._filter = ScaleFilter(self.predictor, factor=p.scale_factor) if is_learned else None
             self.statistics.state("scale", f"{p.scale_factor:.3f}")
             self.statistics.state("scale sigma", "")
+            self._unplaced = self._outside_s = None
+            # What was wrong for the settings before; what still is will be said again.
+            self.problems.resolved("floor", *SOURCES, "references", "references outside", "reference transform")
         if self._filter is not None:
             return self._filter
         factor = self.settings.scale_factor

@@ -151,6 +151,22 @@ def test_a_calibration_of_another_size_is_taken_and_told(answers):
     assert answers.problems.texts() == []
 
 
+def test_a_rectified_image_is_judged_by_its_own_matrix(answers):
+    """K of another size, not calibrated, or none; and P of another size."""
+    msg = info(1, 45.0)
+    for k, fx, told in ((msg.k, 45.0, 0), (msg.k * 2, 45.0, 0), (msg.k * 0, 45.0, 0), (msg.k, 90.0, 1)):
+        msg.k = k
+        msg.p[0], msg.p[5], msg.p[2], msg.p[6] = fx, fx, 31.5 * fx / 45, 23.5 * fx / 45
+        answers.calibration.receive(msg)
+        assert answers.calibration.camera(at(1), SIZE, "true").fx == fx
+        assert ["calibration of a 127x95 image" in text for text in answers.problems.texts()] == [True] * told
+        assert answers.statistics.snapshot()["camera"].startswith("P of camera_info")
+    msg.p[:] = 0  # the same as K, says a driver
+    msg.d = []
+    assert answers.calibration.camera(at(1), SIZE, "true").fx == 45.0
+    assert answers.statistics.snapshot()["camera"].startswith("K of camera_info")
+
+
 @pytest.mark.parametrize(("d", "rectified", "told"), [([], "false", 1), ([0.0] * 4, "false", 0), ([], "true", 0)])
 def test_a_fisheye_without_coefficients_is_told(answers, d, rectified, told):
     msg = info(1, 45.0)

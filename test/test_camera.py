@@ -102,3 +102,11 @@ def test_pixels_of_no_sensor_are_refused_for_a_picture(aspect):
     with pytest.raises(SPDError, match=rf"^c\.txt has fx = 500 px and fy = {500 * aspect:g} px; expected .* 4 times"):
         check_camera(camera, (480, 640), "c.txt")
     check_camera(Camera(500, 2000, 319.5, 239.5), (480, 640), "c.txt")
+
+
+def test_what_a_mask_hides_is_no_point():
+    camera = Camera(500.0, 500.0, 320.0, 240.0)
+    hidden = np.ma.masked_array([3.0, 3.0], mask=[True, False])
+    assert np.isnan(camera.unproject([[1, 2], [1, 2]], hidden)[:, 2]).tolist() == [True, False]
+    points_m = np.ma.masked_array(np.ones((2, 3)), mask=[[False] * 3, [True] * 3])
+    assert np.isnan(camera.project(points_m)).tolist() == [[False] * 2, [True] * 2]

@@ -1,6 +1,7 @@
 """Files of other systems, files that are not what their name says, and files that are replaced."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -121,7 +122,8 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_last(tmp_path, m
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     files.write_text(file, "new")
-    partial = f"{file}.partial"
+    [partial] = {written for what, written, _ in done if what == "renamed"}
+    assert Path(partial).parent == file.parent
     assert done == [("on disk", partial, "old"), ("renamed", partial, str(file)), ("on disk", str(file.parent), "new")]
     assert [path.name for path in file.parent.iterdir()] == ["state.txt"]
 
@@ -156,6 +158,22 @@ def test_a_killed_writer_leaves_the_last_file(tmp_path):
     assert (tmp_path / "state.txt").read_text() == "old"
     files.write_text(tmp_path / "state.txt", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("state.txt", "new")]
+
+
+def test_two_writers_of_one_file_leave_it_whole(tmp_path):
+    code = (
+        "import sys; from spd_core import files\n"
+        "for i in range(100): files.write_json(sys.argv[1], [int(sys.argv[2])] * 20_000)"
+    )
+    file = tmp_path / "result.json"
+    writers = [subprocess.Popen([sys.executable, "-c", code, file, str(i)]) for i in range(2)]
+    read = []
+    while any(writer.poll() is None for writer in writers):
+        if file.exists():
+            read.append(json.loads(file.read_text()))
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert all(len(set(values)) == 1 and len(values) == 20_000 for values in read)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):

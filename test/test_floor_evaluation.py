@@ -9,6 +9,8 @@ from support.data_sets import Samples, drawn
 
 from spd_core import Camera, Predictor
 from spd_core.data.samples import DataError, Sample
+from spd_core.errors import SPDError
+from spd_core.evaluation import Protocol
 from spd_core.floor import FloorPlane
 from spd_core.floor_evaluation import evaluate_floor, find_floor, misjudged
 from spd_core.scale_prior import ScalePrior
@@ -88,3 +90,11 @@ def test_samples_without_floor_or_camera_do_not_count_and_those_without_depth_ar
     blind.samples = [Sample("b", blind.samples[0].rgb, None, None)]
     with pytest.raises(DataError, match="b has no depth"):
         evaluate_floor(predictor, blind)
+
+
+def test_the_floor_is_scored_by_the_protocol_or_not_at_all(rooms):
+    predictor = Predictor.load("embedded", device="cpu", runtime="torch")
+    with pytest.raises(SPDError, match="the floor needs the camera's intrinsics, which ignore_intrinsics leaves out"):
+        evaluate_floor(predictor, drawn(rooms), Protocol(ignore_intrinsics=True))
+    with pytest.raises(SPDError, match="the Eigen crop is defined on 480x640 images"):
+        evaluate_floor(predictor, drawn(rooms), Protocol(crop="eigen"))

@@ -414,6 +414,33 @@ def test_a_query_for_a_stamp_that_comes_again_waits_for_it(bench):
     assert b.wait(1) == [("ahead", 100_100 * MS, None)]
 
 
+def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(bench):
+    b = bench()
+    b.gate.release(1)
+    b.image(5 * MS)
+    b.query("first", 5 * MS)
+    b.wait(1)
+    b.image(5 * MS, "bad")
+    b.query("second", 5 * MS)
+    time.sleep(0.1)
+    assert len(b.answers) == 1
+    b.gate.release(1)
+    assert b.wait(2)[1] == ("second", None, Status.BAD_IMAGE)
+
+
+def test_an_image_is_held_back_for_answers_no_longer_than_promised(bench):
+    b = bench()
+    b.occupy_answers()
+    b.query("next", 1)
+    b.image(2)
+    started_s = time.monotonic()
+    assert b.encoding.wait(5)  # although nothing else happens
+    assert time.monotonic() - started_s < 2 * frames.HELD_BACK_S
+    b.gate.release(1)
+    b.may_answer.set()
+    b.wait(2)
+
+
 def test_an_image_of_before_a_bag_started_again_is_not_kept(bench):
     b = bench()
     b.occupy(100_000 * MS)

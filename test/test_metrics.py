@@ -235,3 +235,9 @@ def test_loss_weights_are_checked():
         Loss(silog=0)
     with pytest.raises(ValueError, match=r"lambda_var must be in 0 \.\.\. 1, got 2"):
         Loss(lambda_var=2)
+
+
+def test_what_a_mask_hides_is_no_truth():
+    hidden = np.ma.masked_array([1.0, 2.0, 3.0, 9.0], mask=[False, False, True, True])
+    assert depth_metrics(np.array([1.0, 2.0, 4.0, 5.0]), hidden)["abs_rel"] == 0
+    assert depth_metrics(np.array([1.0, 2.0, 4.0, 5.0]), hidden)["n_valid"] == 2

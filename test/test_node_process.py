@@ -184,6 +184,10 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
         client.spin(lambda: client.diagnostics is not None)
         assert "cannot configure" in client.diagnostics.message
         assert not {value.key for value in client.diagnostics.values} & {"weights", "queries answered"}  # of before
+        set_weights(client, "embedded")
+        assert transition(client, Transition.TRANSITION_CONFIGURE)
+        client.spin(lambda: "cannot configure" not in client.diagnostics.message)
+        assert client.diagnostics.level == DiagnosticStatus.OK
     assert process.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The node's scale over real DDS: references of every kind, a scale that jumps, the floor, and nonsense."""
+"""The node's scale over real DDS: references of every kind, a scale that jumps, the floor, and outliers."""
 
 import math
 import time

@@ -392,6 +392,8 @@ def test_a_camera_that_is_none_is_named(predictor, rgb):
     [
         ({"weights": "/nowhere/w.safetensors"}, "does not exist"),
         ({"device": "abacus"}, "device must be auto, cpu, cuda"),
+        ({"weights": None}, 'weights must be "embedded", a file or the name of a preset, got None'),
+        ({"device": None}, "device must be auto, cpu, cuda or cuda:<n>, got None"),
         ({"device": "meta"}, "device must be auto, cpu, cuda or cuda:<n>, got 'meta'"),
         ({"device": "cuda:99"}, "'cuda:99' was asked for, but torch .* finds .* CUDA device"),
         ({"precision": "fp7"}, "precision must be one of"),
@@ -427,6 +429,7 @@ def test_a_fork_is_told_that_the_predictor_is_not_its_own(predictor, rgb):
     frame = predictor.encode(rgb, CAMERA)
     asks = [lambda: predictor.encode(rgb), predictor.warm_up, lambda: frame.answer([[1, 2]]), frame.dense_depth]
     asks += [lambda: frame.depth_at([[1, 2]]), lambda: frame.points_at([[1, 2]])]
+    asks += [lambda: Predictor.load(device="cpu")] * (torch.get_num_threads() > 1)
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         signal.alarm(20)
@@ -440,6 +443,28 @@ def test_a_fork_is_told_that_the_predictor_is_not_its_own(predictor, rgb):
     assert os.read(reading, 100) == b"1" * len(asks)
     for end in (reading, writing):
         os.close(end)
+
+
+def test_a_scale_and_a_model_that_are_none_are_named(predictor, rgb):
+    frame = predictor.encode(rgb, CAMERA)
+    for ask in (lambda: frame.answer([[1, 2]], 1.2), lambda: frame.dense_depth(1.2)):
+        with pytest.raises(SPDError, match=r"scale must be a FixedScale or a ScaleFilter .*, got 1\.2"):
+            ask()
+    with pytest.raises(SPDError, match=r"model must be an SPD, got 'embedded'; Predictor\.load takes weights by name"):
+        Predictor("embedded")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_are_read_as_they_are_whatever_torch_s_default(dtype, rgb):
+    expected = Predictor.load(device="cpu").encode(rgb, CAMERA).depth_at([[100, 80]])
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            predictor = Predictor.load(device="cpu")
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at([[100, 80]]), expected)
 
 
 def test_preset_name_warns_that_weights_are_random():

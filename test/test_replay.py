@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,37 @@ def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
     assert results["live"]["answered"] == results["live"]["queries"] == 5
     for name in ("frames.csv", "report.png", "overlay.png"):
         assert (tmp_path / "live" / name).stat().st_size > 100
+
+
+def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypatch):
+    """It hears them under a name that does not say so. P is what holds, and K and D of before the rectifying do not."""
+    from spd_ros.processes import isolate, running_node
+
+    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
+    isolate()
+
+    def messages():
+        for i, frame in enumerate(frames(3)):
+            p = [CAMERA.fx, 0, CAMERA.cx, 0, 0, CAMERA.fy, CAMERA.cy, 0, 0, 0, 1, 0]
+            raw = replace(CAMERA, fx=2 * CAMERA.fx, fy=2 * CAMERA.fy)
+            ns = recorded.stamp(3 * i)
+            info = recorded.info(ns, (192, 256), camera=raw, d=[-0.3, 0.1, 0, 0, 0], p=p)
+            yield "/camera/camera_info", ns, info
+            yield "/camera/image_rect", ns, recorded.image(ns, frame.rgb, "rgb8")
+            yield "/camera/depth", ns, recorded.image(ns, frame.depth_m, "32FC1")
+
+    recorded.write(tmp_path / "bag", messages())
+    run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline")
+    with running_node():
+        for name in ("live", "again"):
+            run(monkeypatch, "replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / name)
+    offline, *live = (
+        np.genfromtxt(tmp_path / name / "depths.csv", delimiter=",", names=True)
+        for name in ("offline", "live", "again")
+    )
+    for points in live:
+        assert (points["status"] == Status.OK).all()
+        np.testing.assert_allclose(points["depth_m"], offline["depth_m"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("restart", [True, False])

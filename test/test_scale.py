@@ -10,18 +10,19 @@ from scipy import stats
 from support.models import embedded_without_sigma
 
 from spd_core import SPD, Camera, Predictor, checkpoint
+from spd_core.floor import FloorPlane
 from spd_core.predictor import EncodedFrame
 from spd_core.scale import (
-    ALIKE_PX,
+    ALIKE_WIDTHS,
     MOST_AT_ONCE,
-    NONSENSE,
+    OUTLIER,
     REFERENCE_SIGMA,
     FixedScale,
     ScaleError,
     ScaleFilter,
     ScalePrior,
 )
-from spd_core.scale_posterior import ALIKE_LOG, NONSENSE_LOG, NU
+from spd_core.scale_posterior import ALIKE_LOG, NU, OUTLIER_LOG
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
@@ -52,11 +53,11 @@ def network_depth(frame, uv):
     return DENSE[id(frame)][uv[:, 1].astype(int), uv[:, 0].astype(int)].astype(float)
 
 
-def references(frame, rng, count, factor=1.0, noise=0.05, nonsense=0.0):
+def references(frame, rng, count, factor=1.0, noise=0.05, outlier=0.0):
     """Pixels [K, 2] and depths [K] m of a scene that is `factor` times as large as the network says."""
     uv = places(rng, count)
     depth_m = factor * network_depth(frame, uv) * np.exp(noise * rng.standard_normal(count))
-    return uv, np.where(rng.random(count) < nonsense, rng.uniform(0.3, 10, count), depth_m)
+    return uv, np.where(rng.random(count) < outlier, rng.uniform(0.3, 10, count), depth_m)
 
 
 def integrated(frame, prior, uv, depth_m, sigma_m):
@@ -68,7 +69,7 @@ def integrated(frame, prior, uv, depth_m, sigma_m):
     for i in range(count):
         alike = 0.0
         for j in range(count):
-            apart_px = math.dist(uv[i], uv[j]) / frame.size[1] / ALIKE_PX
+            apart_px = math.dist(uv[i], uv[j]) / frame.size[1] / ALIKE_WIDTHS
             alike += math.exp(-0.5 * (apart_px**2 + ((x[i] - x[j]) / ALIKE_LOG) ** 2))
         weights.append(1 / max(alike, 1))
     s, b = np.meshgrid(np.arange(-1.2, 1.2, 0.004), np.arange(-0.9, 0.9, 0.015), indexing="ij")
@@ -77,7 +78,7 @@ def integrated(frame, prior, uv, depth_m, sigma_m):
         sigma = REFERENCE_SIGMA if sigma_m is None else sigma_m[i] / depth_m[i]
         width = math.hypot(prior.spread_log, sigma)
         e = math.log(depth_m[i] / network_m[i]) - s - b * x[i]
-        likelihood = (1 - NONSENSE) * stats.t.pdf(e, NU, scale=width) + NONSENSE / NONSENSE_LOG
+        likelihood = (1 - OUTLIER) * stats.t.pdf(e, NU, scale=width) + OUTLIER / OUTLIER_LOG
         log_density = log_density + weights[i] * np.log(likelihood)
     density = np.exp(log_density - log_density.max())
     density = density / density.sum()
@@ -90,7 +91,7 @@ def integrated(frame, prior, uv, depth_m, sigma_m):
 def test_the_estimate_is_the_posterior_of_the_documented_model(predictor, frame, count, seed):
     rng = np.random.default_rng([seed, count])
     prior = ScalePrior(rng.uniform(0.1, 0.25), rng.uniform(0.1, 0.3), rng.uniform(0.1, 0.2), rng.uniform(1.5, 4))
-    uv, depth_m = references(frame, rng, count, math.exp(rng.uniform(-0.4, 0.4)), 0.15, nonsense=0.2)
+    uv, depth_m = references(frame, rng, count, math.exp(rng.uniform(-0.4, 0.4)), 0.15, outlier=0.2)
     sigma_m = None if seed == 0 else depth_m * rng.uniform(0.01, 0.3, count)
     scale = ScaleFilter(predictor, prior)
     scale.update(frame, uv, depth_m, sigma_m)
@@ -162,11 +163,11 @@ def test_a_slope_is_found_where_depths_span_one(predictor, frame):
     np.testing.assert_allclose(frame.answer(uv, scale=scale).depth_m, truth_m, rtol=0.05)
 
 
-def test_a_fifth_of_nonsense_does_not_matter(predictor, frame):
+def test_a_fifth_of_outliers_does_not_matter(predictor, frame):
     rng, errors, medians, truths = np.random.default_rng(5), [], [], []
     for _ in range(60):
         truths.append(PRIOR.sigma_log * rng.standard_normal())
-        uv, depth_m = references(frame, rng, 5, math.exp(truths[-1]), 0.15, nonsense=0.2)
+        uv, depth_m = references(frame, rng, 5, math.exp(truths[-1]), 0.15, outlier=0.2)
         scale = ScaleFilter(predictor)
         scale.update(frame, uv, depth_m)
         errors.append(math.log(scale.factor) - truths[-1])
@@ -187,7 +188,7 @@ def test_one_reference_moves_it_a_part_of_the_way_and_a_wild_one_hardly(predicto
     assert 0.6 * PRIOR.sigma_log < scales[1.2].sigma_log < scales[8.0].sigma_log <= 1.1 * PRIOR.sigma_log
 
 
-def test_nothing_but_nonsense_moves_it_less_than_a_median_and_leaves_it_unsure(predictor, frame):
+def test_nothing_but_outliers_moves_it_less_than_a_median_and_leaves_it_unsure(predictor, frame):
     moved, medians, sigmas = [], [], []
     for seed in range(30):
         rng, scale = np.random.default_rng(seed), ScaleFilter(predictor)
@@ -206,10 +207,10 @@ def test_a_jump_is_followed_within_two_seconds(predictor, frame):
     for count in (5, 20):
         rng, scale, before = np.random.default_rng(count), ScaleFilter(predictor), []
         for i in range(60):
-            scale.update(frame, *references(frame, rng, count, nonsense=0.2), stamp_s=i / 10)
+            scale.update(frame, *references(frame, rng, count, outlier=0.2), stamp_s=i / 10)
             before += [scale.factor] * (i >= 20)
         for i in range(60, 80):
-            scale.update(frame, *references(frame, rng, count, 1.3, nonsense=0.2), stamp_s=i / 10)
+            scale.update(frame, *references(frame, rng, count, 1.3, outlier=0.2), stamp_s=i / 10)
         assert scale.factor / np.mean(before) == pytest.approx(1.3, rel=0.05)
 
 
@@ -218,9 +219,9 @@ def test_a_sequence_of_few_references_is_as_good_as_many_at_once(predictor, fram
     rng, errors, sigmas = np.random.default_rng(6), [], []
     for truth in np.exp(PRIOR.sigma_log * rng.standard_normal(60)):
         at_once, spread = ScaleFilter(predictor), ScaleFilter(predictor)
-        at_once.update(frame, *references(frame, rng, 20, truth, 0.1, nonsense=0.2))
+        at_once.update(frame, *references(frame, rng, 20, truth, 0.1, outlier=0.2))
         for i in range(20):
-            spread.update(frame, *references(frame, rng, 2, truth, 0.1, nonsense=0.2), stamp_s=i / 10)
+            spread.update(frame, *references(frame, rng, 2, truth, 0.1, outlier=0.2), stamp_s=i / 10)
         errors.append([math.log(scale.factor / truth) for scale in (at_once, spread)])
         sigmas.append([at_once.sigma_log, spread.sigma_log])
     at_once_rms, spread_rms = np.sqrt(np.mean(np.square(errors), axis=0))
@@ -334,6 +335,22 @@ def test_wrong_references_are_named_and_change_nothing(predictor, frame, uv, dep
     with pytest.raises(ScaleError, match=message):
         scale.update(frame, uv, depth_m, sigma_m, stamp_s)
     assert (scale.factor, scale.used, scale.ignored) == (1.0, 0, 0)
+
+
+@pytest.mark.parametrize("stamp_s", [np.nan, np.inf, None, "1"])
+def test_a_stamp_that_is_no_time_is_named_and_changes_nothing(predictor, frame, stamp_s):
+    scale = ScaleFilter(predictor)
+    plane = FloorPlane.from_tilt(1.3, 10)
+    asks = (
+        lambda: scale.update(frame, [[1, 2]], [1.0], stamp_s=stamp_s),
+        lambda: scale.update_floor(frame, plane, stamp_s),
+        lambda: scale.advance(stamp_s),
+    )
+    for ask in asks:
+        with pytest.raises(ScaleError, match="a stamp must be a time in seconds, got "):
+            ask()
+    scale.advance(1.0)
+    assert (scale.factor, scale.used) == (1.0, 0)
 
 
 def test_no_garbage_makes_the_estimate_infinite(predictor, frame):

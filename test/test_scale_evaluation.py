@@ -54,12 +54,12 @@ def truths(predictor):
 
 def test_references_are_noisy_pixels_and_some_are_anything():
     truth_m = np.linspace(1, 4, 100_000)
-    chosen, said_m = draw_references(truth_m, 50_000, np.random.default_rng(0), noise=0.05, nonsense=0.2)
+    chosen, said_m = draw_references(truth_m, 50_000, np.random.default_rng(0), noise=0.05, outliers=0.2)
     assert len(np.unique(chosen)) == 50_000
     off = np.log(said_m / truth_m[chosen])
     assert np.mean(np.abs(off) < 0.05) == pytest.approx(0.8 * 0.683 + 0.02, abs=0.03)
     assert np.mean(np.abs(off) > 0.3) == pytest.approx(0.2 * 0.8, abs=0.03)
-    _, exact_m = draw_references(truth_m, 10, np.random.default_rng(0), noise=0, nonsense=0)
+    _, exact_m = draw_references(truth_m, 10, np.random.default_rng(0), noise=0, outliers=0)
     assert set(exact_m) <= set(truth_m)
 
 
@@ -99,7 +99,7 @@ def test_no_prior_is_fitted_to_what_is_not_finite(predictor, truths):
         fit_prior(Predictor(model, "cpu", runtime="torch"), truths[0])
 
 
-def test_a_prior_that_lets_nonsense_pull_is_narrowed_and_one_that_is_narrow_stays(predictor, truths):
+def test_a_prior_that_lets_outliers_pull_is_narrowed_and_one_that_is_narrow_stays(predictor, truths):
     dataset, factors = truths
     wide, narrow = (ScalePrior(sigma_log=times * np.std(factors)) for times in (2.0, 0.5))
     chosen = narrowed(wide, predictor, dataset, counts=(1, 3))

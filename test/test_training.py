@@ -26,7 +26,7 @@ from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
-from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate_factor, train
+from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate, train
 from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
@@ -168,11 +168,13 @@ def test_same_curve_as_twice_the_batch(how, reference, rooms, tmp_path):
 
 
 def test_schedule_ends_at_the_last_step():
-    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == factors[10] == 1
-    assert factors[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+    for final in (0.0, 0.1):
+        rates = [learning_rate(step, 100, 10, 2.0, final) for step in range(100)]
+        assert rates[0] == pytest.approx(0.2)
+        assert rates[9] == rates[10] == 2
+        assert rates[-1] == pytest.approx(final, abs=1e-12)
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+        assert {learning_rate(step, 100, 10, 0.0, final) for step in range(100)} == {0.0}
 
 
 def test_the_average_is_that_of_torch():

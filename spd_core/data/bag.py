@@ -141,17 +141,17 @@ class Bag:
         latest: dict[int, Recorded | None] = {}  # camera_info when the image came
         info = self._index[topics.camera_info][2] if topics.camera_info else None
         for message, place in self._messages({name for name in vars(topics).values() if name}):
-            is_info = message.topic == topics.camera_info
-            is_damaged = is_info and self._read(message, lambda m: m) is None
-            info = message if is_info and not is_damaged else info
-            is_image = message.topic == topics.image
-            image = place if is_image else images_of[message.topic].get(place)
-            if image is None:
-                continue
-            if is_image:
-                latest[image] = info
-            else:
+            is_damaged = False
+            if message.topic == topics.camera_info:
+                is_damaged = self._read(message, lambda m: m) is None
+                info = info if is_damaged else message
+            if message.topic == topics.image:
+                image, latest[place] = place, info
+            elif place in (partners := images_of[message.topic]):
+                image = partners[place]
                 missing[image] -= 1
+            else:
+                continue
             if not is_damaged:
                 parts.setdefault(image, []).append(message)
             if image in latest and not missing[image]:

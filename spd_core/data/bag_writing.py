@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,7 +42,7 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
             written = Path(folder) / path.name  # files of a bag are called as their folder
             count = _write(written, frames, storage)
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(Path(folder) / "before")  # goes with the temporary folder
             written.rename(path)
     except (OSError, sqlite3.Error) as error:
         raise DataError(f"{path} could not be written ({error}). Is the disk full?") from error

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import yaml
 from rosbags import rosbag1
 
+from ..errors import first_line
 from ..files import problem
 from . import mcap
 from .samples import DataError
@@ -75,11 +76,11 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     try:
         named = named_files(folder)
     except Exception as error:  # of YAML, or of a content that is none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return found, [f"{metadata} is damaged ({reason}); {repair}"]
+        return found, [f"{metadata} is damaged ({first_line(error)}); {repair}"]
     missing = [file.name for file in named if not file.exists()]
     if missing or not named:
-        return found, [f"{metadata} names {', '.join(missing) or 'no file'}, which is not there; {repair}"]
+        what = f"{', '.join(missing)}, not there" if missing else "no file"
+        return found, [f"{metadata} names {what}; {repair}"]
     return named, []
 
 
@@ -251,6 +252,7 @@ class CompressedStorage:
             except (EOFError, zstd.ZstdError) as error:
                 fault = f"{path} is unfinished or damaged: {error}"
             except OSError as error:
+                self._folder.cleanup()
                 raise DataError(
                     f"{path} cannot be unpacked into {self._folder.name} ({error.strerror}); the variable TMPDIR names"
                     " a folder with more room"

@@ -1,0 +1,14 @@
+"""Arrays of numbers as callers give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def float64(values: Any) -> np.ndarray:
+    """As float64; NaN where a masked array hides what is no number."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
+    return np.asarray(values, dtype=np.float64)
