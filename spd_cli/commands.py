@@ -22,7 +22,7 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
-from spd_core.files import FileError, check_writable, listed, make_folder, printable
+from spd_core.files import FileError, check_writable, listed, make_folder, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
 from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
@@ -65,8 +65,8 @@ def evaluate_checkpoint(
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
-        floor: also score with the floor of the truth told to the scale, height and tilt a little off. Of the protocol
-            the depth range, crop, limit, seed and size count for these two.
+        floor: also score with the floor of the truth told to the scale, height and tilt a little off; adds floor.json.
+            Of the protocol the depth range, crop, limit, seed and size count for these two.
     """
     how = Protocol(**protocol)
     if floor:
@@ -115,7 +115,11 @@ def evaluate_checkpoint(
             write_scale_report(scaled, out)
             say(f"wrote {out}/scale.json, scale.png")
     if floor:
-        show_floor(evaluate_floor(predictor, dataset, how, progress=True))
+        with_floor = evaluate_floor(predictor, dataset, how, progress=True)
+        show_floor(with_floor)
+        if out is not None:
+            write_json(Path(out) / "floor.json", with_floor)
+            say(f"wrote {out}/floor.json")
 
 
 def check(path: Path, workers: int = 2) -> None:

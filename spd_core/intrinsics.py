@@ -18,7 +18,7 @@ import yaml
 from . import files
 from .camera import Camera
 from .camera_info import camera_from_info
-from .data.images import exif_of, steps_of, turn_of
+from .data.images import exif_of, flips_of, orientation_of
 from .data.rgbd import check_camera, four_numbers, read_camera
 from .errors import SPDError
 
@@ -74,7 +74,7 @@ def camera_of_picture(
         return KnownCamera(_told(told, file, size), f"the intrinsics {told}")
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
-        camera = _as_shown(camera, turn_of(file), size)
+        camera = _as_shown(camera, orientation_of(file), size)
         check_camera(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
     return _from_exif(file, size)
@@ -87,11 +87,11 @@ def centred_camera(focal_px: float, size: tuple[int, int]) -> Camera:
 
 
 def _as_shown(camera: Camera, turn: int, size: tuple[int, int]) -> Camera:
-    """The camera of camera.txt for a picture that is turned (`turn_of`) to `size` (height, width) px. camera.txt is of
-    the pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to their
-    middle."""
+    """The camera of camera.txt for a picture that is turned (`orientation_of`) to `size` (height, width) px. camera.txt
+    is of the pixels that are stored, as in a data set; of those that are shown where its optical axis is nearer to
+    their middle."""
     (height, width), turned = size, camera
-    is_transposed, is_mirrored, is_upside_down = steps_of(turn)
+    is_transposed, is_mirrored, is_upside_down = flips_of(turn)
     if is_transposed:
         turned = turned.transposed()
     if is_mirrored:
@@ -111,7 +111,7 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
     except ValueError as error:
         if "," in told and not os.path.exists(files.expanded(told)):  # which takes names of any length
             raise IntrinsicsError(f"expected fx,fy,cx,cy in px, or a file, got {told!r}") from error
-        camera = _calibrated(files.expanded(told), turn_of(file), size)
+        camera = _calibrated(files.expanded(told), orientation_of(file), size)
     else:
         camera = Camera(*numbers)
     check_camera(camera, size, told, IntrinsicsError)
@@ -119,9 +119,9 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
 
 
 def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
-    """The camera in a file for a picture that is turned (`turn_of`) to `size` (height, width) px: of the pixels that
-    are stored, or, where it says so, of those that are shown."""
-    stored = size[::-1] if steps_of(turn)[0] else size
+    """The camera in a file for a picture that is turned (`orientation_of`) to `size` (height, width) px: of the pixels
+    that are stored, or, where it says so, of those that are shown."""
+    stored = size[::-1] if flips_of(turn)[0] else size
     try:
         return _as_shown(read_calibration(calibration, stored), turn, size)
     except IntrinsicsError:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from .training_config import (
 from .training_record import Record, state_file
 
 with extra("train"):
+    from filelock import FileLock, Timeout
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
@@ -59,7 +61,7 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
 
     Raises:
         TrainingError: the loss or the gradient became NaN or infinite (with the files of that batch), too many broken
-            samples, the folder holds another run, or a file could not be written.
+            samples, the folder holds another run or is written to by one, or a file could not be written.
         SPDError: there is no such device, or the folder cannot be written to.
     """
     if TorchElasticEnvironment.detect():  # torchrun has started the processes
@@ -71,9 +73,14 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
     torch.backends.cudnn.allow_tf32 = False
     fabric = _fabric(config)
     fabric.launch()
-    if fabric.is_global_zero:
-        files.make_folder(config.out)  # before hours of reading: can it be written to?
-    return (kind or TrainingRun)(config, fabric).loop()
+    with ExitStack() as stack:
+        if fabric.is_global_zero:  # before hours of reading: can it be written to, and does nobody else?
+            folder = files.make_folder(config.out)
+            try:
+                stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
+            except Timeout as error:
+                raise TrainingError(f"another training is writing to {folder}; choose another out") from error
+        return (kind or TrainingRun)(config, fabric).loop()
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -94,6 +101,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     )
 
 
+LOCK_PATIENCE_S = 10.0  # workers of a training that was killed hold its lock until they notice
 BLIND_STEPS = 10  # a crop may show no depth, as where a sensor's is sparse; so many one after another show a mistake
 
 

@@ -188,6 +188,12 @@ def test_command(tmp_path, rooms, monkeypatch, capsys):
     expected = depth_metrics(predict(Predictor.load("embedded"), sample, Protocol(flip_average=True)), sample.depth_m)
     assert written["mean"]["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-2)  # depth rounded to millimetres
     assert "left out" not in capsys.readouterr().out
+    small = ["--precision", "int8", "--floor", "true", "--out", str(tmp_path / "small")]
+    monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path), *small])
+    main()
+    assert json.loads((tmp_path / "small" / "result.json").read_text())["precision"] == "int8"
+    assert "floor_log" in json.loads((tmp_path / "small" / "floor.json").read_text())
+    capsys.readouterr()
     cv2.imwrite(str(tmp_path / "b.png"), sample.rgb[..., ::-1])
     cv2.imwrite(str(tmp_path / "b.depth.png"), np.full(sample.depth_m.shape, 12_000, np.uint16))
     monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path)])

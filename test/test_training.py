@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from spd_core import SPD, checkpoint, training_record
+from spd_core import SPD, checkpoint, training, training_record
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
 from spd_core.errors import SPDError
@@ -422,6 +423,14 @@ def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
     )  # 12 samples are the folder twice
     with pytest.raises(TrainingError, match="1 broken samples, more than max_broken=0; `spd data check"):
         train(config(rooms, tmp_path / "b", data=folder, steps=3, max_broken=0))
+
+
+def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOCK_PATIENCE_S", 0.1)
+    with FileLock(tmp_path / ".lock"), pytest.raises(TrainingError, match="another training is writing to"):
+        train(config(rooms, tmp_path, steps=1))
+    assert not (tmp_path / "state.pt").exists()
+    train(config(rooms, tmp_path, steps=1))
 
 
 def test_full_disk_leaves_the_previous_checkpoint(rooms, tmp_path):

@@ -52,15 +52,15 @@ def exif_of(picture: Path | io.BytesIO, part: int | None = None) -> Mapping[int,
         return {}
 
 
-def turn_of(picture: Path | io.BytesIO) -> int:
+def orientation_of(picture: Path | io.BytesIO) -> int:
     """How a picture is turned before it is looked at: 1 (not at all) to 8, as EXIF's orientation says, or XMP's."""
     turn = exif_of(picture).get(ORIENTATION, 1)
     return turn if turn in range(2, 9) else 1
 
 
-def steps_of(turn: int) -> tuple[bool, bool, bool]:
-    """What turns a picture (`turn_of`), in this order: whether its rows and columns change places, whether its columns
-    are reversed, and whether its rows are."""
+def flips_of(turn: int) -> tuple[bool, bool, bool]:
+    """What turns a picture (`orientation_of`), in this order: whether its rows and columns change places, whether its
+    columns are reversed, and whether its rows are."""
     return turn >= 5, turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
 
 
@@ -74,8 +74,8 @@ def read_colour(file: Path, turned: bool = False) -> np.ndarray:
     with _decoding(file):
         data = file.read_bytes()
         rgb = cv2.cvtColor(decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
-    turn = turn_of(io.BytesIO(data)) if turned and not data.startswith(TIFF_STARTS) else 1
-    is_transposed, is_mirrored, is_upside_down = steps_of(turn)
+    turn = orientation_of(io.BytesIO(data)) if turned and not data.startswith(TIFF_STARTS) else 1
+    is_transposed, is_mirrored, is_upside_down = flips_of(turn)
     if is_transposed:
         rgb = rgb.swapaxes(0, 1)
     if is_mirrored:
