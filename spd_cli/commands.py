@@ -34,6 +34,7 @@ from .console import make_console, say
 from .scales import say_left_out, show_floor, show_scale
 
 SHOWN_FAULTS = 50
+FAR_M = 10.0  # a median depth of no room
 
 
 def evaluate_checkpoint(
@@ -149,6 +150,9 @@ def check(path: Path, workers: int = 2) -> None:
         if not summary.medians_m and summary.invalid:
             faults += 1
             say(f"no image of {printable(str(path))} has a pixel of known depth", "red")
+        elif summary.medians_m and (median_m := float(np.median(summary.medians_m))) > FAR_M:
+            units = "where 16-bit PNG is in 1/5000 m (TUM), it must be made millimetres"
+            say(f"the median depth is {median_m:.0f} m; right outdoors, but {units}", "yellow", title="note: ")
         table.caption = dataset.layout
         if split not in dataset.splits:
             table.add_row(*dataset.splits, *summary.row())

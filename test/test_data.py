@@ -321,6 +321,20 @@ def test_depth_of_another_size_or_type(tmp_path):
 # --- the commands
 
 
+def test_check_doubts_depth_in_other_units(tmp_path, capsys):
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    for i, units in enumerate((1000, 5000)):  # the second is TUM's
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        cv2.imwrite(str(folder / "a.png"), rgb)
+        cv2.imwrite(str(folder / "a.depth.png"), np.full(rgb.shape[:2], 2.4 * units, np.uint16))
+        check(folder)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("the median depth is 12 m; right outdoors, but where 16-bit PNG is in 1/5000 m (TUM)" in said) == (
+            i == 1
+        )
+
+
 def test_check_and_preview(tmp_path, capsys):
     write_bts(tmp_path)
     check(tmp_path)
