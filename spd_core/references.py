@@ -78,7 +78,7 @@ def scan_references(msg: Message) -> KnownPoints:
     if not np.isfinite(angles).all() or not msg.range_min < msg.range_max:
         raise MessageError(
             f"laser scan of {len(ranges_m)} ranges from {msg.angle_min} rad by {msg.angle_increment} rad, within"
-            f" {msg.range_min} ... {msg.range_max} m; expected finite angles, and range_min below range_max"
+            f" {msg.range_min} ... {msg.range_max} m; expected finite angles and a range above 0"
         )
     with np.errstate(invalid="ignore"):
         seen = (ranges_m >= max(msg.range_min, 1e-3)) & (ranges_m <= msg.range_max)
@@ -97,7 +97,7 @@ def range_references(msg: Message) -> KnownPoints:
     if not 0 <= half < math.pi / 2 or not msg.min_range <= msg.max_range:
         raise MessageError(
             f"range with a field of view of {msg.field_of_view} rad within {msg.min_range} ... {msg.max_range} m;"
-            " expected 0 ... pi rad, and min_range at most max_range"
+            " expected 0 ... pi rad and a range above 0"
         )
     is_read = math.isfinite(msg.range) and max(msg.min_range, 1e-3) <= msg.range <= msg.max_range
     directions = [(1.0, 0.0, 0.0)]

@@ -79,7 +79,7 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
         return found, [f"{metadata} is damaged ({first_line(error)}); {repair}"]
     missing = [file.name for file in named if not file.exists()]
     if missing or not named:
-        what = f"{', '.join(missing)}, not there" if missing else "no file"
+        what = f"{', '.join(missing)}, which is not there" if missing else "no file"
         return found, [f"{metadata} names {what}; {repair}"]
     return named, []
 
