@@ -78,8 +78,6 @@ class SPDConfig:
             raise SPDError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
         if self.fit not in ("inside", "focal", "cover"):
             raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
-        if not _is_whole(self.features) or self.features < 1:
-            raise SPDError(f"features must be a whole number of at least 1, got {self.features!r}")
         positive = {"training_focal_px": self.training_focal_px}
         if self.max_depth_m is not None:
             positive["max_depth_m"] = self.max_depth_m
