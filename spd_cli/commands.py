@@ -232,9 +232,10 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
 
 def _presets() -> Table:
     table = Table(title="Presets; multiply-accumulates in G")
-    columns = ("preset", "encoder", "its pretrained weights", "input", "parameters", "encode", "dense decoder")
-    for column in (*columns, "128 points"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("preset", overflow="fold")  # names are to be copied: nothing of them is cut off
+    table.add_column("encoder", overflow="fold")
+    for column in ("its weights", "input", "parameters", "encode", "dense", "128 points"):
+        table.add_column(column)
     for name, config in PRESETS.items():
         with torch.device("meta"):  # counted, not computed
             model, image = SPD(config), torch.zeros(1, 3, *config.input_size)

@@ -357,7 +357,7 @@ def test_long_lines_are_not_broken(capsys):
 
 def test_an_output_that_cannot_be_written_is_one_line():
     room = Path(checkpoint.__file__).parent / "weights" / "room.jpg"
-    for arguments in (("info",), ("ask", room, "1,1", "--json")):
+    for arguments in (("ask", room, "1,1"), ("ask", room, "1,1", "--json")):
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
                 [sys.executable, "-m", "spd_cli", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
