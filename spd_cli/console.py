@@ -22,9 +22,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 UNREAD = 141  # 128 + SIGPIPE
 
 
-def make_console(stderr: bool = False, width: int | None = None) -> Console:
+def make_console(stderr: bool = False) -> Console:
     """A console that prints strings as they are."""
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str, style: str = "", stderr: bool = False, title: str = "") -> None:
