@@ -25,6 +25,8 @@ from .console import say
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 BAGS = (".mcap", ".db3", ".zstd", ".bag")
+MOST_LOST = 250  # pictures of a video in a row that cannot be decoded
+FEWEST = 0.95  # share of the pictures that a video announces
 CAMERA_INFO = "the bag's camera_info"
 
 
@@ -128,13 +130,23 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
         raise SourceError(f"{source} does not exist")
     camera, camera_source = _beside(Path(source)) if isinstance(source, str) else (None, "")
     capture = cv2.VideoCapture(source)
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if isinstance(source, str) else 0
+    count = failed = lost = 0
     try:
-        count = 0
-        while (most is None or count < most) and (read := capture.read())[0]:
-            yield Picture(name, partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB), True, camera, camera_source)
-            count += 1
+        while most is None or count < most:
+            is_read, bgr = capture.read()
+            if is_read:
+                yield Picture(name, partial(cv2.cvtColor, bgr, cv2.COLOR_BGR2RGB), True, camera, camera_source)
+                count, lost, failed = count + 1, lost + failed, 0
+            elif count + lost + failed >= total or failed == MOST_LOST:  # the end, or none of the rest can be decoded
+                break
+            else:
+                failed += 1
     finally:
         capture.release()
+    is_cut = (most is None or count < most) and count < FEWEST * total - 2  # of some containers it is an estimate
+    if lost or (count and is_cut):
+        say(f"{name}: {count} of {total} pictures could be read; it is damaged, or was cut off", "yellow", stderr=True)
     if count == 0:
         what = (
             f"camera {source} cannot be opened"

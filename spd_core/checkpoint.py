@@ -73,6 +73,16 @@ def load(path: str | Path) -> SPD:
             model = SPD(SPDConfig(**config)).float()  # whatever the process has for its defaults
     except Exception as error:  # of the libraries that build it from values of any kind
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
+    fill(model, tensors, f"{path} does not fit its own configuration")
+    return model.eval()
+
+
+def fill(model: SPD, tensors: dict[str, torch.Tensor], fault: str) -> None:
+    """Give a model its weights.
+
+    Raises:
+        CheckpointError: they have other names or shapes: `fault`, and which.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
@@ -86,9 +96,8 @@ def load(path: str | Path) -> SPD:
             ),
         ]
         shown = "; ".join(sorted(differences)[:5])
-        raise CheckpointError(f"{path} does not fit its own configuration, {len(differences)} tensors differ: {shown}")
+        raise CheckpointError(f"{fault}, {len(differences)} tensors differ: {shown}")
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return model.eval()
 
 
 def average(paths: Sequence[str | Path]) -> SPD:
@@ -103,6 +112,9 @@ def average(paths: Sequence[str | Path]) -> SPD:
         if model.config != models[0].config:
             raise CheckpointError(f"{path} has {model.config}, expected that of {paths[0]}: {models[0].config}")
     states = [model.state_dict() for model in models]
+    for path, state in zip(paths, states):
+        if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+            raise CheckpointError(f"{path} has values that are not finite in {', '.join(bad[:5])}: nothing to average")
     models[0].load_state_dict(
         {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
     )

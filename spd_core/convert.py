@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import files
 from .camera import Camera
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, fill
 from .data.images import read_colour
 from .model import PRESETS, SPD
 from .predictor import Predictor
@@ -97,10 +97,7 @@ def depth_anything_v2(path: str | Path, max_depth_m: float | None = None) -> tup
         is_linear = name in expected and expected[name].dim() == 2
         if is_linear and tensor.dim() == 4:  # a 1x1 convolution of theirs
             ours[name] = tensor[:, :, 0, 0]
-    try:
-        model.load_state_dict(ours)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit Depth Anything V2 {size}: {error}") from error
+    fill(model, ours, f"{path} does not fit Depth Anything V2 {size}")
     _refuse_relative(model.eval(), path)
     source = f"{SOURCE}, {path.name}"
     return model, {"source": source, "license": LICENCES[size], "trained_on": dataset, "converted_by": "spd convert"}

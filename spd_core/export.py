@@ -136,12 +136,12 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
     features = model.encode(images).maps
     maps, depth = {name: x.numpy() for name, x in features.items()}, model.decoder(**features).numpy()
     decoder = _graph(model.decoder, tuple(features.values()), list(features), ["depth"])
-    differences = {}
+    differences, graphs = {}, {}
     for name, graph, inputs, expected in (
         ("encoder", encoder_graph(model, size), {"images": images.numpy()}, maps),
         ("decoder", decoder, maps, {"depth": depth}),
     ):
-        write_bytes(folder / f"{name}.onnx", graph)
+        graphs[name] = graph
         session = onnx_session(graph)
         used = {value.name for value in session.get_inputs()}
         for output, value in zip(
@@ -151,5 +151,7 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
                 np.abs(value - expected[output]).max() / max(1.0, np.abs(expected[output]).max())
             )
     if not all(difference <= 1e-3 for difference in differences.values()):  # nor NaN
-        raise ExportError(f"the exported graphs differ from torch: {differences}")
+        raise ExportError(f"the exported graphs differ from torch: {differences}; nothing is written")
+    for name, graph in graphs.items():
+        write_bytes(folder / f"{name}.onnx", graph)
     return differences

@@ -8,6 +8,7 @@ import errno
 import glob
 import json
 import os
+import pickle
 import tempfile
 import threading
 import unicodedata
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import SPDError
+from .errors import SPDError, first_line
 
 # Folders that macOS, a NAS or Windows put among one's own.
 FOREIGN_FOLDERS = {"__MACOSX", ".AppleDouble", ".Trashes", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
@@ -187,8 +188,9 @@ def read_torch(path: Path, device: Any = "cpu", error: type[SPDError] = FileErro
     except Exception as reason:  # whatever the bytes make the reader raise
         is_whole = path.is_file() and zipfile.is_zipfile(path)
         what = "holds more than tensors and plain values" if is_whole else problem(path, b"PK\x03\x04")
-        first_line = (str(reason).splitlines() or [type(reason).__name__])[0]
-        raise error(f"{path} {what}; it is not a file that can be read safely ({first_line})") from reason
+        # Of a pickle torch says how to run it all the same.
+        why = "" if isinstance(reason, pickle.UnpicklingError) else f" ({first_line(reason)})"
+        raise error(f"{path} {what}; it is not a file that can be read safely{why}") from reason
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from . import files
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
+from .errors import SPDError
 from .evaluation import Protocol, evaluate, predict
 from .extras import extra
 from .metrics import collapsed, mean_metrics
@@ -131,7 +132,7 @@ class TrainingRun:
         )
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        self.record = Record(config, fabric, model, self.optimizer, average, self.steps)
+        self.record = Record(config, fabric, model, self.optimizer, average, self.steps, len(self.samples))
         self.is_blind = True  # no batch had depth yet
 
     def initial_model(self, config: TrainConfig) -> SPD:
@@ -150,8 +151,8 @@ class TrainingRun:
         batches = self._batches()
         with Progress(*columns, disable=not fabric.is_global_zero) as progress:
             task = progress.add_task("train", total=self.steps, completed=record.step)
-            # Where the run starts from, and whether a validation works, before hours of training.
-            if not record.history:
+            # Where the run starts from, and whether a validation works, before hours of training; and one that failed.
+            if not record.history or (self._is_validated(record.step) and record.history[-1]["step"] < record.step):
                 self._validate(loss=None)
             while record.step < self.steps and not record.stops_early:
                 started = time.monotonic()
@@ -172,12 +173,19 @@ class TrainingRun:
                         "train/img_per_s": rate,
                     }
                 )
-                if record.step % config.validate_every == 0 or record.step == self.steps:
-                    self._validate(loss)
+                if self._is_validated(record.step):
+                    try:
+                        self._validate(loss)
+                    except SPDError:  # a picture of it that is broken, say: what was learned is not lost with it
+                        record.save()
+                        raise
                 elif record.step % config.save_every == 0:
                     record.save()
         early = f"stopped early: {config.patience} validations without a smaller AbsRel"
         return record.end(early if record.stops_early else "complete")
+
+    def _is_validated(self, step: int) -> bool:
+        return step % self.config.validate_every == 0 or step == self.steps
 
     def _batches(self) -> Iterator[dict]:
         config, fabric, record = self.config, self.fabric, self.record

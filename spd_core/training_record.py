@@ -43,8 +43,9 @@ class Record:
         optimizer: torch.optim.Optimizer,
         average: AveragedModel | None,
         steps: int,
+        samples: int,
     ):
-        self.config, self.fabric, self.steps = config, fabric, steps
+        self.config, self.fabric, self.steps, self.samples = config, fabric, steps, samples
         self.raw_model, self.optimizer, self.average = model, optimizer, average
         self._averaged: list[list[torch.Tensor]] = []  # tensors of the average, and those of the model
         self.out = files.expanded(config.out)
@@ -129,6 +130,7 @@ class Record:
             checkpoint.save(self.evaluated, self.out / "best.safetensors", **report)
         state = {
             "recipe": report["config"],
+            "samples": self.samples,
             "model": self.raw_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -157,6 +159,11 @@ class Record:
             raise TrainingError(
                 f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
                 " another `out`"
+            )
+        if (samples := state.get("samples", self.samples)) != self.samples:  # older states do not say it
+            raise TrainingError(
+                f"{self.out} holds a run over {samples:,} samples, and its data have {self.samples:,} now; go on with"
+                " those, or choose another `out`"
             )
         try:
             self.raw_model.load_state_dict(state["model"])

@@ -31,6 +31,7 @@ from spd_core.names import ANSWER_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUER
 from spd_core.recording import Asked, Replayed, Reply
 
 from .conversions import query_cloud
+from .processes import use_fastdds_profile
 
 WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
@@ -170,6 +171,7 @@ def replay_live(
             raise RuntimeError(f"the query of point {key} was answered twice")
         asked.reply = Reply(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s)
 
+    use_fastdds_profile()
     with ExitStack() as stack:
         stack.callback(ready.close)
         rclpy.init()

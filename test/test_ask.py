@@ -124,11 +124,29 @@ def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):
     assert all("20,30: " in line and " ± " in line and line.endswith("700,30: none") for line in lines)
 
 
-def recorded(file):
+def recorded(file, count=3):
     video = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
-    for _ in range(3):
+    for _ in range(count):
         video.write(PIXELS)
     video.release()
+
+
+def test_a_damaged_video_is_read_on_and_told(tmp_path, monkeypatch, capsys):
+    recorded(tmp_path / "a.avi", 30)
+    whole = (tmp_path / "a.avi").read_bytes()
+    frames = [match.start() for match in re.finditer(b"00dc", whole)][:30]
+    damaged = bytearray(whole)
+    for start in frames[10:13]:
+        size = int.from_bytes(whole[start + 4 : start + 8], "little")
+        damaged[start + 8 : start + 8 + size] = bytes(size)
+    # Of one that is cut off, FFmpeg leaves out the last picture, whole or not.
+    for name, content, count in (("a", whole, 30), ("b", bytes(damaged), 27), ("c", whole[: frames[15]], 14)):
+        file = tmp_path / f"{name}.avi"
+        file.write_bytes(content)
+        spd(monkeypatch, file, "20,30", "--fov", "60", "--json")
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == count
+        assert (f"{file}: {count} of 30 pictures could be read; it is damaged" in captured.err) == (count < 30)
 
 
 def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):

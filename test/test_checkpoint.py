@@ -75,6 +75,11 @@ def test_an_average_is_that_of_the_weights(saved, tmp_path):
     named = dict(model.named_parameters())
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(mean[name], tensor + 0.25 if name in named else tensor)
+    with torch.no_grad():
+        next(other.parameters()).fill_(torch.nan)
+    checkpoint.save(other, tmp_path / "broken.safetensors")
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors has values that are not finite in encoder"):
+        checkpoint.average([path, tmp_path / "broken.safetensors"])
     foreign = SPD.from_preset("lite", input_size=(64, 96), features=48)
     checkpoint.save(foreign, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match=r"foreign.*features=48.*expected that of.*features=96"):

@@ -38,6 +38,7 @@ def test_weights_that_answer_nothing_are_no_success(models, tmp_path):
     torch.nn.init.constant_(model.decoder.head.bias, torch.nan)
     with pytest.raises(ExportError, match=r"differ from torch: .*nan"):
         export.export(model, tmp_path, (64, 64))
+    assert list(tmp_path.iterdir()) == [], "graphs that were good are not replaced"
 
 
 def test_without_the_packages_the_error_says_what_to_install(models, monkeypatch, tmp_path):

@@ -433,6 +433,37 @@ def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, mo
     train(config(rooms, tmp_path, steps=1))
 
 
+def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):
+    """A picture is emptied on the way; mended, the run goes on with the validation that is due."""
+    val = tmp_path / "val"
+    val.mkdir()
+    cv2.imwrite(str(val / "a.png"), np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8))
+    cv2.imwrite(str(val / "a.depth.png"), np.linspace(1000, 3000, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16))
+    (val / "camera.txt").write_text("100 100 48 32")
+    broken = val / "a.png"
+    content = broken.read_bytes()
+    run = config(rooms, tmp_path / "out", val=val, steps=4, validate_every=2, save_every=100)
+
+    class Breaks(TrainingRun):
+        def loss(self, images, target_m):
+            broken.write_bytes(b"")
+            return super().loss(images, target_m)
+
+    with pytest.raises(SPDError, match="is empty"):
+        train(run, Breaks)
+    broken.write_bytes(content)
+    assert torch.load(tmp_path / "out" / "state.pt", weights_only=True)["step"] == 2
+    assert [validation["step"] for validation in train(run)["history"]] == [0, 2, 4]
+
+
+def test_data_that_changed_are_another_run(rooms, tmp_path):
+    train(config(rooms, tmp_path, steps=1))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save(state | {"samples": state["samples"] + 3}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match=r"holds a run over \d+ samples, and its data have \d+ now"):
+        train(config(rooms, tmp_path, steps=1))
+
+
 def test_full_disk_leaves_the_previous_checkpoint(rooms, tmp_path):
     """A limit on the size of files stands for a full disk: both fail in the middle of a write."""
     train(config(rooms, tmp_path, steps=2))
