@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def evaluate_checkpoint(
     floor: bool = False,
     **protocol,
 ) -> None:
-    """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png.
+    """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png, and for
+    references and floor scale.json, scale.png and floor.json.
 
     Args:
         data: folder in any layout of `spd data check`.
@@ -103,7 +105,8 @@ def evaluate_checkpoint(
     say_left_out(result["pixels_beyond"], how.max_depth_m, result["without_truth"])
     if n_nan := result["mean"]["n_nan"]:
         say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
-    say("protocol: " + ", ".join(f"{name} {value}" for name, value in result["protocol"].items()))
+    protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items())
+    say(f"protocol: {protocol_used}; {predictor.runtime}, {precision}")
     if out is not None:
         run_by = {"runtime": predictor.runtime, "precision": precision}
         about = {"weights": weights, **run_by, "data": str(data), "split": split}
@@ -222,12 +225,22 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         path = checkpoint.EMBEDDED if weights == "embedded" else weights
         config, origin = asdict(checkpoint.load(path).config), checkpoint.provenance(path)
         origin.pop("history", None)  # of a training, hundreds of lines: run.json has it
+        if "average_of" in origin:
+            origin["average_of"] = list(map(_run_of, origin["average_of"]))
         console.print({"file": str(path), "config": config, "provenance": origin})
         return
     if not folder.is_dir():
         raise FileError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give one to look in")
     console.print(_presets())
     _list_checkpoints(folder, console)
+
+
+def _run_of(origin: dict) -> Any:
+    """What tells a checkpoint's training from others, of what it says of its origin; the file has it all."""
+    if "average_of" in origin:
+        return {"average_of": list(map(_run_of, origin["average_of"]))}
+    config = origin.get("config", {})
+    return {name: config[name] for name in ("out", "init", "seed", "steps") if name in config} or origin.get("source")
 
 
 def _presets() -> Table:

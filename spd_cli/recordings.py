@@ -44,7 +44,7 @@ def demo(image_dir: Path | None = None, camera: list[float] | None = None, out: 
         image_dir: folder of images (with `*.depth.png` beside them the error is printed too); without it a synthetic
             room is filmed.
         camera: fx, fy, cx, cy in px of the images in `image_dir`; a file camera.txt in that folder says the same.
-        out: folder for overlay.png, depths.csv and the bag.
+        out: folder for the bag and what `spd replay` writes.
     """
     if camera is not None and len(camera) != 4:
         raise SPDError(f"camera must be fx,fy,cx,cy in px, got {camera}")

@@ -81,7 +81,7 @@ class Settings:
         "auto",
         RUNTIMES,
         "what runs the encoder: torch, compile (torch.compile; for GPUs), cuda_graph (CUDA, recorded per image size),"
-        " onnxruntime (CPU, fp32); auto picks for the device",
+        " onnxruntime (CPU; fp32 or int8); auto picks for the device",
     )
     input_size: tuple[int, ...] = _setting(
         (0, 0),
