@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,6 +64,8 @@ class Workers:
         while not self._stopping:
             if (job := self.run("schedule", partial(self._wait, next_job, patience_s))) is not None:
                 self.run(job.func.__name__, job)
+            else:  # the end, or an error that would come again at once
+                time.sleep(0.01)
 
     def _wait(self, next_job: Callable[[], Job | None], patience_s: Callable[[], float | None]) -> Job | None:
         with self._condition:
