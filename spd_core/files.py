@@ -237,6 +237,8 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 
 def _remove_remains(path: Path) -> None:
     """What writers to `path` left that were killed."""
+    if os.name != "posix":
+        return  # where asking whether a process lives may end it
     for remains in path.parent.glob(f"{glob.escape(path.name[:40])}.*-*.partial"):
         with suppress(OSError, ValueError):
             writer = int(remains.suffixes[-2][1:].partition("-")[0])
