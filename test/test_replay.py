@@ -231,15 +231,12 @@ def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypa
     recorded.write(tmp_path / "bag", messages())
     run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline")
     with running_node():
-        for name in ("live", "again"):
-            run(monkeypatch, "replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / name)
-    offline, *live = (
-        np.genfromtxt(tmp_path / name / "depths.csv", delimiter=",", names=True)
-        for name in ("offline", "live", "again")
+        run(monkeypatch, "replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / "live")
+    offline, live = (
+        np.genfromtxt(tmp_path / name / "depths.csv", delimiter=",", names=True) for name in ("offline", "live")
     )
-    for points in live:
-        assert (points["status"] == Status.OK).all()
-        np.testing.assert_allclose(points["depth_m"], offline["depth_m"], rtol=1e-5)
+    assert (live["status"] == Status.OK).all()
+    np.testing.assert_allclose(live["depth_m"], offline["depth_m"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("restart", [True, False])
