@@ -362,6 +362,8 @@ def test_a_node_that_comes_back_with_another_camera_is_looked_at_again(browser, 
 
             with running_node({"__ns": "/front", "image": topic, "camera_info": INFO_TOPIC}, SETTINGS):
                 client.spin(partial(is_said, ".name", topic), 60)
+                # A click on a picture that has not come to the browser yet is of no pixel.
+                page.wait_for_function("document.querySelector('.photo > img')?.naturalWidth > 0")
                 page.mouse.click(*at_pixel(page, 100, 100, SIZE))
                 client.spin(partial(is_said, ".pins", "100, 100: "), 60)
                 client.spin(partial(is_said, ".pins", "m (NO_CAMERA_INFO)"), 60)
