@@ -108,9 +108,9 @@ def evaluate_checkpoint(
     protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items())
     say(f"protocol: {protocol_used}; {predictor.runtime}, {precision}")
     if out is not None:
-        run_by = {"runtime": predictor.runtime, "precision": precision}
-        about = {"weights": weights, **run_by, "data": str(data), "split": split}
-        write_evaluation(result, predictor, dataset, out, **about, model=asdict(predictor.model.config))
+        about = {"weights": weights, "runtime": predictor.runtime, "precision": precision, "data": str(data)}
+        config = asdict(predictor.model.config)
+        write_evaluation(result, predictor, dataset, out, **about, split=split, model=config)
         say(f"wrote {out}/result.json, per_image.csv, report.png")
     if references:
         scaled = evaluate_scale(predictor, dataset, how, references, workers=workers, progress=True)
@@ -226,7 +226,7 @@ def info(weights: str | None = None, folder: Path = Path(".")) -> None:
         config, origin = asdict(checkpoint.load(path).config), checkpoint.provenance(path)
         origin.pop("history", None)  # of a training, hundreds of lines: run.json has it
         if "average_of" in origin:
-            origin["average_of"] = list(map(_run_of, origin["average_of"]))
+            origin |= _run_of(origin)
         console.print({"file": str(path), "config": config, "provenance": origin})
         return
     if not folder.is_dir():

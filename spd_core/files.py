@@ -207,7 +207,8 @@ def replaced(
     path, because = expanded(path), (OSError, *because)
     # Of this writer alone: another process may write to the same path, and the last one wins.
     partial = path.with_name(f"{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
-    _remove_remains(path)
+    if path.exists():  # a folder of many new files is not looked through for each of them
+        _remove_remains(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():  # of which some writers say no more than that they failed
