@@ -164,7 +164,7 @@ def test_bad_weights_fail_to_configure(client):
 
 def test_lifecycle_by_hand_and_grid(client, rgb):
     with running_node(TOPICS, {"runtime": "torch", "autostart": False, "grid": [4, 3]}) as process:
-        for _ in range(3):
+        for _ in range(2):
             assert transition(client, Transition.TRANSITION_CONFIGURE)
             assert transition(client, Transition.TRANSITION_ACTIVATE)
             client.spin(lambda: client.images.get_subscription_count() and client.count_publishers("/spd/depths"))

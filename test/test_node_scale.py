@@ -127,7 +127,7 @@ def test_a_jump_of_the_true_scale_is_followed_and_every_query_answered_once(runn
     before = [a["scale"].mean() for a in robot.answers()[-22:] if (a["status"] == Status.OK).all()]
     robot.run(2, refer(1.3))
     robot.answers()
-    robot.run(0.5, refer(1.3))
+    robot.run(1.5, refer(1.3))
     after = [a for a in robot.answers() if (a["status"] == Status.OK).all()]
     assert len(before) > 2
     assert len(after) > 2
