@@ -136,7 +136,10 @@ def calibrate(
         measured["sigma_temperature"] = sigma["temperature"]
         prior["network_sigma"] = sigma["temperature"] * sigma["mean"]
     checkpoint.save(model, out, dtype, **{**known, **measured})
-    say(f"wrote {out}: " + ", ".join(f"{name} {value}" for name, value in measured.items()))
+    say(f"wrote {out}, with")
+    for name, value in measured.items():
+        numbers = value if isinstance(value, dict) else {"": value}
+        say(f"  {name}: " + ", ".join(f"{part} {number:.4g}".lstrip() for part, number in numbers.items()))
     say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
 
 

@@ -69,6 +69,7 @@ class Predictor:
         input_size: tuple[int, int] | None = None,
         runtime: str = "auto",
     ):
+        check_fork()
         if not isinstance(model, SPD):
             raise SPDError(f"model must be an SPD, got {model!r}; Predictor.load takes weights by name or file")
         self._forced_size = None if input_size is None else check_input_size(input_size)
