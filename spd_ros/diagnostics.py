@@ -230,4 +230,5 @@ def _where_images_are(node: Node, images: Subscription) -> str:
         for name, types in node.get_topic_names_and_types()
         if kind in types and node.count_publishers(name) and not name.startswith(own)
     ]
-    return f"on {images.topic_name}; image topics with a publisher: {', '.join(others) or 'none'}"
+    hint = "; this one too: it is paused, or images are lost on their way" if images.topic_name in others else ""
+    return f"on {images.topic_name}; image topics with a publisher: {', '.join(others) or 'none'}{hint}"

@@ -43,6 +43,7 @@ class Frames:
         self.first_s = math.inf
         self.failure: Status | None = None
         self._failed_s = -math.inf  # when that image came
+        self._replaced_s = -math.inf  # when the newest of the images came whose frame is gone, as another has its stamp
 
     def keep(self, image: PendingImage, frame: Any) -> None:
         encoded = Encoded(frame, image.received_s)
@@ -61,10 +62,18 @@ class Frames:
         if image.received_s > self._failed_s:
             self.failure, self._failed_s = why, image.received_s
 
+    def make_way(self, stamp_ns: int) -> None:
+        """Another image has this stamp now: what came under it before is not what is asked about from now on."""
+        if (before := self.kept.pop(stamp_ns, None)) is not None:
+            self._replaced_s = max(self._replaced_s, before.received_s)
+        self.lost.pop(stamp_ns, None)
+
     def newest(self) -> int | None:
-        """Stamp of the newest frame; None where a later image could not be encoded: the scene may have changed."""
+        """Stamp of the newest frame; None where a later image has none, as it could not be encoded or has made way for
+        one that is not encoded yet: the scene may have changed."""
         stamp = next(reversed(self.kept), None)
-        return None if stamp is None or self.kept[stamp].received_s < self._failed_s else stamp
+        is_outdated = stamp is not None and self.kept[stamp].received_s < max(self._failed_s, self._replaced_s)
+        return None if is_outdated else stamp
 
     def stamps(self, encoding: PendingImage | None) -> list[int]:
         """Of images that have a frame, or will be next to have one, in the order in which they came."""

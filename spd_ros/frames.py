@@ -143,9 +143,8 @@ class FrameScheduler:
         and what came before it, under stamps that will come again, is forgotten."""
         with self._condition:
             jumped = self._newest_ns is not None and stamp_ns + JUMP_NS < self._newest_ns
-            self._frames.lost.pop(stamp_ns, None)
-            if stamp_ns:  # of a camera that repeats stamps: what it showed before is not what is asked about from now
-                self._frames.kept.pop(stamp_ns, None)
+            if stamp_ns:
+                self._frames.make_way(stamp_ns)
             self._newest_ns = stamp_ns
             if stamp_ns in self._pending:  # a camera that writes no stamps
                 self._client.on_skip(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ class Scaling:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
         self._outside_s: float | None = None  # since when no note had a point in the image
+        self._without_s: float | None = None  # since when frames come, and no note of one of them
+        self._newest_s = math.nan  # stamp of the last frame
+        self._apart_s: float | None = None  # from it, of the first note since then that no image was near
         self._looked_s = -np.inf  # when a frame was last chosen to look at its floor
         self._unplaced: tuple[EncodedFrame, Header, str] | None = None  # that frame, and why it waits
 
@@ -88,9 +92,10 @@ class Scaling:
             self._filter = ScaleFilter(self.predictor, factor=p.scale_factor) if is_learned else None
             self.statistics.state("scale", f"{p.scale_factor:.3f}")
             self.statistics.state("scale sigma", "")
-            self._unplaced = self._outside_s = None
+            self._unplaced = self._outside_s = self._without_s = self._apart_s = None
             # What was wrong for the settings before; what still is will be said again.
-            self.problems.resolved("floor", *SOURCES, "references", "references outside", "reference transform")
+            kinds = ("references", "references outside", "references missing", "reference transform")
+            self.problems.resolved("floor", *SOURCES, *kinds)
         if self._filter is not None:
             return self._filter
         factor = self.settings.scale_factor
@@ -101,6 +106,8 @@ class Scaling:
         self.scale()
         if self._filter is None:
             return True
+        self._without_s = self._apart_s = None
+        self.problems.resolved("references missing")
         used, ignored = self._filter.used, self._filter.ignored
         content = note.content
         if isinstance(content, KnownPoints):
@@ -145,6 +152,8 @@ class Scaling:
         for note in notes:
             if note.failure is None:
                 self.statistics.count("references without image")
+                if self._apart_s is None:
+                    self._apart_s = stamp_ns(note.header) * 1e-9 - self._newest_s
             else:
                 self.statistics.count("references without transform")
                 self.problems.report("reference transform", str(note.failure))
@@ -155,6 +164,7 @@ class Scaling:
         if self._filter is None:
             return
         self._filter.advance(_time_s(header))
+        self._look_for_references(stamp_ns(header) * 1e-9)
         if self.settings.scale in ("floor", "both"):
             self._look_at_floor()
             if time.monotonic() - self._looked_s >= FLOOR_PERIOD_S:
@@ -163,6 +173,20 @@ class Scaling:
                 self._looked_s, self._unplaced = time.monotonic(), (frame, header, "")
                 self._look_at_floor()
         self._say()
+
+    def _look_for_references(self, stamp_s: float) -> None:
+        """Say it where frames come, the last with this stamp, and no references of them."""
+        self._newest_s = stamp_s
+        self._without_s = self._without_s or time.monotonic()
+        if time.monotonic() - self._without_s < OUTSIDE_S:
+            return
+        if self._apart_s is not None:
+            apart = f"one came {self._apart_s:+.1f} s from the newest image"
+            self.problems.report(
+                "references missing", f"no references are near an image: {apart}; have they one clock?"
+            )
+        elif self.settings.scale == "references":  # of "both" the floor may be all
+            self.problems.report("references missing", f"no references come that can be used: {', '.join(SOURCES)}")
 
     def _look_at_floor(self) -> None:
         """Take the floor of the frame that waits for it, unless TF has not reached its stamp: then it waits on."""

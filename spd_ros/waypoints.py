@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from spd_core.status import Status
 # How long waypoints wait for TF to reach the image's stamp: broadcasters send every 10 to 50 ms, often after the image.
 # Nothing else does: the thread that waits is the one that answers.
 TF_WAIT_S = 0.1
+PAUSE = 10  # waits: so long after one in vain nobody waits for that frame, or a TF that stands still holds up everyone
 
 
 class NoTransformError(SPDError):
@@ -84,6 +86,7 @@ class FrameTransforms:
         self._node, self._fixed_frame, self._fixed = node, fixed_frame, rigid_transform(fixed)
         self._buffer: Any = None
         self._listener: Any = None
+        self._in_vain_s: dict[str, float] = {}  # by frame: when TF was last waited for and did not come
         try:
             import tf2_ros  # not on every machine, and nothing else needs it
         except ImportError:
@@ -139,7 +142,13 @@ class FrameTransforms:
         # Not tf2's own timeout: it counts on the node's clock, which stands still while a bag is paused. Frames that
         # nothing has ever linked are not waited for.
         is_linked = wait_s > 0 and self._buffer.can_transform_core(*link[:2], Time())[0]
-        give_up_s = time.monotonic() + (wait_s if is_linked else 0)
-        while not self._buffer.can_transform_core(*link)[0] and time.monotonic() < give_up_s:
+        begin_s = time.monotonic()
+        is_awaited = is_linked and begin_s > self._in_vain_s.get(frame_id, -math.inf) + PAUSE * wait_s
+        while not self._buffer.can_transform_core(*link)[0]:
+            if not is_awaited:
+                break
+            if time.monotonic() > begin_s + wait_s:
+                self._in_vain_s[frame_id] = time.monotonic()
+                break
             time.sleep(0.005)
         return self._buffer.lookup_transform(*link).transform

@@ -428,6 +428,23 @@ def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(bench):
     assert b.wait(2)[1] == ("second", None, Status.BAD_IMAGE)
 
 
+def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(bench):
+    """A camera with stamps of whole seconds: the frame of the second before is not its newest image."""
+    b = bench()
+    b.gate.release(2)
+    b.image(4 * MS)
+    b.query("before", 4 * MS)
+    b.image(5 * MS)
+    b.query("first", 5 * MS)
+    b.wait(2)
+    b.image(5 * MS)
+    b.query("newest", 0)
+    time.sleep(0.1)
+    assert len(b.answers) == 2
+    b.gate.release(1)
+    assert b.wait(3)[2] == ("newest", 5 * MS, None)
+
+
 def test_an_image_is_held_back_for_answers_no_longer_than_promised(bench):
     b = bench()
     b.occupy_answers()

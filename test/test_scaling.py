@@ -1,6 +1,7 @@
 """The node's scale without topics: which references count when, where the floor is, and what is said of it."""
 
 import math
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -183,6 +184,31 @@ def test_references_that_are_never_in_the_image_are_told(make, frame, monkeypatc
         texts = made.problems.texts()
         assert texts == ["no reference is inside the image: is 'camera' the frame of their sensor?"] * told
     assert count(made, "references outside the image") == 3 + 3 + 1 + 3
+
+
+def test_references_that_are_of_no_image_are_told(make, frame, monkeypatch):
+    """Those of a LiDAR whose clock is another, and none at all."""
+    monkeypatch.setattr(scaling, "OUTSIDE_S", 0.05)
+    made = make(scale="references")
+    at_7s = Header(frame_id="camera", stamp=Time(sec=7))
+
+    def said_of_a_frame():
+        made.scaling.on_frame(frame, at_7s)
+        time.sleep(0.06)
+        return made.problems.texts()
+
+    assert said_of_a_frame() == []  # not at once: they may be slower than the images
+    assert "no references come that can be used: reference_depths, " in said_of_a_frame()[0]
+    note = made.scaling.read("reference_depths", pixels(frame, 1.0))
+    made.scaling.give_up([note])  # its stamp is 0
+    assert "one came -7.0 s from the newest image; have they one clock?" in said_of_a_frame()[0]
+    made.scaling.take(note, frame, at_7s)
+    assert made.problems.texts() == []
+    floor = make(scale="both", camera_height_m=1.0)
+    for _ in range(2):
+        floor.scaling.on_frame(frame, at_7s)
+        time.sleep(0.06)
+    assert floor.problems.texts() == []  # the floor may be all that there is to go by
 
 
 def test_the_floors_frame_gives_height_and_tilt(make, room, frame, monkeypatch):

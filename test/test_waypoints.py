@@ -11,6 +11,7 @@ from geometry_msgs.msg import Transform
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from spd_ros import waypoints
 from spd_ros.diagnostics import Statistics
 from spd_ros.node import SPDNode
 from spd_ros.waypoints import TF_WAIT_S, FrameTransforms, NoTransformError
@@ -61,6 +62,31 @@ def test_waypoints_wait_until_tf_reaches_the_image(transforms, monkeypatch):
     with pytest.raises(NoTransformError, match="extrapolation into the future"):
         transforms.to_optical(POINTS_M, "map", image(), wait_s=TF_WAIT_S)
     assert time.monotonic() - started_s >= TF_WAIT_S
+    monkeypatch.setattr(waypoints, "PAUSE", 0)
+    monkeypatch.setattr(Buffer, "ready_s", time.monotonic() + 0.03)
+    assert np.array_equal(transforms.to_optical(POINTS_M, "map", image(), wait_s=30.0), POINTS_M)
+
+
+def test_tf_that_stands_still_is_not_waited_for_by_every_path(transforms, monkeypatch):
+    """Or paths at 20 Hz in a frame whose broadcaster hangs would take all of the thread that answers."""
+
+    def waited_s(frame_id):
+        started_s = time.monotonic()
+        with pytest.raises(NoTransformError):
+            transforms.to_optical(POINTS_M, frame_id, image(), wait_s=TF_WAIT_S)
+        return time.monotonic() - started_s
+
+    assert waited_s("odom") >= TF_WAIT_S
+    monkeypatch.setattr(time, "sleep", lambda s: pytest.fail("waits again, so soon"))
+    waited_s("odom")
+    monkeypatch.undo()
+    monkeypatch.setattr(waypoints, "PAUSE", 0)
+    assert waited_s("odom") >= TF_WAIT_S
+
+
+def test_a_frame_that_stands_still_takes_no_patience_from_another(transforms, monkeypatch):
+    with pytest.raises(NoTransformError):
+        transforms.to_optical(POINTS_M, "odom", image(), wait_s=TF_WAIT_S)
     monkeypatch.setattr(Buffer, "ready_s", time.monotonic() + 0.03)
     assert np.array_equal(transforms.to_optical(POINTS_M, "map", image(), wait_s=30.0), POINTS_M)
 
