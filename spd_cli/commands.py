@@ -32,7 +32,7 @@ from spd_core.reports import write_evaluation
 from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
 from .console import make_console, say
-from .scales import say_left_out, show_floor, show_scale
+from .scales import say_left_out, say_without_camera, show_floor, show_scale
 
 SHOWN_FAULTS = 50
 FAR_M = 10.0  # a median depth of no room
@@ -90,8 +90,7 @@ def evaluate_checkpoint(
             "yellow",
             title="note: ",
         )
-    if first.camera is None:
-        say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
+    say_without_camera(first)
     result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
     scored = {
         weights: result["mean"],
@@ -343,5 +342,8 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
     if len(weights) < 2:
         raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
     check_writable(out)
-    checkpoint.save(checkpoint.average(weights), out, average_of=[checkpoint.provenance(file) for file in weights])
+    origins = [checkpoint.provenance(file) for file in weights]
+    licences = sorted({str(origin["license"]) for origin in origins if origin.get("license")})
+    known: dict[str, Any] = {"license": " and ".join(licences)} if licences else {}
+    checkpoint.save(checkpoint.average(weights), out, average_of=origins, **known)
     say(f"wrote {out}, the average of {len(weights)}; its σ and scale prior are to be measured anew: spd calibrate")

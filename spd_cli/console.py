@@ -6,11 +6,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -19,12 +21,23 @@ from spd_core.errors import SPDError
 from spd_core.files import printable
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+TERMINATED = 143  # 128 + SIGTERM
 UNREAD = 141  # 128 + SIGPIPE
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # a place that one may not enter, or is none
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what ends cleanly on Ctrl-C does so too when a service, a container or `timeout` is stopped."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # as print does; rich would exit with 1
 
 
 def make_console(stderr: bool = False) -> Console:
     """A console that prints strings as they are."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str, style: str = "", stderr: bool = False, title: str = "") -> None:
@@ -35,8 +48,10 @@ def say(text: str, style: str = "", stderr: bool = False, title: str = "") -> No
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Around a command: an error that the user can mend is one message and exit code 1, an interruption 130 and quiet.
-    Everything else is a bug, and shows its traceback."""
+    """Around a command: an error that the user can mend is one message and exit code 1, an interruption 130 or 143 and
+    quiet. Everything else is a bug, and shows its traceback."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if is_main else None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not Unicode
@@ -51,13 +66,25 @@ def reported() -> Iterator[None]:
             _drop_output()
             sys.exit(UNREAD)
         except OSError as error:
+            if error.errno in _CLOSED and error.filename is not None:
+                say(f"{error.filename} cannot be opened ({error.strerror})", "bold red", stderr=True, title="error: ")
+                sys.exit(1)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             _drop_output()
             say(f"the output could not be written ({error.strerror})", "bold red", stderr=True, title="error: ")
             sys.exit(1)
+        except Terminated:
+            sys.exit(TERMINATED)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        finally:
+            if is_main:
+                signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def _drop_output() -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from spd_core import checkpoint
 from spd_core.data.bag import TOLERANCE_S
 from spd_core.data.layouts import open_dataset
-from spd_core.data.samples import DataError
+from spd_core.data.samples import DataError, Sample
 from spd_core.errors import at_least
 from spd_core.evaluation import Protocol
 from spd_core.files import check_writable
@@ -52,7 +52,7 @@ def calibrate_scale(
         camera_info: calibration topic, likewise.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
-        every: take only each so-manieth frame.
+        every: take only each so-manieth frame that has depth.
         max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
     at_least(1, every=every)
@@ -65,9 +65,11 @@ def calibrate_scale(
         if not pairing.partner:
             raise DataError(f"nothing to measure: {pairing}")
         frames = recording.frames(topics, *how)
-        count = math.ceil(recording.count(topics.image) / every)
+        count = math.ceil(len(pairing.partner) / every)
         predictor = Predictor.load(weights, device, runtime=runtime)
-        every_nth = track(islice(frames, 0, None, every), "measuring", total=count)
+        every_nth = track(
+            islice((frame for frame in frames if frame.depth_m is not None), 0, None, every), "measuring", total=count
+        )
         measured = measure_scale(every_nth, predictor, max_depth_m)
     say_left_out(measured.pixels_beyond, max_depth_m)
     if measured.without_camera:
@@ -121,6 +123,7 @@ def calibrate(
             network.multiply_depth(depth_factor)
     predictor = Predictor(tried)  # without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit, max_depth_m=max_depth_m)
+    say_without_camera(dataset[0])
     fitted = fit_prior(predictor, dataset, how, progress=True)
     prior = asdict(narrowed(fitted, predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
@@ -141,6 +144,12 @@ def calibrate(
         numbers = value if isinstance(value, dict) else {"": value}
         say(f"  {name}: " + ", ".join(f"{part} {number:.4g}".lstrip() for part, number in numbers.items()))
     say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
+
+
+def say_without_camera(sample: Sample) -> None:
+    """Print that a data set, of which this is a sample, has no intrinsics."""
+    if sample.camera is None:
+        say("no intrinsics (camera.txt): depth assumes the training focal length", "yellow", title="note: ")
 
 
 def say_left_out(pixels_beyond: int, max_depth_m: float, without_truth: int = 0) -> None:

@@ -23,10 +23,10 @@ from spd_core.predictor import EncodedFrame
 from .console import say
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".wmv")
 BAGS = (".mcap", ".db3", ".zstd", ".bag")
 MOST_LOST = 250  # pictures of a video in a row that cannot be decoded
-FEWEST = 0.95  # share of the pictures that a video announces
+FEWEST = 0.95  # share of the pictures that a video announces, and of the time at which the last of them should come
 CAMERA_INFO = "the bag's camera_info"
 
 
@@ -117,9 +117,12 @@ def _pictures(source: str, most: int | None) -> Iterator[Picture]:
 
 
 def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]:
-    if found := pictures_in(folder, PICTURES):
+    is_bag = any(file.suffix.lower() in BAGS for file in folder.iterdir())
+    if is_bag and (folder / "metadata.yaml").exists():  # whatever reports of it lie there too
+        yield from _recorded(source, folder, most)
+    elif found := pictures_in(folder, PICTURES):
         yield from (Picture(str(file), partial(read_colour, file, turned=True)) for file in found)
-    elif any(file.suffix.lower() in BAGS for file in folder.iterdir()):
+    elif is_bag:
         yield from _recorded(source, folder, most)
     else:
         raise SourceError(f"{source} has no pictures ({', '.join(PICTURES)}), and is no bag")
@@ -131,11 +134,14 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
     camera, camera_source = _beside(Path(source)) if isinstance(source, str) else (None, "")
     capture = cv2.VideoCapture(source)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if isinstance(source, str) else 0
+    rate_hz = capture.get(cv2.CAP_PROP_FPS)
     count = failed = lost = 0
+    last_ms = 0.0
     try:
         while most is None or count < most:
             is_read, bgr = capture.read()
             if is_read:
+                last_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
                 yield Picture(name, partial(cv2.cvtColor, bgr, cv2.COLOR_BGR2RGB), True, camera, camera_source)
                 count, lost, failed = count + 1, lost + failed, 0
             elif count + lost + failed >= total or failed == MOST_LOST:  # the end, or none of the rest can be decoded
@@ -144,7 +150,10 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
                 failed += 1
     finally:
         capture.release()
-    is_cut = (most is None or count < most) and count < FEWEST * total - 2  # of some containers it is an estimate
+    # Of some containers the number is an estimate, from a rate that changes: whether time was lost counts, too.
+    read_s = last_ms / 1000 * count / max(count - 1, 1)
+    is_short = not rate_hz > 0 or read_s < FEWEST * total / rate_hz
+    is_cut = (most is None or count < most) and count < FEWEST * total - 2 and is_short
     if lost or (count and is_cut):
         say(f"{name}: {count} of {total} pictures could be read; it is damaged, or was cut off", "yellow", stderr=True)
     if count == 0:

@@ -71,7 +71,7 @@ def listed(folder: Path, pattern: str) -> list[Path]:
         parts = path.relative_to(folder).parts
         return FOREIGN_FOLDERS.isdisjoint(parts) and not any(part.startswith("._") for part in parts)
 
-    return sorted(path for path in folder.glob(pattern) if is_ours(path) and path.is_file())
+    return sorted(path for path in folder.glob(pattern) if is_ours(path) and os.path.isfile(path))
 
 
 def beside(folder: Path, name: str) -> Path:
@@ -207,7 +207,7 @@ def replaced(
     path, because = expanded(path), (OSError, *because)
     # Of this writer alone: another process may write to the same path, and the last one wins.
     partial = path.with_name(f"{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
-    if path.exists():  # a folder of many new files is not looked through for each of them
+    if os.path.exists(path):  # a folder of many new files is not looked through for each of them
         _remove_remains(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

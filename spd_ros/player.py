@@ -20,6 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
 from rich.progress import track
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
@@ -174,7 +175,7 @@ def replay_live(
     use_fastdds_profile()
     with ExitStack() as stack:
         stack.callback(ready.close)
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # of ROS, which would end the context under us
         stack.callback(rclpy.try_shutdown)
         player = Player(first.image_type.endswith("CompressedImage"))
         stack.callback(player.destroy_node)

@@ -149,6 +149,29 @@ def test_a_damaged_video_is_read_on_and_told(tmp_path, monkeypatch, capsys):
         assert (f"{file}: {count} of 30 pictures could be read; it is damaged" in captured.err) == (count < 30)
 
 
+def test_a_video_of_a_changing_rate_is_whole(tmp_path, monkeypatch, capsys):
+    """Matroska announces its length times its nominal rate, which phones and screen recorders rarely reach."""
+    recorded(tmp_path / "v.mkv", 30)
+    content = (tmp_path / "v.mkv").read_bytes()
+    duration = bytes.fromhex("23e38384")  # DefaultDuration, of four bytes: ns
+    assert content.count(duration + (10**8).to_bytes(4, "big")) == 1
+    (tmp_path / "v.mkv").write_bytes(
+        content.replace(duration + (10**8).to_bytes(4, "big"), duration + (10**7).to_bytes(4, "big"))
+    )
+    assert cv2.VideoCapture(str(tmp_path / "v.mkv")).get(cv2.CAP_PROP_FRAME_COUNT) == 300
+    spd(monkeypatch, tmp_path / "v.mkv", "20,30", "--fov", "60", "--json")
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 30
+    assert "damaged" not in captured.err
+
+
+def test_a_bag_stays_one_with_the_report_of_its_replay_in_it(tmp_path, monkeypatch, capsys):
+    write_bag(tmp_path / "bag", [BagFrame(10**9, PIXELS[..., ::-1], None, Camera(100, 100, 60, 40), [])])
+    cv2.imwrite(str(tmp_path / "bag" / "report.png"), PIXELS)
+    spd(monkeypatch, tmp_path / "bag", "20,30")
+    assert "focal length 100 px" in capsys.readouterr().out
+
+
 def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     recorded(tmp_path / "in" / "v.avi")

@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from spd_cli import COMMANDS, _loaded, commands, main
-from spd_cli.console import INTERRUPTED, reported, say
+from spd_cli.console import INTERRUPTED, TERMINATED, make_console, reported, say
 from spd_cli.parser import Parser, spelled_out
 from spd_core import checkpoint
 from spd_core.data.bag import BagFrame
@@ -155,7 +157,9 @@ def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys
     assert "two or more" in failing(monkeypatch, capsys, "average", "embedded")
     out = tmp_path / "mean.safetensors"
     spd(monkeypatch, "average", "embedded", "embedded", "--out", out)
-    assert checkpoint.provenance(out)["average_of"] == [checkpoint.provenance("embedded")] * 2
+    embedded = checkpoint.provenance("embedded")
+    assert checkpoint.provenance(out)["average_of"] == [embedded] * 2
+    assert checkpoint.provenance(out)["license"] == embedded["license"]
     assert "spd calibrate" in capsys.readouterr().out
 
 
@@ -370,6 +374,37 @@ def test_an_interruption_is_quiet(capsys):
         raise KeyboardInterrupt
     assert stop.value.code == INTERRUPTED == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_service_that_is_stopped_leaves_nothing_behind(tmp_path, capsys):
+    """SIGTERM, of systemd, `docker stop` and `timeout`; it would end the process where it stands."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, reported(), tempfile.TemporaryDirectory(dir=tmp_path):
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.value.code == TERMINATED == 143
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop"])
+def test_a_name_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch, capsys, name):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SystemExit) as stop, reported():
+        (tmp_path / name).open()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / name} cannot be opened (")
+
+
+def test_a_table_that_nobody_reads_ends_as_a_line_does():
+    reading, writing = os.pipe()
+    os.close(reading)
+    console = make_console()
+    console.file = os.fdopen(writing, "w")
+    with pytest.raises(BrokenPipeError):
+        console.print("a table")
+    with suppress(BrokenPipeError):
+        console.file.close()
 
 
 def test_interrupted_workers_end_quietly(tmp_path):

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import sys
+import warnings
 from dataclasses import replace
 
 import cv2
@@ -205,7 +206,9 @@ def test_truth_beyond_what_the_network_knows_is_left_out_of_a_scale(predictor, t
     alone = measure_scale([known], predictor)
     assert math.isnan(alone.sigma_log)  # one frame says nothing of others
     assert measure_scale([replace(frame, depth_m=far_m)], predictor).factor == alone.factor
-    assert measure_scale([replace(frame, depth_m=far_m)], predictor, max_depth_m=80).factor > 1.5 * alone.factor
+    with pytest.warns(UserWarning, match="are they in metres"):
+        beyond = measure_scale([replace(frame, depth_m=far_m)], predictor, max_depth_m=80)
+    assert beyond.factor > 1.5 * alone.factor
     with pytest.raises(DataError, match="no frame of the recording has depth below 10 m"):
         measure_scale([replace(frame, depth_m=np.full(SIZE, 20, np.float32))], predictor)
 
@@ -231,6 +234,27 @@ def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypa
     with pytest.raises(SystemExit):
         main()
     assert "max_depth_m must be finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("factor", [5, 0.1])
+def test_depth_in_another_unit_is_doubted(truths, predictor, factor):
+    frames, _ = recording(truths)
+    with pytest.warns(UserWarning, match="true depths are .* times the network's: are they in metres"):
+        measure_scale([replace(f, depth_m=f.depth_m * factor) for f in frames[:3]], predictor, max_depth_m=80)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure_scale(frames[:3], predictor)
+
+
+def test_each_second_frame_is_of_those_with_depth(truths, tmp_path, monkeypatch, capsys):
+    """Depth cameras are often half as fast."""
+    frames, _ = recording(truths)
+    write_bag(tmp_path / "bag", [replace(f, depth_m=f.depth_m if i % 2 else None) for i, f in enumerate(frames[:8])])
+    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag"), "--every", "2"])
+    main()
+    said = capsys.readouterr().out
+    assert "4 of 8 images have depth" in said
+    assert "of 2 frames;" in said
 
 
 def test_a_scale_is_measured_past_a_clock_of_its_own(truths, tmp_path, monkeypatch, capsys):

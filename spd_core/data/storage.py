@@ -75,6 +75,8 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
         return found, [f"{metadata} is missing; {repair}"]
     try:
         named = named_files(folder)
+    except PermissionError as error:
+        return found, [f"{metadata} cannot be read ({error.strerror}); its files are read by themselves"]
     except Exception as error:  # of YAML, or of a content that is none
         return found, [f"{metadata} is damaged ({first_line(error)}); {repair}"]
     missing = [file.name for file in named if not file.exists()]
