@@ -136,12 +136,13 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if isinstance(source, str) else 0
     rate_hz = capture.get(cv2.CAP_PROP_FPS)
     count = failed = lost = 0
-    last_ms = 0.0
+    last_ms = longest_ms = 0.0  # when the last picture is shown, and the longest time for which one is
     try:
         while most is None or count < most:
             is_read, bgr = capture.read()
             if is_read:
-                last_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
+                at_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
+                longest_ms, last_ms = max(longest_ms, at_ms - last_ms), at_ms
                 yield Picture(name, partial(cv2.cvtColor, bgr, cv2.COLOR_BGR2RGB), True, camera, camera_source)
                 count, lost, failed = count + 1, lost + failed, 0
             elif count + lost + failed >= total or failed == MOST_LOST:  # the end, or none of the rest can be decoded
@@ -151,8 +152,7 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
     finally:
         capture.release()
     # Of some containers the number is an estimate, from a rate that changes: whether time was lost counts, too.
-    read_s = last_ms / 1000 * count / max(count - 1, 1)
-    is_short = not rate_hz > 0 or read_s < FEWEST * total / rate_hz
+    is_short = not rate_hz > 0 or (last_ms + longest_ms) / 1000 < FEWEST * total / rate_hz
     is_cut = (most is None or count < most) and count < FEWEST * total - 2 and is_short
     if lost or (count and is_cut):
         say(f"{name}: {count} of {total} pictures could be read; it is damaged, or was cut off", "yellow", stderr=True)
