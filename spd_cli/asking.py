@@ -63,6 +63,7 @@ def ask(
     device: str = "auto",
     runtime: str = "torch",
     frames: int | None = None,
+    image: str | None = None,
 ) -> None:
     """Depth at pixels of a photograph: spd ask photo.jpg 320,240 100,400.
 
@@ -80,6 +81,7 @@ def ask(
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
+        image: colour topic of a bag, instead of the one found by type.
     """
     points = [word for word in what if POINT.fullmatch(word)]
     sources = [word for word in what if not POINT.fullmatch(word)]
@@ -104,7 +106,7 @@ def ask(
         originals = _originals(sources, with_neighbours=files.expanded(out).is_dir())
     sizes: dict[KnownCamera, tuple[int, int]] = {}
     failed = 0
-    for count, picture in enumerate(pictures(sources, frames)):
+    for count, picture in enumerate(pictures(sources, frames, image)):
         name, is_moving = picture.name, picture.is_moving
         if out is not None:  # before what takes long
             file = files.expanded(out)

@@ -88,8 +88,9 @@ def check_sources(sources: list[str]) -> None:
             raise SourceError(f"{source} is an address; expected a file: save what is there, and name the file")
 
 
-def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
-    """All that is named: files, folders, videos, /dev/video0 or its number, bags. At most `most` of each stream.
+def pictures(sources: list[str], most: int | None = None, topic: str | None = None) -> Iterator[Picture]:
+    """All that is named: files, folders, videos, /dev/video0 or its number, bags. At most `most` of each stream, of a
+    bag those of a `topic`, or of the one found by type.
 
     Raises:
         SourceError: there is no picture in one of them.
@@ -97,35 +98,36 @@ def pictures(sources: list[str], most: int | None = None) -> Iterator[Picture]:
     """
     for source in sources:
         try:
-            yield from _pictures(source, most)
+            yield from _pictures(source, most, topic)
         except OSError as error:  # a place that one may not enter
             raise SourceError(f"{source} cannot be opened ({error.strerror})") from error
 
 
-def _pictures(source: str, most: int | None) -> Iterator[Picture]:
+def _pictures(source: str, most: int | None, topic: str | None) -> Iterator[Picture]:
     path = files.expanded(source)
-    if source.isdecimal() and len(source) < 10 and not path.exists():  # a longer number is no camera, but a date
+    if _is_bag(path):
+        yield from _recorded(source, path, most, topic)
+    elif topic is not None:
+        raise SourceError(f"--image {topic} is a topic of a bag, and {source} is none")
+    elif source.isdecimal() and len(source) < 10 and not path.exists():  # a longer number is no camera, but a date
         yield from _captured(source, int(source), most)
     elif path.is_char_device() or path.suffix.lower() in VIDEOS:
         yield from _captured(source, str(path), most)
-    elif path.is_dir():
-        yield from _in_folder(source, path, most)
-    elif path.suffix.lower() in BAGS:
-        yield from _recorded(source, path, most)
-    else:
+    elif not path.is_dir():
         yield Picture(source, partial(read_colour, path, turned=True))
-
-
-def _in_folder(source: str, folder: Path, most: int | None) -> Iterator[Picture]:
-    is_bag = any(file.suffix.lower() in BAGS for file in folder.iterdir())
-    if is_bag and (folder / "metadata.yaml").exists():  # whatever reports of it lie there too
-        yield from _recorded(source, folder, most)
-    elif found := pictures_in(folder, PICTURES):
+    elif found := pictures_in(path, PICTURES):
         yield from (Picture(str(file), partial(read_colour, file, turned=True)) for file in found)
-    elif is_bag:
-        yield from _recorded(source, folder, most)
     else:
         raise SourceError(f"{source} has no pictures ({', '.join(PICTURES)}), and is no bag")
+
+
+def _is_bag(path: Path) -> bool:
+    """A recording, or a folder of one: with its metadata.yaml whatever else lies there, as reports of a replay do."""
+    if not path.is_dir():
+        return path.suffix.lower() in BAGS
+    if not any(file.suffix.lower() in BAGS for file in path.iterdir()):
+        return False
+    return (path / "metadata.yaml").exists() or not pictures_in(path, PICTURES)
 
 
 def _captured(name: str, source: int | str, most: int | None) -> Iterator[Picture]:
@@ -170,11 +172,11 @@ def _beside(path: Path) -> tuple[Camera | None, str]:
     return (None if path.is_char_device() else read_camera(path.parent)), str(path.parent / "camera.txt")
 
 
-def _recorded(name: str, path: Path, most: int | None) -> Iterator[Picture]:
+def _recorded(name: str, path: Path, most: int | None, topic: str | None) -> Iterator[Picture]:
     from spd_core.data.bag import Bag  # here: a photograph need not wait for what reads bags
 
     with Bag(path) as bag:
-        choice = bag.choose()
+        choice = bag.choose(topic)
         for line in [*bag.faults, *choice.lines]:
             say(line, stderr=True)
         count, beside = 0, _beside(path)

@@ -45,6 +45,7 @@ def view(
     device: str = "auto",
     runtime: str = "auto",
     frames: int = 300,
+    image: str | None = None,
     port: int | None = None,
     browser: bool = True,
 ) -> None:
@@ -61,6 +62,7 @@ def view(
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a bag, video or camera, the first so many.
+        image: colour topic of a bag, instead of the one found by type.
         port: of the page, on this machine alone; without it 8080, or a free one.
         browser: open the page in the browser; --browser false only says where it is.
     """
@@ -73,6 +75,8 @@ def view(
         raise ViewError(f"--node shows what a running node sees, and no files besides; got {' '.join(what)}")
     if node and (camera is not None or fov is not None):
         raise ViewError("the node takes its camera from camera_info; --camera and --fov are of files")
+    if node and image is not None:
+        raise ViewError(f"--image is a topic of a bag, got {image}; a node is found by its --namespace")
     if namespace and not node:
         raise ViewError(f"--namespace is that of the node to look at, with --node; got {namespace}")
     if not (node or what):
@@ -86,7 +90,7 @@ def view(
         return
     from .picture_page import serve_pictures
 
-    shown = Gallery(_collected(what, frames), Predictor.load(weights, device, runtime=runtime), camera, fov)
+    shown = Gallery(_collected(what, frames, image), Predictor.load(weights, device, runtime=runtime), camera, fov)
     _say_what_is_wrong(shown)
     serve_pictures(shown, HOST, _free_port(port), browser)
 
@@ -124,12 +128,13 @@ def _free_port(port: int | None) -> int:
     raise ViewError(f"no port of {HOST} can be had")
 
 
-def _collected(what: list[str], most: int) -> list[Picture]:
+def _collected(what: list[str], most: int, topic: str | None = None) -> list[Picture]:
     """All pictures that are named. Frames of streams, of which one cannot be read again, are kept as PNG."""
     found = []
     for word in what:
         stream = 0
-        reading = track(pictures([word], most + 1), f"reading {word}", transient=True, disable=not sys.stdout.isatty())
+        opened = pictures([word], most + 1, topic)
+        reading = track(opened, f"reading {word}", transient=True, disable=not sys.stdout.isatty())
         for picture in reading:
             if picture.is_moving:
                 stream += 1

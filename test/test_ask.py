@@ -20,6 +20,7 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera
+from spd_core.names import IMAGE_TOPIC
 from spd_core.pictures import draw_overlay
 
 F35 = 0xA405  # tag of EXIF
@@ -170,6 +171,15 @@ def test_a_bag_stays_one_with_the_report_of_its_replay_in_it(tmp_path, monkeypat
     cv2.imwrite(str(tmp_path / "bag" / "report.png"), PIXELS)
     spd(monkeypatch, tmp_path / "bag", "20,30")
     assert "focal length 100 px" in capsys.readouterr().out
+    spd(monkeypatch, tmp_path / "bag", "20,30", "--image", IMAGE_TOPIC)
+    assert "focal length 100 px" in capsys.readouterr().out
+    for what, message in (
+        (tmp_path / "bag", "/rear/image_raw"),
+        (photograph(tmp_path / "p.jpg"), "--image /rear/image_raw is a topic of a bag, and "),
+    ):
+        with pytest.raises(SystemExit):
+            spd(monkeypatch, what, "20,30", "--image", "/rear/image_raw")
+        assert message in capsys.readouterr().err
 
 
 def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
