@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -63,6 +64,8 @@ def _run(arguments: list[str]) -> None:
         arguments = gathered(arguments, command)
     result = auto_cli({name: command}, args=arguments, parser_class=Parser)
     if name == "train":
+        # Processes that train together end each other by it, also within torch, where Python would not hear it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         import_module("spd_core.training").train(result)
 
 

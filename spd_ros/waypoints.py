@@ -144,11 +144,9 @@ class FrameTransforms:
         is_linked = wait_s > 0 and self._buffer.can_transform_core(*link[:2], Time())[0]
         begin_s = time.monotonic()
         is_awaited = is_linked and begin_s > self._in_vain_s.get(frame_id, -math.inf) + PAUSE * wait_s
-        while not self._buffer.can_transform_core(*link)[0]:
-            if not is_awaited:
-                break
+        while is_awaited and not self._buffer.can_transform_core(*link)[0]:
+            time.sleep(0.005)
             if time.monotonic() > begin_s + wait_s:
                 self._in_vain_s[frame_id] = time.monotonic()
                 break
-            time.sleep(0.005)
         return self._buffer.lookup_transform(*link).transform
