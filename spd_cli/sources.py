@@ -15,7 +15,7 @@ import numpy as np
 from spd_core import files
 from spd_core.camera import Camera, doubt
 from spd_core.data.images import read_colour
-from spd_core.data.rgbd import check_camera, pictures_in, read_camera
+from spd_core.data.rgbd import check_camera, check_upright, pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
 from spd_core.predictor import EncodedFrame
@@ -71,6 +71,7 @@ class Picture:
         if self.is_moving and told is None and fov_deg is None:
             if self.camera and self.camera_source != CAMERA_INFO:  # which is checked where it is read
                 check_camera(self.camera, size, self.camera_source)
+                check_upright(self.camera, size, self.camera_source)
             return KnownCamera(self.camera, self.camera_source if self.camera else "nothing")
         return camera_of_picture(files.expanded(self.name), size, told, fov_deg)
 

@@ -205,7 +205,7 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
     focal_mm, per_unit = _number(tags.get(FOCAL_MM)), _number(tags.get(PLANE_PER_UNIT_ACROSS))
     if focal_mm and per_unit:
         unit_mm = MM_PER_UNIT.get(tags.get(PLANE_UNIT, 2), 25.4)
-        taken_px = math.hypot(across, down)
+        taken_px = math.hypot(across, down) if across and down else 0
         zoom = max(_number(tags.get(DIGITAL_ZOOM)), 1.0)  # 0: none; the 35 mm equivalent has it in it
         focal_px = zoom * focal_mm * per_unit / unit_mm * (diagonal_px / taken_px if taken_px else 1)
         zoomed = f", zoomed {zoom:g} times" if zoom > 1 else ""

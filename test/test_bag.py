@@ -3,11 +3,13 @@
 import resource
 import shutil
 import sqlite3
+import struct
 import warnings
 
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import CompressionMode
 from support import recorded
 from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
@@ -15,6 +17,7 @@ from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stam
 from spd_core.camera import Camera
 from spd_core.data.bag import Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
+from spd_core.data.mcap import _SCHEMA, MAGIC, _records
 from spd_core.data.samples import DataError
 from spd_core.data.serialised import TYPES
 from spd_core.data.topics import Topics
@@ -178,6 +181,22 @@ def test_a_damaged_chunk_costs_what_is_in_it(tmp_path, has_index, compression):
     assert [(f.stamp_ns - T0_NS) // 10**8 for f in frames] == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
     assert len(said) == 1
     assert said[0].startswith("left out: 1 chunk(s) of bag.mcap")
+
+
+def test_an_index_need_not_repeat_the_schemas(tmp_path):
+    """As rosbag2's option noRepeatedSchemas leaves them out."""
+    (path,) = recorded.write(tmp_path / "bag", usual(3)).glob("*.mcap")
+    data = bytearray(path.read_bytes())
+    footer = len(data) - len(MAGIC) - 29  # opcode, length, two offsets and a checksum
+    (begin,) = struct.unpack_from("<Q", data, footer + 9)
+    schemas = [at - 9 for opcode, at, _ in _records(bytes(data), begin, footer) if opcode == _SCHEMA]
+    assert schemas
+    for at in schemas:
+        data[at] = 0x80  # a record that readers pass over
+    data[footer + 25 : footer + 29] = bytes(4)  # without a checksum
+    path.write_bytes(data)
+    frames, said = frames_of(path.parent)
+    assert (len(frames), said) == (3, [])
 
 
 def test_a_damaged_index_is_done_without(tmp_path):
@@ -391,7 +410,7 @@ def test_read_frames_warns_of_what_is_left_out(tmp_path):
 # --- stamps
 
 
-@pytest.mark.parametrize("offset_s", [0.04, 2.5, -2.5])
+@pytest.mark.parametrize("offset_s", [0.04, 2.5, -2.5, 12.345])
 def test_depth_of_another_clock(tmp_path, offset_s):
     path = recorded.write(tmp_path / "bag", usual(8, depth_offset_ns=round(offset_s * 1e9)))
     with Bag(path) as bag:
@@ -403,7 +422,9 @@ def test_depth_of_another_clock(tmp_path, offset_s):
         assert "0 of 8 images have depth within the tolerance of 0.02 s; of 8 depth images the nearest is" in str(
             pairing
         )
-        assert f"--depth-offset-s {-offset_s:.3g}" in str(pairing)
+        advice = f"--depth-offset-s {-offset_s} corrects the clock"
+        assert advice in str(pairing)
+        assert advice in str(bag.pairing(TOPICS, depth_offset_s=1.3))  # in place of that, not beside it
         assert bag.pairing(TOPICS, tolerance_s=abs(offset_s) + 0.001).partner
     frames, _ = frames_of(path, 8, depth_offset_s=-offset_s)
     assert all(f.depth_m is not None for f in frames)
@@ -456,6 +477,15 @@ def test_queries_belong_to_the_image_of_their_stamp_or_the_newest(tmp_path):
     assert frames[0].queries[0][0].tolist() == [[3, 4]]
 
 
+def test_queries_of_a_recording_that_was_played_twice_are_of_their_own_time(tmp_path):
+    asked = [("/q", stamp(1) + 5, query_message(stamp(1), np.array([[3.0, 4.0]]), np.array([7])))]
+    once = sorted([*usual(3), *asked], key=lambda m: m[1])
+    messages = [(topic, ns + k * 10**9, message) for k in range(2) for topic, ns, message in once]
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        frames = list(bag.frames(bag.choose().topics))
+    assert [len(frame.queries) for frame in frames] == [0, 1, 0, 0, 1, 0]
+
+
 # --- ROS 1
 
 
@@ -484,6 +514,21 @@ def test_damaged_ros1_bags(tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"old\.bag cannot be read: .*`rosbag reindex`"):
         find_topics(path)
+
+
+@pytest.mark.parametrize("place", [4, 7])
+def test_a_damaged_compressed_chunk_of_a_ros1_bag_costs_itself_and_is_told(tmp_path, place):
+    path = recorded.write_ros1(tmp_path / "old.bag", usual(3), by_message=True)
+    with Ros1Reader(path) as reader:
+        places = [info.pos for info in reader.chunk_infos]
+    assert len(places) == 9
+    data = bytearray(path.read_bytes())
+    end = places[place + 1]
+    data[end - 200 : end - 150] = bytes(50)  # behind the chunk stands its index
+    path.write_bytes(data)
+    frames, said = frames_of(path)
+    assert len(frames) == 2
+    assert any("1 chunk(s) of old.bag: damaged" in line for line in said), said
 
 
 # --- compressed depth

@@ -178,6 +178,7 @@ def test_rgbd_folder(tmp_path):
         ("1000 1002 640 480", "at 640,480: it looks like the calibration of a 1281x961 picture"),
         ("250 250 159.5 119.5", "of a 320x240 picture, and this one is 640x480 px; .* each of them times 2"),
         ("668 668 400 314", "looks like the calibration of a 801x629 picture"),
+        ("500 501 239.5 319.5", "at 239.5,319.5, the middle of the picture before it was turned"),
         ("500 501 600 240", "at 600,240, outside the picture .* or at its edge"),
         ("4 4 3 2", "mm"),
     ):

@@ -45,6 +45,7 @@ ZOOM, RENDERED = 0xA404, 0xA401
         pytest.param({MM: 7.4, F35: 0, PER_UNIT: 142.22, UNIT: 4}, (768, 1024), 1052.4, id="no equivalent, px per mm"),
         pytest.param({MM: 7.4, PER_UNIT: 142.22, UNIT: 4, ZOOM: 2}, (768, 1024), 2104.9, id="zoomed by its pixels"),
         pytest.param({MM: 7.4, PER_UNIT: 142.22, UNIT: 4, ZOOM: 0}, (768, 1024), 1052.4, id="not zoomed"),
+        pytest.param({MM: 7.4, PER_UNIT: 142.22, UNIT: 4, ACROSS: 1024}, (768, 1024), 1052.4, id="its width alone"),
         pytest.param({MM: 5.7, F35: 0}, (3024, 4032), None, id="no sensor size"),
         pytest.param({F35: 60000}, (3024, 4032), None, id="nonsense"),
         pytest.param({}, (3024, 4032), None, id="nothing"),

@@ -31,7 +31,7 @@ from ..messages import (
     query_points,
 )
 from .pairing import Pairing, Series, pair, same_stamp
-from .samples import PLAUSIBLE_MEDIAN_M, DataError, known_median_m
+from .samples import DataError, unit_fault
 from .serialised import Recorded, Topic, deserialised, stamp_ns_of
 from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
@@ -211,13 +211,13 @@ class Bag:
     def _queried(self, topics: Topics) -> dict[int, int]:
         """The image that each query asks about: that of its stamp, or, without one, the newest."""
         images, queries = self._series(topics.image), self._series(topics.query)
-        by_stamp = {int(stamp): i for i, stamp in reversed(list(enumerate(images.stamps)))}
         newest = np.searchsorted(np.sort(images.logged), queries.logged, side="right") - 1
-        found = {}
+        found = same_stamp(queries, images)
         for place, (stamp, logged) in enumerate(zip(*queries)):
-            image = by_stamp.get(int(stamp), int(newest[place]) if stamp == logged else -1)
-            if image >= 0:
-                found[place] = image
+            if place in found:
+                continue
+            if stamp == logged and newest[place] >= 0:
+                found[place] = int(newest[place])
             else:
                 self._leave_out(f"queries on {topics.query}", stamp, "names no image of the bag")
         return found
@@ -266,12 +266,8 @@ def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
         raise MessageError(
             f"depth is {list(depth_m.shape)} px and colour {list(size)}; depth must be registered to colour"
         )
-    median_m = known_median_m(depth_m)
-    if median_m > PLAUSIBLE_MEDIAN_M:
-        raise MessageError(
-            f"the median depth is {median_m:.0f} m; is it in millimetres? Depth of 32FC1 must be metres, that of 16UC1"
-            " millimetres"
-        )
+    if fault := unit_fault(depth_m):
+        raise MessageError(f"{fault} Depth of 32FC1 must be metres, that of 16UC1 millimetres")
     return depth_m
 
 

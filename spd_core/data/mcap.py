@@ -173,7 +173,8 @@ class McapStorage:
                     self._pieces.append(_Piece(start_ns, offset + 9, offset + size, True, True, channels))
         except (struct.error, ValueError, IndexError):
             return False
-        return last == footer and bool(self._channels) and (bool(self._pieces) or count == 0)
+        is_known = bool(self._channels) and all(channel.type_name for channel in self._channels.values())
+        return last == footer and is_known and (bool(self._pieces) or count == 0)
 
     def _scan(self) -> None:
         """Fill in from the records themselves, as far as they are whole."""

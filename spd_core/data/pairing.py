@@ -21,7 +21,7 @@ class Pairing:
     """Which depth image belongs to which colour image: the nearest in stamp, each once, within `tolerance_s`.
 
     `partner` by the images' place in their topic. `nearest_s`: the smallest distance, with its sign, of any two;
-    `offset_s`: the median distance of those that were recorded nearest in time.
+    `offset_s`: the median distance, by their own stamps, of those that were recorded nearest in time.
     """
 
     images: int
@@ -38,8 +38,8 @@ class Pairing:
         return (
             f"{text}; of {self.depths} depth images the nearest is {abs(self.nearest_s):.3g} s"
             f" {'later' if self.nearest_s > 0 else 'earlier'}. Of those recorded at the same time, depth is stamped"
-            f" {self.offset_s:+.3g} s from the image: --tolerance-s takes more, --depth-offset-s {-self.offset_s:.3g}"
-            " corrects the clock"
+            f" {self.offset_s:+.3g} s from the image: --tolerance-s takes more, --depth-offset-s"
+            f" {-round(self.offset_s, 3):.13g} corrects the clock"
         )
 
 
@@ -58,7 +58,7 @@ def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: flo
         if abs(distance[i]) <= tolerance_s * 1e9 and int(chosen[i]) not in taken:
             taken.add(int(chosen[i]))
             partner[i] = int(chosen[i])
-    offsets = stamps[_nearest(images.logged, depths.logged)] - images.stamps
+    offsets = depths.stamps[_nearest(images.logged, depths.logged)] - images.stamps
     nearest_ns = distance[np.abs(distance).argmin()]
     return Pairing(*counts, tolerance_s, partner, float(nearest_ns) / 1e9, float(np.median(offsets)) / 1e9)
 

@@ -78,6 +78,20 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
         raise error(f"{source} has {reason}") from reason
 
 
+def check_upright(camera: Camera, size: tuple[int, int], source: str) -> None:
+    """Raise DataError where a camera, of which `source` tells, is that of a picture of `size` (height, width) px before
+    it was turned. Of a single picture `camera_of_picture` turns it."""
+
+    def off_centre(camera: Camera) -> float:
+        return max(abs(at - 1) for at in optical_axis(camera, size))
+
+    if off_centre(camera.transposed()) < SAME_SHARE and off_centre(camera) > OTHER_SHARE:
+        raise DataError(
+            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}, the middle of the picture before it was"
+            f" turned; expected fx,fy,cx,cy in px of the picture as it is shown, {size[1]}x{size[0]} px"
+        )
+
+
 def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The pictures of a folder in order of name, without the depth beside them."""
     found = files.listed(folder, "*")
@@ -114,7 +128,9 @@ class RGBDFolder(Dataset):
                     f"{file} is {found} and the first picture {first}: {self.source} is of one size; put pictures of"
                     " each size in a folder with a camera.txt of its own"
                 )
-            check_camera(self.camera, size, f"{self.source} for {file.name}")
+            source = f"{self.source} for {file.name}"
+            check_camera(self.camera, size, source)
+            check_upright(self.camera, size, source)
         return sample
 
     def _read(self, index: int) -> Sample:

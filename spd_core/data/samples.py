@@ -135,6 +135,16 @@ def known_median_m(depth_m: np.ndarray) -> float:
     return float(np.median(known_m)) if known_m.size else 0.0
 
 
+def unit_fault(depth_m: np.ndarray) -> str:
+    """What is wrong with a depth map [H, W] m that is of no room and no street, or ""."""
+    median_m = known_median_m(depth_m)
+    if median_m > PLAUSIBLE_MEDIAN_M:
+        return f"the median depth is {median_m:.0f} m; is it in millimetres?"
+    if 0 < median_m < LEAST_MEDIAN_M:
+        return f"the median depth is {median_m:.2g} m; is it in metres where 16 bits hold millimetres?"
+    return ""
+
+
 def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | None) -> Sample:
     """A sample whose arrays fit each other and whose depth is in metres; readings that are not finite or not positive
     become 0.
@@ -151,14 +161,6 @@ def checked(name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera | No
     if depth_m.dtype.kind not in "fiu":
         raise DataError(f"{name}: depth is {depth_m.dtype}, expected numbers")
     depth_m = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0).astype(np.float32)
-    median = known_median_m(depth_m)
-    if median > PLAUSIBLE_MEDIAN_M:
-        raise DataError(
-            f"{name}: the median depth is {median:.0f} m; is it in millimetres? Depth must be metres, or 16-bit PNG"
-            " millimetres"
-        )
-    if 0 < median < LEAST_MEDIAN_M:
-        raise DataError(
-            f"{name}: the median depth is {median:.2g} m; is it in metres where 16-bit PNG holds millimetres?"
-        )
+    if fault := unit_fault(depth_m):
+        raise DataError(f"{name}: {fault} Depth must be metres, or 16-bit PNG millimetres")
     return Sample(name, rgb, depth_m, camera)

@@ -6,6 +6,7 @@ are needed, because the types read here are those of ROS. What is damaged costs 
 
 from __future__ import annotations
 
+import io
 import shutil
 import sqlite3
 import tempfile
@@ -221,10 +222,11 @@ class Ros1Storage:
         self.losses.clear()
         connections = [c for c in self._reader.connections if c.topic in topics]
         starts, begin = sorted(info.start_time for info in self._reader.chunk_infos), 0
+        is_new = True  # the damage that comes next, as something was read since the last
         while connections:
             try:
                 for connection, log_ns, data in self._reader.messages(connections, start=begin):
-                    begin = log_ns
+                    begin, is_new = log_ns, True
                     try:
                         data = from_ros1(data, connection.msgtype)
                     except ValueError:
@@ -233,7 +235,9 @@ class Ros1Storage:
                     yield Recorded(log_ns, connection.topic, data)
                 return
             except Exception:  # a damaged chunk, in the words of its codec: go on with the next one
-                self.losses[f"chunk(s) of {self.path.name}: damaged"] += begin not in starts
+                self._reader.current_chunk = (-1, io.BytesIO())  # or the one before, which is closed, would be it still
+                self.losses[f"chunk(s) of {self.path.name}: damaged"] += is_new
+                is_new = False
                 begin = next((start for start in starts if start > begin), 0)
                 connections = connections if begin else []
 

@@ -103,10 +103,13 @@ def write(
     return path
 
 
-def write_ros1(path: Path, messages: Iterable[Message]) -> Path:
-    """The same as a ROS 1 bag."""
-    store = get_typestore(Stores.ROS1_NOETIC)
-    with Ros1Writer(path) as writer:
+def write_ros1(path: Path, messages: Iterable[Message], by_message: bool = False) -> Path:
+    """The same as a ROS 1 bag; `by_message`: each in a chunk of its own, which is compressed."""
+    store, writer = get_typestore(Stores.ROS1_NOETIC), Ros1Writer(path)
+    if by_message:
+        writer.set_compression(Ros1Writer.CompressionFormat.BZ2)
+        writer.chunk_threshold = 1
+    with writer:
         connections: dict[str, Any] = {}
         for sequence, (topic, log_ns, message) in enumerate(messages):
             type_name = message.__msgtype__
