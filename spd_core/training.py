@@ -118,6 +118,8 @@ class TrainingRun:
         if config.drop_path:
             set_drop_path(model.encoder, config.drop_path)
         model.train()
+        if config.encoder_lr == 0:
+            model.encoder.eval()  # the statistics of a BatchNorm move in training mode, whatever the rate
         datasets = open_training_data(config)
         augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
         to_focal = model.config.fit == "focal"
@@ -133,7 +135,6 @@ class TrainingRun:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.record = Record(config, fabric, model, self.optimizer, average, self.steps, len(self.samples))
-        self.is_blind = True  # no batch had depth yet
 
     def initial_model(self, config: TrainConfig) -> SPD:
         return initial_model(config)
@@ -234,9 +235,9 @@ class TrainingRun:
                 f"{record.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
                 f" {config.data}` lists them"
             )
-        self.is_blind = self.is_blind and not means[2].item()
+        record.is_blind = record.is_blind and not means[2].item()
         steps = step + 1 - record.first_step
-        if self.is_blind and (steps >= BLIND_STEPS or step + 1 == self.steps):  # it would end with a loss of 0
+        if record.is_blind and (steps >= BLIND_STEPS or step + 1 == self.steps):  # it would end with a loss of 0
             raise TrainingError(
                 f"nothing to learn: no depth is known in the samples of the first {steps} steps, such as"
                 f" {seen[0][0][0]}; `spd data preview` draws what training would see"

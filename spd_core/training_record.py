@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # What a state has of the record beside weights and settings.
-COUNTED = ("step", "first_step", "broken", "waited_s", "trained_s", "history", "best")
+COUNTED = ("step", "first_step", "broken", "is_blind", "waited_s", "trained_s", "history", "best")
 
 
 class Record:
@@ -50,7 +50,7 @@ class Record:
         self._averaged: list[list[torch.Tensor]] = []  # tensors of the average, and those of the model
         self.out = files.expanded(config.out)
         self.environment = environment(fabric)  # that of the start: asking git at every save costs time
-        self.step, self.broken = 0, 0
+        self.step, self.broken, self.is_blind = 0, 0, True  # no batch had depth yet
         self.first_step, self.waited_s, self.trained_s = 0, 0.0, 0.0  # seconds of the steps since that one
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
@@ -174,7 +174,7 @@ class Record:
             raise TrainingError(
                 f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
             ) from error
-        self.first_step = state["step"]
+        self.first_step, self.is_blind = state["step"], False
         for name in COUNTED:
             setattr(self, name, state.get(name, getattr(self, name)))  # older states have not all of them
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")

@@ -245,8 +245,8 @@ class Answers:
     def on_lost_notes(self, notes: list[Note]) -> None:
         self.scaling.give_up(notes)
 
-    def on_skip(self, count: int) -> None:
-        self.statistics.count("images skipped", count)
+    def on_skip(self) -> None:
+        self.statistics.count("images skipped")
 
     def on_error(self, work: str, error: Exception) -> None:
         if work == "encode" and isinstance(error, SPDError):

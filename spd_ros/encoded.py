@@ -63,10 +63,11 @@ class Frames:
             self.failure, self._failed_s = why, image.received_s
 
     def make_way(self, stamp_ns: int) -> None:
-        """Another image has this stamp now: what came under it before is not what is asked about from now on."""
-        if (before := self.kept.pop(stamp_ns, None)) is not None:
-            self._replaced_s = max(self._replaced_s, before.received_s)
+        """Another image has this stamp now: what came under it before is not what is asked about from now on. A camera
+        that writes no stamps has 0 for all."""
         self.lost.pop(stamp_ns, None)
+        if stamp_ns and (before := self.kept.pop(stamp_ns, None)) is not None:
+            self._replaced_s = max(self._replaced_s, before.received_s)
 
     def newest(self) -> int | None:
         """Stamp of the newest frame; None where a later image has none, as it could not be encoded or has made way for

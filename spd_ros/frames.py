@@ -92,8 +92,8 @@ class Client(Protocol):
     def on_lost_notes(self, notes: list[Note]) -> None:
         """Notes that no image is near, that could not be taken in time, or more than can wait."""
 
-    def on_skip(self, count: int) -> None:
-        """So many images will not be encoded."""
+    def on_skip(self) -> None:
+        """An image will not be encoded."""
 
     def on_error(self, work: str, error: Exception) -> None:
         """The method of the client called `work` raised; the threads go on."""
@@ -117,6 +117,7 @@ class FrameScheduler:
         self._notes = Notes()
         self._newest_ns: int | None = None
         self._fresh: Any = None  # an encoded frame that `on_frame` has not seen
+        self._was_fresh = False  # `on_frame` was the last job: where it is slower than images come, queries have turns
         self._encoding: PendingImage | None = None
         self._encoded_s = -math.inf  # when the last image was done
         self._condition = threading.Condition()
@@ -143,11 +144,10 @@ class FrameScheduler:
         and what came before it, under stamps that will come again, is forgotten."""
         with self._condition:
             jumped = self._newest_ns is not None and stamp_ns + JUMP_NS < self._newest_ns
-            if stamp_ns:
-                self._frames.make_way(stamp_ns)
+            self._frames.make_way(stamp_ns)
             self._newest_ns = stamp_ns
             if stamp_ns in self._pending:  # a camera that writes no stamps
-                self._client.on_skip(1)
+                self._client.on_skip()
             self._pending[stamp_ns] = PendingImage(stamp_ns, message)
             self._drop_unwanted()
             if jumped:  # last, so that what was dropped is forgotten too
@@ -175,12 +175,10 @@ class FrameScheduler:
 
     def _drop_unwanted(self) -> None:
         keep = _named(self._waiting, self._pending, self._tolerance_ns) | {self._newest_ns}
-        dropped = [stamp for stamp in self._pending if stamp not in keep]
-        for stamp in dropped:
+        for stamp in [stamp for stamp in self._pending if stamp not in keep]:
             del self._pending[stamp]
             self._frames.lose(stamp, Status.FRAME_SKIPPED)
-        if dropped:
-            self._client.on_skip(len(dropped))
+            self._client.on_skip()
 
     def _resolve(self, query: Query) -> Job | None:
         """What answers or refuses a query; None while it should wait."""
@@ -228,15 +226,19 @@ class FrameScheduler:
         return ((i, job) for i, query in enumerate(self._waiting) if (job := self._resolve(query)) is not None)
 
     def _is_being_encoded(self, query: Query) -> bool:
-        encoding = () if self._encoding is None else (self._encoding.stamp_ns,)
-        return meant(encoding, self._meant_ns(query), self._tolerance_ns) is not None
+        image = self._encoding
+        return image is not None and meant((image.stamp_ns,), self._meant_ns(query), self._tolerance_ns) is not None
 
     def _next_answer(self) -> Job | None:
         job: Job
-        if self._fresh is not None:
-            job, self._fresh = partial(self._client.on_frame, self._fresh), None
-        elif (answerable := next(self._answerable(), None)) is not None:
-            i, job = answerable
+        answerable = next(self._answerable(), None)
+        has_turn = (
+            self._was_fresh and answerable and self._is_late(self._waiting[answerable[0]].received_s, HELD_BACK_S)
+        )
+        if self._fresh is not None and not has_turn:
+            job, self._fresh, self._was_fresh = partial(self._client.on_frame, self._fresh), None, True
+        elif answerable is not None:
+            (i, job), self._was_fresh = answerable, False
             del self._waiting[i]
         else:
             ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
@@ -248,9 +250,8 @@ class FrameScheduler:
         return job
 
     def _next_note(self) -> Job | None:
-        frames = self._frames
-        if (found := self._notes.next(frames.stamps(self._encoding), frames.kept)) is not None:
-            return partial(self._take, found[0], frames.kept[found[1]].frame)
+        if (found := self._notes.next(self._frames.stamps(self._encoding), self._frames.kept)) is not None:
+            return partial(self._take, found[0], self._frames.kept[found[1]].frame)
         if lost := self._notes.expire(self._here()):
             self._client.on_lost_notes(lost)
         return None

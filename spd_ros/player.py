@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import time
 from collections import deque
@@ -35,6 +36,10 @@ from .conversions import query_cloud
 from .processes import use_fastdds_profile
 
 WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
+WARM_UP_ID, REFUSALS = (
+    2**32 - 1,
+    5,
+)  # of a point that no recording asks about; how often a first image may have no depth
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
 
 
@@ -107,15 +112,23 @@ class Player(Node):
         self.images.publish(frame.image_data)
 
     def warm_up(self, frame: RecordedFrame) -> None:
-        """Show the first image until a query about the newest frame is answered, so that the first latency is not a
-        cold start's."""
-        answered: list[PointCloud2] = []
-        self.on_answer = answered.append
+        """Show the first image until a query about the newest frame is answered with a depth, so that the first latency
+        is not a cold start's; or some times without one, where a node has none for it."""
+        answered: list[float] = []
+
+        def receive(msg: PointCloud2) -> None:
+            points = cloud_to_array(msg)
+            if points["id"].tolist() == [WARM_UP_ID]:
+                answered.append(float(points["depth"][0]))
+
+        self.on_answer = receive
         deadline = time.monotonic() + WAIT_FOR_NODE_S
-        while not answered and time.monotonic() < deadline:
+        while not any(map(math.isfinite, answered)) and len(answered) < REFUSALS and time.monotonic() < deadline:
+            before = len(answered)
             self.show(frame)
-            self.queries.publish(query_cloud(np.zeros((1, 2)), Header(frame_id=FRAME_ID)))
-            self.spin(lambda: bool(answered), 2.0)
+            ids = np.full(1, WARM_UP_ID, np.uint32)
+            self.queries.publish(query_cloud(np.zeros((1, 2)), Header(frame_id=FRAME_ID), ids))
+            self.spin(lambda: len(answered) > before, 2.0)  # noqa: B023  # at once
         if not answered:
             raise ReplayError(f"no answer on {ANSWER_TOPIC} within {WAIT_FOR_NODE_S:g} s")
         self.spin(lambda: False, 0.5)  # late answers to the warm-up

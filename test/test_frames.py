@@ -28,7 +28,7 @@ class Bench:
         self.encoding, self.answering = threading.Event(), threading.Event()
         self.may_answer = threading.Event()  # for queries that are slow
         self.started = {}
-        self.answer_s = 0.0
+        self.answer_s = self.frame_s = 0.0
         settings = {"capacity": 3, "timeout_s": 5.0, **settings}
         self.scheduler = FrameScheduler(self, **settings)
         self.scheduler.start()
@@ -63,6 +63,7 @@ class Bench:
         self.answers.append((query.header, None, why))
 
     def on_frame(self, frame):
+        time.sleep(self.frame_s)
         self.frames.append(frame)
 
     def take(self, note, frame):
@@ -76,8 +77,8 @@ class Bench:
     def on_lost_notes(self, notes):
         self.lost_notes += [note.content for note in notes]
 
-    def on_skip(self, count):
-        self.skipped += count
+    def on_skip(self):
+        self.skipped += 1
 
     def on_error(self, work, error):
         self.errors.append(f"{work}: {error}")
@@ -443,6 +444,22 @@ def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(benc
     assert len(b.answers) == 2
     b.gate.release(1)
     assert b.wait(3)[2] == ("newest", 5 * MS, None)
+
+
+def test_a_client_that_takes_long_for_each_frame_starves_no_query(bench, monkeypatch):
+    """As a grid of a hundred thousand points with an overlay does: the next frame is there when one is done."""
+    monkeypatch.setattr(frames, "HELD_BACK_S", 0.02)
+    b = bench(timeout_s=30.0)
+    b.frame_s = 0.1
+    b.gate.release(1000)
+    for i in range(60):
+        b.image((10 + i) * MS)
+        if i % 10 == 5:
+            b.query(i, 0)
+        time.sleep(0.02)
+    assert len(b.answers) >= 5  # while images came
+    assert len(b.frames) >= 5
+    b.wait(6)
 
 
 def test_an_image_is_held_back_for_answers_no_longer_than_promised(bench):

@@ -407,6 +407,21 @@ def test_data_without_any_depth_are_refused(rooms, tmp_path):
     assert train(one_at_a_time)["ended"] == "complete"
 
 
+def test_a_run_goes_on_with_a_batch_that_shows_no_depth(rooms, tmp_path):
+    """As its uninterrupted twin does, which has seen some before."""
+    for n in range(2):
+        cv2.imwrite(str(tmp_path / f"{n}.rgb.png"), np.full((*SIZE, 3), 90, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.full(SIZE, 2000, np.uint16))
+    (tmp_path / "camera.txt").write_text("80 80 47.5 31.5\n")
+    settings = config(rooms, tmp_path / "run", data=tmp_path, steps=11, batch_size=1)
+    train(settings)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    torch.save(state | {"step": 10}, tmp_path / "run" / "state.pt")
+    for n in range(2):
+        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.zeros(SIZE, np.uint16))
+    assert train(settings)["ended"] == "complete"
+
+
 def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
