@@ -8,14 +8,28 @@ os.environ.setdefault(
 )  # threads that wait by spinning starve the other processes of a test
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from pathlib import Path
+
 import pytest
 import torch
+from filelock import FileLock
 from support.models import TESTED_PRESETS, lively
 
 from spd_core import SPD
+from spd_rooms.shards import draw_rooms
 from spd_ros.processes import isolate
 
 isolate()
+
+
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory, worker_id) -> Path:
+    """A folder with a shard of synthetic rooms of 64x96 px, to be read: of all processes of a test session."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "rooms"
+    with FileLock(f"{folder}.lock"):  # who comes second finds it drawn
+        draw_rooms(folder, first_seed=900, count=250, size=(64, 96))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
 from spd_research.training import QueryRun, QueryTrainConfig, random_targets
 from spd_research.v14 import splat
-from spd_rooms.shards import draw_rooms
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = (96, 192, 384, 768)  # ConvNeXt V2-T, which the documents count with
@@ -185,13 +184,6 @@ def test_targets_are_different_valid_pixels_with_their_depth():
     assert len(depth_m[0].unique()) == 40
     torch.testing.assert_close(target_m[0, 0, y[0], x[0]], depth_m[0, 0, 0])
     assert sorted(depth_m[1].flatten().tolist())[-3:] == [0, 1, 3]  # the rest has no depth
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rooms")
-    draw_rooms(folder, count=8, first_seed=900, size=(64, 96))
-    return folder
 
 
 def config(rooms, out, decoder: str, **changes) -> QueryTrainConfig:

@@ -28,17 +28,9 @@ from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate, train
-from spd_rooms.shards import draw_rooms
 
 SIZE = (64, 96)
 MODEL = {"fit": "inside"}
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rooms")
-    draw_rooms(folder, count=250, first_seed=900, size=SIZE)
-    return folder
 
 
 def config(rooms, out, **changes) -> TrainConfig:
