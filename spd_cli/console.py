@@ -24,6 +24,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 TERMINATED = 143  # 128 + SIGTERM
 UNREAD = 141  # 128 + SIGPIPE
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # a place that one may not enter, or is none
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Terminated(KeyboardInterrupt):
@@ -67,12 +68,13 @@ def reported() -> Iterator[None]:
             sys.exit(UNREAD)
         except OSError as error:
             if error.errno in _CLOSED and error.filename is not None:
-                say(f"{error.filename} cannot be opened ({error.strerror})", "bold red", stderr=True, title="error: ")
-                sys.exit(1)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                what = f"{error.filename} cannot be opened"
+            elif error.errno in _FULL:
+                _drop_output()
+                what = "the output could not be written"
+            else:
                 raise
-            _drop_output()
-            say(f"the output could not be written ({error.strerror})", "bold red", stderr=True, title="error: ")
+            say(f"{what} ({error.strerror})", "bold red", stderr=True, title="error: ")
             sys.exit(1)
         except Terminated:
             sys.exit(TERMINATED)

@@ -67,9 +67,8 @@ def calibrate_scale(
         frames = recording.frames(topics, *how)
         count = math.ceil(len(pairing.partner) / every)
         predictor = Predictor.load(weights, device, runtime=runtime)
-        every_nth = track(
-            islice((frame for frame in frames if frame.depth_m is not None), 0, None, every), "measuring", total=count
-        )
+        with_depth = (frame for frame in frames if frame.depth_m is not None)
+        every_nth = track(islice(with_depth, 0, None, every), "measuring", total=count)
         measured = measure_scale(every_nth, predictor, max_depth_m)
     say_left_out(measured.pixels_beyond, max_depth_m)
     if measured.without_camera:
@@ -141,8 +140,8 @@ def calibrate(
     checkpoint.save(model, out, dtype, **{**known, **measured})
     say(f"wrote {out}, with")
     for name, value in measured.items():
-        numbers = value if isinstance(value, dict) else {"": value}
-        say(f"  {name}: " + ", ".join(f"{part} {number:.4g}".lstrip() for part, number in numbers.items()))
+        parts = value.items() if isinstance(value, dict) else ()
+        say(f"  {name}: " + (", ".join(f"{part} {number:.4g}" for part, number in parts) or f"{value:.4g}"))
     say_left_out(scored["pixels_beyond"], max_depth_m, scored["without_truth"])
 
 

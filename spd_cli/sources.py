@@ -15,7 +15,7 @@ import numpy as np
 from spd_core import files
 from spd_core.camera import Camera, doubt
 from spd_core.data.images import read_colour
-from spd_core.data.rgbd import check_camera, check_upright, pictures_in, read_camera
+from spd_core.data.rgbd import check_upright, pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
 from spd_core.predictor import EncodedFrame
@@ -70,7 +70,6 @@ class Picture:
     def _known_camera(self, size: tuple[int, int], told: str | None, fov_deg: float | None) -> KnownCamera:
         if self.is_moving and told is None and fov_deg is None:
             if self.camera and self.camera_source != CAMERA_INFO:  # which is checked where it is read
-                check_camera(self.camera, size, self.camera_source)
                 check_upright(self.camera, size, self.camera_source)
             return KnownCamera(self.camera, self.camera_source if self.camera else "nothing")
         return camera_of_picture(files.expanded(self.name), size, told, fov_deg)

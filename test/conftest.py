@@ -2,13 +2,12 @@
 loopback."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # threads that wait by spinning starve the other processes of a test
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-from pathlib import Path
 
 import pytest
 import torch

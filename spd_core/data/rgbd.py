@@ -79,8 +79,9 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
 
 
 def check_upright(camera: Camera, size: tuple[int, int], source: str) -> None:
-    """Raise DataError where a camera, of which `source` tells, is that of a picture of `size` (height, width) px before
-    it was turned. Of a single picture `camera_of_picture` turns it."""
+    """`check_camera` where nothing turns a camera with its picture, as `camera_of_picture` does for a single one: raise
+    DataError, too, for that of the picture before it was turned."""
+    check_camera(camera, size, source)
 
     def off_centre(camera: Camera) -> float:
         return max(abs(at - 1) for at in optical_axis(camera, size))
@@ -128,9 +129,7 @@ class RGBDFolder(Dataset):
                     f"{file} is {found} and the first picture {first}: {self.source} is of one size; put pictures of"
                     " each size in a folder with a camera.txt of its own"
                 )
-            source = f"{self.source} for {file.name}"
-            check_camera(self.camera, size, source)
-            check_upright(self.camera, size, source)
+            check_upright(self.camera, size, f"{self.source} for {file.name}")
         return sample
 
     def _read(self, index: int) -> Sample:
