@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import SPDError
+from .errors import SPDError, first_line
 from .files import expanded, read_torch
 
 
@@ -58,11 +58,11 @@ def create_backbone(name: str, pretrained: bool | str | Path, **options) -> Any:
 
     Args:
         name: of timm's model.
-        pretrained: True loads timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False
+        pretrained: True fetches timm's published weights (mind their licence: ConvNeXt V2's are CC-BY-NC-4.0), False
             starts from random, a path loads a local checkpoint file of that timm model.
 
     Raises:
-        EncoderError: no such file, or one of another model.
+        EncoderError: they cannot be fetched, no such file, or one of another model.
     """
     overlay = None
     if isinstance(pretrained, (str, Path)):
@@ -76,10 +76,15 @@ def create_backbone(name: str, pretrained: bool | str | Path, **options) -> Any:
         overlay = {"file": str(file)}
     try:
         return timm.create_model(name, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
-    except Exception as error:
-        if overlay is None:
-            raise
-        raise EncoderError(f"encoder weights {overlay['file']} are not timm's {name}: {error}") from error
+    except Exception as error:  # the hub's own exceptions come from many places
+        if overlay is not None:
+            raise EncoderError(f"encoder weights {overlay['file']} are not timm's {name}: {error}") from error
+        if pretrained and timm.is_model(name):
+            raise EncoderError(
+                f"timm cannot fetch the weights of {name} ({first_line(error)}); expected a"
+                " network that reaches the model hub, or a file of them, `pretrained: PATH`"
+            ) from error
+        raise
 
 
 def keep_channels_last(module: nn.Module) -> None:

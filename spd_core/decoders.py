@@ -22,9 +22,11 @@ MakeHead = Callable[[int], Head]  # by its input channels
 
 
 class Decoder(nn.Module):
-    """What each of them is. `GLOBAL_PATH` makes what its `stride8` comes from."""
+    """What each of them is. `GLOBAL_PATH` makes what its `stride8` comes from; the strides of its levels are those of
+    encoders that pad to multiples of `ENCODER_STRIDE`: with others its map would be of another size than the image."""
 
     GLOBAL_PATH: ClassVar[type[nn.Module] | None] = None
+    ENCODER_STRIDE: ClassVar[int] = 32
 
 
 class V15Decoder(Decoder):
@@ -91,6 +93,7 @@ class ReassembledDecoder(RefineNetDecoder):
     refinenet1 doubles it, the head's resize makes up the patch of 14 px (7/4)."""
 
     GLOBAL_PATH: ClassVar[type[nn.Module] | None] = ReassembledGlobalPath
+    ENCODER_STRIDE: ClassVar[int] = 14
 
     def __init__(self, channels: Channels, features: int, make_head: MakeHead):
         super().__init__(

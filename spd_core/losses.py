@@ -28,8 +28,8 @@ class Loss:
         inverse_huber: weight of the Huber loss on inverse depth.
         huber_delta: of that loss, 1/m.
         gradient: weight of the gradient matching loss.
-        sigma: weight of the likelihood of the errors under the model's own sigma, for models that answer one. It trains
-            sigma alone: depth is held.
+        sigma: weight of the likelihood of the errors under the model's own sigma, for models that answer one. Depth
+            is held: it moves only with the features that both are made of.
     """
 
     silog: float = 1.0

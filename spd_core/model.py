@@ -163,9 +163,15 @@ class SPD(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = create_encoder(config.encoder, pretrained)
-        channels = self.encoder.channels
+        channels, make_decoder = self.encoder.channels, DECODERS[config.decoder]
+        if self.encoder.stride != make_decoder.ENCODER_STRIDE:
+            fitting = [name for name, other in DECODERS.items() if self.encoder.stride == other.ENCODER_STRIDE]
+            raise SPDError(
+                f"the decoder {config.decoder} is for encoders of stride {make_decoder.ENCODER_STRIDE} px, and"
+                f" {config.encoder} has {self.encoder.stride}; expected the decoder {' or '.join(fitting)}"
+            )
         make_head = partial(Head, activation=config.activation, max_depth_m=config.max_depth_m, sigma=config.sigma)
-        self.decoder = DECODERS[config.decoder](channels, config.features, make_head)
+        self.decoder = make_decoder(channels, config.features, make_head)
         self.sparse_decoder = SparseDecoder(self.decoder)
         make_global_path = self.decoder.GLOBAL_PATH
         self.global_path = make_global_path(channels, config.features) if make_global_path is not None else None

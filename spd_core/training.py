@@ -27,7 +27,7 @@ from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
 from .errors import SPDError
-from .evaluation import Protocol, evaluate, predict
+from .evaluation import evaluate, predict
 from .extras import extra
 from .metrics import collapsed, mean_metrics
 from .model import SPD
@@ -179,6 +179,7 @@ class TrainingRun:
                         self._validate(loss)
                     except SPDError:  # a picture of it that is broken, say: what was learned is not lost with it
                         record.save()
+                        fabric.barrier()  # the end of another process would be that of the one that saves
                         raise
                 elif record.step % config.save_every == 0:
                     record.save()
@@ -253,10 +254,15 @@ class TrainingRun:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
         config, fabric, record = self.config, self.fabric, self.record
         part = (fabric.global_rank, fabric.world_size)
-        training = record.evaluated.training
         predictor = Predictor(record.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         is_enough = fabric.global_rank < len(self.validation)
-        own = evaluate(predictor, self.validation, config.validation, part=part)["per_image"] if is_enough else []
+        own, faults = list[dict](), list[SPDError]()
+        try:
+            own = evaluate(predictor, self.validation, config.validation, part=part)["per_image"] if is_enough else []
+        except SPDError as error:
+            faults.append(error)
+        for fault in _gathered(faults, fabric):  # of one process, and the end of all of them
+            raise fault
         mean = mean_metrics(_gathered(own, fabric))
         is_best = record.add_validation(loss, mean)
         shown_loss = "" if loss is None else f"  loss {loss:.4f}"
@@ -271,9 +277,7 @@ class TrainingRun:
                 f" varies by {mean['gt_cv']:.1%}"
             )
         if record.writer and config.pictures:
-            picture = self._picture(predictor)
-            record.writer.add_image("val/rgb_truth_prediction", picture, record.step, dataformats="HWC")
-        record.evaluated.train(training)
+            record.log({}, {"val/rgb_truth_prediction": self._picture(predictor)})
         record.save(is_best)
 
     def _picture(self, predictor: Predictor) -> np.ndarray:
@@ -281,7 +285,7 @@ class TrainingRun:
         for i in np.linspace(0, len(self.validation) - 1, min(self.config.pictures, len(self.validation))).astype(int):
             sample = self.validation[i]
             near, far = depth_range(sample.truth_m)
-            pred_m = predict(predictor, sample, Protocol(resize_eval=self.config.validation.resize_eval))
+            pred_m = predict(predictor, sample, self.config.validation)
             rows.append([sample.rgb, colour_depth(sample.truth_m, near, far), colour_depth(pred_m, near, far)])
         return side_by_side(rows)
 

@@ -100,10 +100,18 @@ class Record:
         self.log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
         return is_best
 
-    def log(self, scalars: dict[str, float]) -> None:
-        if self.writer:
+    def log(self, scalars: dict[str, float], pictures: dict[str, np.ndarray] | None = None) -> None:
+        """Numbers and pictures [H, W, 3] for TensorBoard. A training goes on without where they cannot be written."""
+        if self.writer is None:
+            return
+        try:
             for name, value in scalars.items():
                 self.writer.add_scalar(name, value, self.step)
+            for name, picture in (pictures or {}).items():
+                self.writer.add_image(name, picture, self.step, dataformats="HWC")
+        except OSError as error:  # of a thread of its own, some numbers ago
+            print(f"WARNING: the log for TensorBoard in {self.out} could not be written ({error}): it ends here")
+            self.writer = None
 
     def report(self, ended: str = "running") -> dict:
         return {
@@ -182,8 +190,9 @@ class Record:
     def end(self, ended: str) -> dict:
         """Write how the run ended. Returns the content of run.json."""
         report = self.report(ended)
-        if self.writer is not None:
+        if self.fabric.is_global_zero:
             files.write_json(self.out / "run.json", report)
+        if self.writer is not None:
             self.writer.close()
         return report
 

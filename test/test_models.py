@@ -202,6 +202,15 @@ def test_encoder_weights_from_a_local_file(tmp_path):
     torch.testing.assert_close(ours["stages_3.blocks.1.mlp.fc2.weight"], donor.stages[3].blocks[1].mlp.fc2.weight)
 
 
+def test_weights_that_cannot_be_fetched_are_said_with_the_way_on(monkeypatch):
+    def unreachable(*arguments, **options):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", unreachable)
+    with pytest.raises(EncoderError, match=r"convnextv2_atto \(OSError: no route to the hub\); .* `pretrained: PATH`"):
+        SPD.from_preset("atto", pretrained=True)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=f"unknown preset 'v14'; there are {', '.join(PRESETS)}"):
         SPD.from_preset("v14")
@@ -209,6 +218,12 @@ def test_bad_arguments_are_named():
         SPD.from_preset("lite", pretrained="nowhere.pth")
     with pytest.raises(ValueError, match="exp"):
         SPD.from_preset("lite", activation="relu")
+    for encoder, decoder, wanted in (
+        ("vit_small_patch14_dinov2", "v15", "reassembled"),
+        ("tf_efficientnet_lite0", "reassembled", "v15 or lite or refinenet or dpt"),
+    ):
+        with pytest.raises(SPDError, match=rf"{encoder} has \d+; expected the decoder {wanted}"):
+            SPD.from_preset("lite", encoder=encoder, decoder=decoder)
     for name, value in (("training_focal_px", -5), ("training_focal_px", None), ("max_depth_m", float("nan"))):
         with pytest.raises(ValueError, match=rf"{name} must be a positive number, got {value}"):
             SPD.from_preset("lite", **{name: value})

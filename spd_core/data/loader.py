@@ -1,5 +1,5 @@
 """Batches for training and parallel reading for checks. Sample number n of a run is the same whatever the workers,
-processes or interruptions."""
+processes or interruptions; but for the size of its crop, where that varies: the samples of a batch share it."""
 
 from __future__ import annotations
 
