@@ -44,30 +44,29 @@ class Pose:
         return np.stack([cr * right + sr * down, cr * down - sr * right, forward], axis=1)
 
 
-def camera_rays(camera: Camera, pose: Pose, size: tuple[int, int], device) -> Tensor:
+def camera_rays(camera: Camera, pose: Pose, size: tuple[int, int]) -> Tensor:
     """Ray directions [H * W, 3] in the room, of unit depth: the distance along them is z-depth."""
     y, x = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
     rays = camera.unproject(np.stack([x, y], axis=-1).reshape(-1, 2), np.ones(size[0] * size[1]))
-    return torch.as_tensor(rays @ pose.rotation().T, dtype=torch.float32, device=device)
+    return torch.as_tensor(rays @ pose.rotation().T, dtype=torch.float32)
 
 
 class Scene:
     """The primitives of a room as tensors, and the ray casts against them. Primitive -1-i is surface i of the shell."""
 
-    def __init__(self, room: Room, device: torch.device | str = "cpu"):
+    def __init__(self, room: Room):
         def tensor(values):
-            return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
+            return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
-        self.device = torch.device(device)
         order = np.argsort(room.kinds, kind="stable")
-        self.kinds = torch.as_tensor(np.asarray(room.kinds)[order], device=device)
+        self.kinds = torch.as_tensor(np.asarray(room.kinds)[order])
         self.centre, self.half = tensor(room.centres)[order], tensor(room.halves)[order]
         yaw = tensor(room.yaws)[order]
         self.cos, self.sin = yaw.cos(), yaw.sin()
         self.size = tensor(room.size)
         self.lights = [(tensor(position), tensor(power)) for position, power in room.lights]
         materials = [*room.surfaces[::-1], *(room.materials[i] for i in order)]  # at primitive + 6
-        self.texture = torch.tensor([list(PATTERNS).index(m.texture) for m in materials], device=device)
+        self.texture = torch.tensor([list(PATTERNS).index(m.texture) for m in materials])
         self.colours = tensor([[m.colour_a, m.colour_b] for m in materials])
         self.period, self.gloss, self.emission = (
             tensor([getattr(m, name) for m in materials]) for name in ("period_m", "gloss", "emission")
@@ -114,10 +113,8 @@ class Scene:
     ) -> list[tuple[Tensor, Tensor]]:
         """Ray numbers and candidate primitives of each image tile. The rays [H * W, 3] start within `margin_m` of
         `apex` [3]."""
-        everything = torch.arange(len(self.kinds), device=self.device)
-        numbers = torch.arange(len(rays), device=self.device)
-        if self.device.type != "cpu":
-            return [(numbers, everything)]
+        everything = torch.arange(len(self.kinds))
+        numbers = torch.arange(len(rays))
         bands = numbers.reshape(size).split(TILE_PX)
         tiles = [tile.reshape(-1) for band in bands for tile in band.split(TILE_PX, dim=1)]
         unit = F.normalize(rays, dim=1)
@@ -138,7 +135,7 @@ class Scene:
         to_walls = torch.maximum(-origin * inverse, (self.size - origin) * inverse)  # [R, 3]: leaving each slab
         distance, axis = to_walls.min(dim=1)
         positive = torch.gather(direction, 1, axis[:, None])[:, 0] > 0
-        primitive = -1 - torch.tensor([[2, 3], [0, 1], [4, 5]], device=self.device)[axis, positive.long()]
+        primitive = -1 - torch.tensor([[2, 3], [0, 1], [4, 5]])[axis, positive.long()]
         for rays, candidates in self._tiles(origin, direction, size):
             if len(candidates):
                 nearest, which = self._distances(origin[None], direction[rays], candidates).min(dim=0)
@@ -148,7 +145,7 @@ class Scene:
 
     def visible(self, points: Tensor, lamp: Tensor, jitter: Tensor, size: tuple[int, int]) -> Tensor:
         """Whether nothing stands between points [R, 3] and a lamp [3] + jitter [R, 3]; float [R]."""
-        free = torch.ones(len(points), device=self.device)
+        free = torch.ones(len(points))
         for rays, candidates in self._tiles(lamp, points - lamp, size, margin_m=math.sqrt(3) * LAMP_RADIUS_M):
             if len(candidates):
                 origin = points[rays]
@@ -170,7 +167,7 @@ class Scene:
     def surface(self, points: Tensor, primitive: Tensor) -> tuple[Tensor, Tensor]:
         """Normals [R, 3] and albedo [R, 3] at hit points."""
         inward = [[0, 0, -1], [0, 0, 1], [-1, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0]]
-        shell = torch.tensor(inward, dtype=torch.float32, device=self.device)
+        shell = torch.tensor(inward, dtype=torch.float32)
         normals = shell.index_select(0, (6 + primitive).clamp(0, 5))  # surface -1 - primitive, counted from the end
         local_normals, metres = normals.clone(), points.clone()
 
@@ -185,8 +182,8 @@ class Scene:
         face = local * (size == size.amax(dim=1, keepdim=True))
         round_ = local / half
         is_cap = (size[:, 1:2].square() > local[:, 0:1].square() + local[:, 2:3].square())[:, 0]
-        barrel = round_ * torch.tensor([1.0, 0.0, 1.0], device=self.device)
-        barrel[is_cap] = local[is_cap] * torch.tensor([0.0, 1.0, 0.0], device=self.device)
+        barrel = round_ * torch.tensor([1.0, 0.0, 1.0])
+        barrel[is_cap] = local[is_cap] * torch.tensor([0.0, 1.0, 0.0])
         normal = F.normalize(torch.where(kind == BOX, face, torch.where(kind == ELLIPSOID, round_, barrel)), dim=1)
         x, y, z = normal.unbind(1)
         normals[hit] = torch.stack([cos * x + sin * z, y, cos * z - sin * x], dim=1)

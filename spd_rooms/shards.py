@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, resource_tracker
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from spd_core.errors import at_least
 from spd_core.files import listed, make_folder, read_as, read_text, replaced, write_json
 
 from .synthetic import FOCAL_RATIO, check_size, random_frame
+
+_stop: Event  # set: what a process of `draw_rooms` draws is not wanted any more
 
 
 @contextmanager
@@ -44,9 +47,19 @@ def _interrupts_wait() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _draw_shard(first_seed: int, folder: Path, **options) -> None:
+def _begin(stop: Event) -> None:
+    """Of a process that draws: what all its shards share."""
+    global _stop
+    _stop = stop
     torch.set_num_threads(1)
-    frames = [random_frame(seed, **options) for seed in range(first_seed, first_seed + SHARD)]
+
+
+def _draw_shard(first_seed: int, folder: Path, **options) -> None:
+    frames = []
+    for seed in range(first_seed, first_seed + SHARD):
+        if _stop.is_set():
+            return
+        frames.append(random_frame(seed, **options))
     with replaced(folder / f"rooms_{first_seed:08d}.npz") as partial_file, partial_file.open("wb") as file:
         np.savez(
             file,
@@ -117,12 +130,15 @@ def draw_rooms(
         seed for seed in range(first_seed, first_seed + count, SHARD) if not (folder / f"rooms_{seed:08d}.npz").exists()
     ]
     # Not forked: a copy of a process that has used torch waits for ever for threads that it does not have.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    context = get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(stop,))
     draw_shard = partial(_draw_shard, folder=folder, **options)
     try:
         with _interrupts_wait():
             drawn = pool.map(draw_shard, missing)
         for _ in track(drawn, "drawing rooms", total=len(missing)):
             pass
-    finally:  # interrupted, it does not wait for the shards that no process has begun
+    finally:  # interrupted, it waits for the frames that are being drawn, and their shards are left out
+        stop.set()
         pool.shutdown(cancel_futures=True)

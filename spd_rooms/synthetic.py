@@ -46,9 +46,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 @torch.inference_mode()
-def draw(
-    room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: int = 0, device: torch.device | str = "cpu"
-) -> Frame:
+def draw(room: Room, camera: Camera, pose: Pose, size: tuple[int, int], seed: int = 0) -> Frame:
     """Draw a room. `seed` sets the camera's exposure, blur and noise.
 
     Args:
@@ -56,10 +54,10 @@ def draw(
         camera: intrinsics at that size.
     """
     check_size(size)
-    scene = Scene(room, device)
+    scene = Scene(room)
     rng = np.random.default_rng([seed, 0xCA3])
-    rays = camera_rays(camera, pose, size, device)
-    eye = torch.as_tensor(pose.position, dtype=torch.float32, device=device)
+    rays = camera_rays(camera, pose, size)
+    eye = torch.as_tensor(pose.position, dtype=torch.float32)
     depth, primitive = scene.cast(eye, rays, size)
     points = eye + depth[:, None] * rays
     normals, albedo = scene.surface(points, primitive)
@@ -97,7 +95,7 @@ def random_pose(room: Room, rng: np.random.Generator, camera: Camera, size: tupl
         target = np.array([rng.uniform(0.2, 0.8) * width, 0, rng.uniform(0.2, 0.8) * length])
         yaw = math.atan2(target[0] - position[0], target[2] - position[2])
         pose = Pose(position, yaw, math.radians(rng.uniform(-30, 8)), math.radians(rng.normal(0, 2)))
-        rays = camera_rays(coarse, pose, coarse_size, "cpu")
+        rays = camera_rays(coarse, pose, coarse_size)
         depth, _ = scene.cast(torch.as_tensor(position, dtype=torch.float32), rays, coarse_size)
         if depth.min() > 0.4 and depth.median() > 1.3:
             return pose
@@ -110,7 +108,6 @@ def random_frame(
     size: tuple[int, int] = (192, 256),
     focal_ratio: tuple[float, float] = FOCAL_RATIO,
     rooms: int | None = None,
-    device: torch.device | str = "cpu",
 ) -> Frame:
     """The frame of a seed: its own room, camera and pose. Same seed, same frame.
 
@@ -123,4 +120,4 @@ def random_frame(
     room = random_room(seed % rooms if rooms else seed)
     camera = random_camera(rng, size, focal_ratio)
     pose = random_pose(room, rng, camera, size)
-    return draw(room, camera, pose, size, seed, device)
+    return draw(room, camera, pose, size, seed)

@@ -69,7 +69,7 @@ def test_depth_against_a_march_along_the_ray(seed):
     room = random_room(seed)
     pose = random_pose(room, np.random.default_rng(seed), CAMERA, SIZE)
     frame = draw(room, CAMERA, pose, SIZE)
-    rays = camera_rays(CAMERA, pose, SIZE, "cpu").numpy().astype(float)
+    rays = camera_rays(CAMERA, pose, SIZE).numpy().astype(float)
     chosen = np.random.default_rng(0).choice(len(rays), 60, replace=False)
     marched = np.array([march(room, pose.position, rays[i]) for i in chosen])
     off = np.abs(marched - frame.depth_m.reshape(-1)[chosen])
@@ -80,7 +80,7 @@ def test_tiles_do_not_change_the_cast(monkeypatch):
     """Primitives that a tile cannot see are left out; nothing that it sees may be."""
     room = random_room(5)
     pose = random_pose(room, np.random.default_rng(5), CAMERA, SIZE)
-    scene, rays = Scene(room), camera_rays(CAMERA, pose, SIZE, "cpu")
+    scene, rays = Scene(room), camera_rays(CAMERA, pose, SIZE)
     origin = torch.tensor(pose.position, dtype=torch.float32)
     depth, primitive = scene.cast(origin, rays, SIZE)
     monkeypatch.setattr(
