@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 
 from . import files
 from .errors import SPDError
@@ -50,7 +50,7 @@ def save(model: SPD, path: str | Path, dtype: torch.dtype = torch.float32, **pro
                 f"{name} has {tensor.abs().max():g}, which {dtype} cannot hold: {path} is not written; store float32"
             )
     with files.replaced(path, CheckpointError, (SafetensorError,)) as partial:
-        save_file(tensors, partial, metadata)
+        partial.write_bytes(serialised(tensors, metadata))  # its own writer would put a file in the place of a pipe
 
 
 def load(path: str | Path) -> SPD:

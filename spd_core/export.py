@@ -9,6 +9,8 @@ import io
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,7 +52,8 @@ def encoder_graph(model: SPD, size: tuple[int, int], size_is_free: bool = False)
     With `size_is_free`, which a convolutional encoder allows, for any multiples of its stride.
     """
     free_axes = {"images": {2: "height", 3: "width"}} if size_is_free else None
-    return _graph(_Encode(model), (torch.zeros(1, 3, *size),), ["images"], model.sparse_decoder.inputs, free_axes)
+    images = next(model.parameters()).new_zeros(1, 3, *size)
+    return _graph(_Encode(model), (images,), ["images"], model.sparse_decoder.inputs, free_axes)
 
 
 def _graph(
@@ -63,7 +66,7 @@ def _graph(
     if not is_available():
         raise ExportError("ONNX needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     buffer = io.BytesIO()
-    with ONE_EXPORT, warnings.catch_warnings(), torch.no_grad():
+    with ONE_EXPORT, _torch_defaults(), warnings.catch_warnings(), torch.no_grad():
         # Of sizes that become constants: all of them, or the checks of one whose size is free.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -77,6 +80,18 @@ def _graph(
             opset_version=OPSET,
         )
     return _with_own_padding(buffer.getvalue())
+
+
+@contextmanager
+def _torch_defaults() -> Iterator[None]:
+    """torch's own defaults for new tensors, whatever the process has: an export makes some."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _with_own_padding(graph: bytes) -> bytes:
@@ -132,7 +147,8 @@ def export(model: SPD, folder: str | Path, size: tuple[int, int]) -> dict[str, f
     check_input_size(size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder = make_folder(folder)
-    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    first, generator = next(model.parameters()), torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, *size, generator=generator, dtype=first.dtype, device="cpu")
     features = model.encode(images).maps
     maps, depth = {name: x.numpy() for name, x in features.items()}, model.decoder(**features).numpy()
     decoder = _graph(model.decoder, tuple(features.values()), list(features), ["depth"])

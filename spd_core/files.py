@@ -9,13 +9,13 @@ import glob
 import json
 import os
 import pickle
-import tempfile
 import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from .errors import SPDError, first_line
@@ -205,6 +205,8 @@ def replaced(
         because: exceptions beside OSError by which the writer says so.
     """
     path, because = expanded(path), (OSError, *because)
+    if path.is_symlink() and (path.is_file() or not path.exists()):
+        path = Path(os.path.realpath(path))  # what links to it stays a link
     # Of this writer alone: another process may write to the same path, and the last one wins.
     partial = path.with_name(f"{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
     if os.path.exists(path):  # a folder of many new files is not looked through for each of them
@@ -224,9 +226,9 @@ def replaced(
         with suppress(OSError):  # some network file systems cannot
             _bring_to_disk(path.parent)
     except because as reason:
-        number = getattr(reason, "errno", None)
-        advice = "Choose a place that you may write to" if number in _CLOSED else "Is the disk full?"
-        raise error(f"{path} could not be written ({reason}); what was there before is intact. {advice}") from reason
+        raise error(
+            f"{path} could not be written ({reason}); what was there before is intact. {advice(reason)}"
+        ) from reason
     finally:
         if partial != path:
             with suppress(OSError):
@@ -234,6 +236,24 @@ def replaced(
 
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+
+
+def advice(reason: Exception) -> str:
+    """What to do about something that could not be written."""
+    is_closed = getattr(reason, "errno", None) in _CLOSED
+    return "Choose a place that you may write to" if is_closed else "Is the disk full?"
+
+
+def temporary_folder(error: type[SPDError] = FileError) -> TemporaryDirectory[str]:
+    """A folder that is gone when it is closed.
+
+    Args:
+        error: what is raised where there is no place for it.
+    """
+    try:
+        return TemporaryDirectory()
+    except OSError as reason:
+        raise error(f"no temporary folder can be made ({reason}); the variable TMPDIR names another place") from reason
 
 
 def _remove_remains(path: Path) -> None:
@@ -300,7 +320,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     folder = expanded(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with TemporaryFile(dir=folder):
             return folder
     except OSError as reason:
         what = "written to" if os.path.isdir(folder) else "made"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from .checkpoint import EMBEDDED
 from .data.images import read_colour
 from .encoders import normalise
 from .extras import extra
+from .files import temporary_folder
 
 BACKBONE = "/encoder/backbone/"  # how the names of its nodes begin
 QUANTISED = ("Conv", "Clip", "Add")
@@ -50,7 +50,7 @@ def int8_graph(graph: bytes) -> bytes:
         for node in nodes
         if node.op_type == "Conv" and weights[node.input[1]][1] > 1
     }
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         made = Path(folder, "int8.onnx")
         quantize_static(
             model,

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,6 +64,17 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused(saved, tmp_path):
     checkpoint.save(model, tmp_path / "whole.safetensors")
     assert checkpoint.stored_type(tmp_path / "whole.safetensors") == torch.float32
     assert checkpoint.stored_type("embedded") == torch.float16
+
+
+def test_a_checkpoint_goes_into_a_pipe(saved, tmp_path):
+    """And leaves it one: safetensors' own writer puts a file in its place, in that of /dev/null too."""
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit((tmp_path / "pipe").read_bytes)
+        checkpoint.save(saved[0], tmp_path / "pipe")
+        assert (tmp_path / "pipe").is_fifo()
+        (tmp_path / "copy.safetensors").write_bytes(reading.result(20))
+    assert checkpoint.load(tmp_path / "copy.safetensors").config == saved[0].config
 
 
 def test_an_average_is_that_of_the_weights(saved, tmp_path):

@@ -202,6 +202,24 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_the_usual(tmp_path):
         assert (tmp_path / name).stat().st_mode == expected
 
 
+def test_what_links_to_a_file_stays_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there/old", "there/new"):  # one that is there, and one that is not yet
+        link = tmp_path / Path(name).name
+        link.symlink_to(name)
+        if name.endswith("old"):
+            link.write_text("before")
+        files.write_text(link, "now")
+        assert link.is_symlink()
+        assert (tmp_path / name).read_text() == "now"
+
+
+def test_no_place_for_a_temporary_folder_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileError, match=r"no temporary folder can be made \(.*nowhere.*\); the variable TMPDIR names"):
+        files.temporary_folder()
+
+
 def test_a_device_is_written_to_and_not_replaced():
     before = os.stat(os.devnull)
     files.write_text(os.devnull, "nothing")

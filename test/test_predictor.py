@@ -470,6 +470,23 @@ def test_weights_are_read_as_they_are_whatever_torch_s_default(dtype, rgb):
     np.testing.assert_array_equal(predictor.encode(rgb, CAMERA).depth_at([[100, 80]]), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_graphs_are_made_as_ever_whatever_torch_s_default(dtype, predictor, rgb):
+    """By its process; and after it, that default is what it was."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            other = Predictor(predictor.model, "cpu", runtime="onnxruntime")
+            other.warm_up()
+        assert torch.get_default_dtype() == dtype
+        for _ in range(3):
+            answer = other.encode(rgb, CAMERA).depth_at([[100, 80]])
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_allclose(answer, predictor.encode(rgb, CAMERA).depth_at([[100, 80]]), rtol=1e-4)
+
+
 def test_preset_name_warns_that_weights_are_random():
     with pytest.warns(UserWarning, match="random weights"):
         assert Predictor.load("lite", device="cpu").model.config == SPD.from_preset("lite").config

@@ -12,7 +12,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from ..camera import Camera
-from ..files import expanded, make_folder
+from ..files import advice, expanded, make_folder
 from ..message_fields import camera_info_fields, cloud_fields, image_fields, query_array
 from ..names import DEPTH_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC
 from .bag import BagFrame
@@ -45,7 +45,7 @@ def write_bag(path: str | Path, frames: Iterable[BagFrame], storage: str = "mcap
                 path.rename(Path(folder) / "before")  # goes with the temporary folder
             written.rename(path)
     except (OSError, sqlite3.Error) as error:
-        raise DataError(f"{path} could not be written ({error}). Is the disk full?") from error
+        raise DataError(f"{path} could not be written ({error}). {advice(error)}") from error
     return count
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import shutil
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import yaml
 from rosbags import rosbag1
 
 from ..errors import first_line
-from ..files import problem
+from ..files import problem, temporary_folder
 from . import mcap
 from .samples import DataError
 from .serialised import ZSTD_MAGIC, Recorded, Topic, from_ros1, plain, zstd
@@ -249,7 +248,7 @@ class CompressedStorage:
     """A file that rosbag2 compressed as a whole, unpacked beside the temporary files."""
 
     def __init__(self, path: Path):
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = temporary_folder(DataError)
         unpacked = Path(self._folder.name) / path.stem
         fault = ""
         with path.open("rb") as packed, unpacked.open("wb") as file:
