@@ -40,19 +40,8 @@ def start(context):
             name: value[name] for name in ("weights", "device", "params_file", "image_transport")
         }.items(),
     )
-    command = [
-        str(spd),
-        "replay",
-        value["bag"],
-        "--node",
-        "running",
-        "--out",
-        value["out"],
-        "--points",
-        value["points"],
-        "--rate",
-        value["rate"],
-    ]
+    options = (part for name in ("out", "points", "rate") for part in (f"--{name}", value[name]))
+    command = [str(spd), "replay", value["bag"], "--node", "running", *options]
     replay = ExecuteProcess(cmd=command, output="screen", name="spd_replay")
     return [
         node,

@@ -23,12 +23,12 @@ from spd_core.data.samples import DataError
 from spd_core.encoders import licence
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
-from spd_core.files import FileError, check_writable, listed, make_folder, printable, write_json
+from spd_core.files import FileError, check_writable, listed, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
 from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
-from spd_core.reports import write_evaluation
+from spd_core.reports import report_folder, write_evaluation
 from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
 from .console import make_console, say
@@ -52,8 +52,7 @@ def evaluate_checkpoint(
     floor: bool = False,
     **protocol,
 ) -> None:
-    """Evaluate a checkpoint on a data set; prints a table and writes result.json, per_image.csv and report.png, and for
-    references and floor scale.json, scale.png and floor.json.
+    """Evaluate a checkpoint on a data set: a table, and the files of a report where `out` says so.
 
     Args:
         data: folder in any layout of `spd data check`.
@@ -61,7 +60,8 @@ def evaluate_checkpoint(
         split: "train" or "test" where the data come in both.
         train_data: the mean depth of (at most 1,000 images of) this data set, predicted everywhere, is scored beside
             the model.
-        out: folder for the files; without it nothing is written.
+        out: folder for result.json, per_image.csv and report.png, and for references and floor scale.json, scale.png
+            and floor.json; without it nothing is written.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         precision: fp32, bf16, on a GPU fp16, on a CPU int8.
@@ -79,7 +79,7 @@ def evaluate_checkpoint(
     predictor = Predictor.load(weights, device, precision, runtime=runtime)
     dataset = open_dataset(data, split)
     if out is not None:
-        make_folder(out)  # said before all the work
+        report_folder(out)
     constant_m = mean_depth(open_dataset(train_data, "train")) if train_data else None
     first = dataset[0]
     own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]

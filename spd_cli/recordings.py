@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ from spd_core.data.topics import COMPRESSED, Choice, Topics
 from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
-from spd_core.files import make_folder, printable
+from spd_core.files import printable
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
+from spd_core.reports import report_folder
 
 from .console import make_console, say
+from .parser import check_unused
 
 SHOWN = ("abs_rel", "d1", "rmse", "s_star")
 MOST_OFFSET_S = 4e9  # from uptime to the time of day, and more; nanoseconds in 64 bits hold it on top of a stamp
@@ -142,13 +145,18 @@ def replay(
     Protocol(max_depth_m=max_depth_m)  # refuses what is no depth
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
+    if offline:
+        check_unused(replay, "are of a replay to a node, and --offline asks none", rate=rate, node=node)
+    elif node == "running":
+        why = "are the running node's own parameters, which a replay leaves as they are"
+        check_unused(replay, why, weights=weights, device=device, runtime=runtime)
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
     with opened_bag(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
         topics = choice.topics
         if recorded and topics.query is None:
             raise DataError(f"{bag} has no query topic (PointCloud2 with u and v) to take recorded queries from")
         if out is not None:
-            make_folder(out)  # said before all the work
+            report_folder(out)
         frames = frames_to_ask(recording.frames(topics, tolerance_s, depth_offset_s), sampling)
         total = recording.count(topics.image)
         if offline:
@@ -164,6 +172,8 @@ def replay(
         "bag": str(bag),
         "mode": "offline" if offline else "live",
         "weights": weights if offline or node == "fresh" else "of the running node",
+        "sampling": asdict(sampling),
+        "rate": None if offline else rate,
         "references": references,
         "topics": vars(topics),
         "pairing": str(pairing) if topics.depth is not None else None,
@@ -232,6 +242,9 @@ def _check_said_something(result: Report, choice: Choice, pairing: Pairing, reco
         raise SPDError(f"nothing to ask: {what}")
     if not result.summary["answered"]:
         raise SPDError("no query was answered")
+    if result.summary["points_without_depth"] == result.summary["points"]:
+        statuses = ", ".join(f"{count} {name}" for name, count in result.summary["points_by_status"].items())
+        raise SPDError(f"no point was answered with a depth: {statuses}")
     if result.summary["metrics"] is None and choice.expects_depth:
         if choice.topics.depth is None:
             why = "no depth topic was taken, see above"
@@ -278,10 +291,11 @@ def _drawn(rooms: int) -> Iterator[Sample]:
 def _frames(samples: Iterable[Sample], rate_hz: float, queries: int = 0) -> Iterator[BagFrame]:
     """Frames to write, with that many queries each at random pixels with known depth; ids count through the
     sequence."""
+    first_id = 0
     for i, sample in enumerate(samples):
         known = np.ones(sample.rgb.shape[:2], bool) if sample.depth_m is None else sample.depth_m > 0
         uv = random_pixels(known, queries * POINTS_PER_QUERY, [i]).astype(np.float64)
-        ids = np.arange(len(uv)) + i * len(uv)
+        ids, first_id = np.arange(first_id, first_id + len(uv)), first_id + len(uv)
         asked = list(zip(np.array_split(uv, queries), np.array_split(ids, queries))) if queries else []
         yield BagFrame(round((1 + i / rate_hz) * 1e9), sample.rgb, sample.depth_m, sample.camera, asked)
 

@@ -132,6 +132,7 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
                 predictor.encode(frame.rgb, frame.camera).answer(np.zeros((1, 2)))
             started = time.monotonic()
             encoded = predictor.encode(frame.rgb, frame.camera)
+            encoding_s = time.monotonic() - started
         played = Replayed.of(frame, keep_picture=index == 0)
         if scale is not None:
             scale.advance(frame.stamp_ns * 1e-9)
@@ -145,9 +146,10 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
             chosen, said_m = draw_references(at_pixels(frame.depth_m, uv), references, rng)
             scale.update(encoded, uv[chosen], said_m, stamp_s=frame.stamp_ns * 1e-9)
         for asked in played.asked:
+            started = time.monotonic() - encoding_s
             answer = encoded.answer(asked.uv, scale)
             asked.reply = Reply(answer.depth_m, answer.status, time.monotonic() - started)
-            started = time.monotonic()
+            encoding_s = 0.0  # for the first query of an image
         yield played
 
 
@@ -161,8 +163,8 @@ class Report:
 
 
 def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Report:
-    """Metrics (mean over the frames that have any), latency percentiles (ms), and what was not answered. Points whose
-    truth is `max_depth_m` or more are not compared: `points_beyond` counts them."""
+    """Metrics (mean over the frames that have any), latency percentiles (ms) of the queries that got a depth, and what
+    was not answered. Points whose truth is `max_depth_m` or more are not compared: `points_beyond` counts them."""
     metrics = [_metrics(frame, max_depth_m) for frame in played]
     rows = [_row(number, frame) | metrics[number] for number, frame in enumerate(played)]
     replies = [reply for frame in played for _, reply in frame.answered()]
@@ -178,9 +180,7 @@ def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Re
         "max_depth_m": max_depth_m,
         "points_beyond": sum(int((asked.truth_m >= max_depth_m).sum()) for frame in played for asked in frame.asked),
         "dropped_frames": sum(bool(row["status"] in DROPPED and row["queries"]) for row in rows),
-        "latency_ms": {
-            f"p{p}": float(np.percentile(_latency_ms(replies) if replies else np.nan, p)) for p in (50, 90, 99)
-        },
+        "latency_ms": {f"p{p}": float(np.percentile(_latency_ms(replies) or np.nan, p)) for p in (50, 90, 99)},
         "metrics": mean_metrics(metrics) if any(m["n_valid"] for m in metrics) else None,
         "gaps": gaps(played),
     }
@@ -205,13 +205,14 @@ def _row(number: int, frame: Replayed) -> dict:
         "answered": len(replies),
         "points": sum(len(asked.uv) for asked in frame.asked),
         "points_with_depth": sum(int(np.isfinite(reply.depth_m).sum()) for reply in replies),
-        "latency_ms": float(np.median(_latency_ms(replies) if replies else np.nan)),
+        "latency_ms": float(np.median(_latency_ms(replies) or np.nan)),
         "status": reason[0][0] if reason else "NO_ANSWER",
     }
 
 
-def _latency_ms(replies: list[Reply]) -> np.ndarray:
-    return 1000 * np.array([reply.latency_s for reply in replies])
+def _latency_ms(replies: list[Reply]) -> list[float]:
+    """Of those that hold a depth: a refusal is fast, and no answer to the question."""
+    return [1000 * reply.latency_s for reply in replies if np.isfinite(reply.depth_m).any()]
 
 
 def gaps(played: list[Replayed]) -> list[dict]:
@@ -226,13 +227,8 @@ def write(result: Report, folder: str | Path) -> None:
     folder = files.make_folder(folder)
     files.write_json(folder / "result.json", result.summary)
     files.write_csv(folder / "frames.csv", next(iter(result.frames), {}), (row.values() for row in result.frames))
-    points: list[list] = []
-    for number, frame in enumerate(result.played):
-        for asked in frame.asked:
-            reply = asked.reply or Reply(np.full(len(asked.uv), np.nan), np.full(len(asked.uv), ""), np.nan)
-            rows = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status)
-            points += ([number, *row] for row in rows)
-    files.write_csv(folder / "depths.csv", ["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status"], points)
+    columns = ["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status"]
+    files.write_csv(folder / "depths.csv", columns, _points(result.played))
     pictured = next((f for f in result.played if f.rgb is not None and f.answered()), None)
     if pictured is not None and pictured.rgb is not None:
         uv = np.concatenate([asked.uv for asked, _ in pictured.answered()])
@@ -242,13 +238,23 @@ def write(result: Report, folder: str | Path) -> None:
     save_figure(draw(result), folder / "report.png")
 
 
+def _points(played: list[Replayed]) -> Iterator[list]:
+    """The rows of depths.csv, one by one: an hour has some ten million."""
+    for number, frame in enumerate(played):
+        for asked in frame.asked:
+            reply = asked.reply or Reply(np.full(len(asked.uv), np.nan), np.full(len(asked.uv), ""), np.nan)
+            rows = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status)
+            yield from ([number, *row] for row in rows)
+
+
 def draw(result: Report) -> Figure:
     """Errors by frame, latency, answers against truth, and statuses; words where there is nothing to draw."""
     figure = new_figure(14, 7)
     figure.suptitle(f"{result.summary['mode']}: {result.summary['bag']}", parse_math=False)
     error_axis, latency_axis, scatter_axis, status_axis = figure.subplots(2, 2).ravel()
     answered = [both for frame in result.played for both in frame.answered()]
-    unanswered = "no query was answered" if result.summary["queries"] else "nothing was asked"
+    unanswered = f"no query was answered{' with a depth' * bool(answered)}"
+    unanswered = unanswered if result.summary["queries"] else "nothing was asked"
     depths_m = [(asked.truth_m, reply.depth_m) for asked, reply in answered]
     truth_m, depth_m = (np.concatenate([[], *part]) for part in zip(([], []), *depths_m))
     compared = (truth_m < result.summary["max_depth_m"]) & np.isfinite(depth_m)

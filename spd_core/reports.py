@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
+def report_folder(path: str | Path) -> Path:
+    """A folder for a report, made before all the work that goes into it.
+
+    Raises:
+        SPDError: it cannot be written to, or nothing here draws figures.
+    """
+    new_figure(1, 1)
+    return files.make_folder(path)
+
+
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure that needs no display."""
     with extra("train"):
@@ -102,10 +112,10 @@ def _draw_sample(row: SubFigure, sample: Sample, pred_m: np.ndarray, title: str,
 
 def _draw_error_against_depth(axis: Axes, samples: list[Sample], predictor: Predictor, protocol: Protocol) -> None:
     """Median and quartiles of the signed relative error by depth, at random pixels of some images."""
-    at_points = replace(protocol, grid=None, points=2000)
+    at_points, crop = replace(protocol, grid=None, points=2000), None if protocol.crop == "none" else protocol.crop
     truths, relative = [], []
     for index, sample in enumerate(samples):
-        at = chosen_pixels(at_points, sample, None, index)
+        at = chosen_pixels(at_points, sample, crop, index)
         assert at is not None  # as many as `points`
         gt = sample.truth_m[at[:, 1], at[:, 0]]
         truths.append(gt)

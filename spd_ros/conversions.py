@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import math
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,12 @@ def array_to_cloud(points: np.ndarray, header: Header) -> PointCloud2:
 def query_cloud(uv: np.ndarray, header: Header, ids: np.ndarray | None = None) -> PointCloud2:
     """A query message for points [K, 2] px, with ids [K] uint32 if given."""
     return array_to_cloud(query_array(uv, ids), header)
+
+
+def own_id() -> int:
+    """A first id for queries of one's own: everyone hears all answers, and the ids of grids and of queries without any
+    count from 0."""
+    return random.SystemRandom().randrange(2**30, 2**31)
 
 
 def _with_buffer(fields: dict[str, Any]) -> dict[str, Any]:

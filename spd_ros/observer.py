@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 import threading
 import time
 from collections import OrderedDict
@@ -30,7 +29,7 @@ from spd_core.messages import cloud_to_array
 from spd_core.names import ANSWER_TOPIC, QUERY_TOPIC, WAYPOINT_ANSWER_TOPIC
 from spd_core.predictor import Answer
 
-from .conversions import query_cloud, stamp_ns
+from .conversions import own_id, query_cloud, stamp_ns
 from .diagnostics import SILENCE_S, Problems, Statistics
 from .processes import spin, use_fastdds_profile
 
@@ -102,8 +101,7 @@ class Observer(Node):
         self._serials = itertools.count()
         self._asking = threading.Lock()
         self._asked_s = 0.0
-        # Ids that no one else takes: everyone hears all answers.
-        self._first_id = self._next_id = random.SystemRandom().randrange(2**30, 2**31)
+        self._first_id = self._next_id = own_id()
         self._awaited: tuple[int, Future[tuple[int, np.ndarray]]] = 0, Future()
         self._images: Subscription | None = None
         self._queries = self.create_publisher(PointCloud2, f"{inside}{QUERY_TOPIC}", 50)

@@ -32,14 +32,12 @@ from spd_core.messages import cloud_to_array
 from spd_core.names import ANSWER_TOPIC, FRAME_ID, IMAGE_TOPIC, INFO_TOPIC, QUERY_TOPIC, REMAPPINGS
 from spd_core.recording import Asked, Replayed, Reply
 
-from .conversions import query_cloud
+from .conversions import own_id, query_cloud
 from .processes import use_fastdds_profile
 
 WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
-WARM_UP_ID, REFUSALS = (
-    2**32 - 1,
-    5,
-)  # of a point that no recording asks about; how often a first image may have no depth
+WARM_UP_ID = 2**32 - 1  # of a point that no recording asks about
+REFUSALS = 5  # how often a first image may have no depth
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
 
 
@@ -77,7 +75,8 @@ class Player(Node):
             request = ChangeState.Request()
             request.transition.id = transition
             reply = service.call_async(request)
-            self.spin(lambda: reply.done() or process.poll() is not None, WAIT_FOR_NODE_S)  # noqa: B023  # at once
+            # However long it takes, as to compile a network does.
+            self.spin(lambda: reply.done() or process.poll() is not None, math.inf)  # noqa: B023  # at once
             response = reply.result() if reply.done() else None
             if response is None or not response.success:
                 raise ReplayError("the node cannot start; its output above says why")
@@ -165,24 +164,24 @@ def replay_live(
             A node whose parameter `rectified` is "auto" is told for as long as the replay lasts.
 
     Raises:
-        ReplayError: the node cannot start, or none is there within a minute.
-        RuntimeError: a query was answered twice.
+        ReplayError: the node cannot start, none is there within a minute, or a query was answered twice.
     """
     ready = _prefetched(frames)
     first = next(ready, None)
     if first is None:
         return []
     played: list[Replayed] = []
+    first_id = np.uint32(own_id())  # of the recording's first point
     waiting: dict[int, tuple[Asked, float]] = {}  # by the id of a query's first point; when it was sent
 
     def receive(msg: PointCloud2) -> None:
         points = cloud_to_array(msg)
         key = int(points["id"][0]) if len(points) else -1
-        if key not in waiting or len(points) != len(waiting[key][0].uv):
+        asked, sent_s = waiting.get(key, (None, 0.0))
+        if asked is None or not np.array_equal(points["id"], asked.ids + first_id):
             return  # someone else's question
-        asked, sent_s = waiting[key]
         if asked.reply is not None:
-            raise RuntimeError(f"the query of point {key} was answered twice")
+            raise ReplayError(f"the query of point {key} was answered twice: do two nodes listen to {QUERY_TOPIC}?")
         asked.reply = Reply(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s)
 
     use_fastdds_profile()
@@ -208,7 +207,8 @@ def replay_live(
             player.show(frame)
             header = deserialize_message(frame.image_data, player.images.msg_type).header
             for asked in played[-1].asked:
-                waiting[int(asked.ids[0])] = asked, time.monotonic()
-                player.queries.publish(query_cloud(asked.uv, header, asked.ids))
+                ids = asked.ids + first_id
+                waiting[int(ids[0])] = asked, time.monotonic()
+                player.queries.publish(query_cloud(asked.uv, header, ids))
         player.spin(lambda: all(a.reply is not None for frame in played for a in frame.asked), WAIT_FOR_ANSWERS_S)
     return played

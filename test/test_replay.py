@@ -154,7 +154,7 @@ def test_report_by_hand():
     assert result["dropped_frames"] == 3
     assert result["metrics"]["abs_rel"] == 0.5
     assert result["metrics"]["n_images"] == 2
-    assert result["latency_ms"]["p50"] == pytest.approx(10)
+    assert result["latency_ms"] == pytest.approx({"p50": 10, "p90": 10, "p99": 10})  # a refusal is no answer
     assert (
         result["gaps"]
         == gaps([played(i, [a]) for i, a in enumerate((ok, ok, None, None, ok))])
@@ -213,7 +213,8 @@ def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
 
 
 def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypatch):
-    """It hears them under a name that does not say so. P is what holds, and K and D of before the rectifying do not."""
+    """It hears them under a name that does not say so. P is what holds, and K and D of before that do not. Its
+    grid, of as many points as are asked about, is an answer to everyone else."""
     from spd_ros.processes import isolate, running_node
 
     monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
@@ -231,7 +232,7 @@ def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypa
 
     recorded.write(tmp_path / "bag", messages())
     run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline")
-    with running_node():
+    with running_node(parameters={"grid": [16, 8]}):
         run(monkeypatch, "replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / "live")
     offline, live = (
         np.genfromtxt(tmp_path / name / "depths.csv", delimiter=",", names=True) for name in ("offline", "live")
@@ -322,6 +323,24 @@ def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch):
 # --- what is said
 
 
+def test_a_replay_without_a_depth_is_no_success(tmp_path, monkeypatch, capsys):
+    outside = [replace(frame, queries=[(np.array([[-9.0, 5.0]] * 3), np.arange(3))]) for frame in frames(2)]
+    write_bag(tmp_path / "bag", outside)
+    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "bag", "--offline", "--recorded")
+    assert (code, error) == (1, "error: no point was answered with a depth: 6 OUTSIDE_IMAGE\n")
+
+
+def test_what_a_report_lacks_is_said_before_the_work(rooms, tmp_path, monkeypatch, capsys):
+    write_bag(tmp_path / "bag", frames(1))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for command in (("replay", tmp_path / "bag", "--offline"), ("eval", rooms)):
+        code, out, error = said_by(monkeypatch, capsys, *command, "--out", tmp_path / "out")
+        assert code == 1
+        assert "this needs matplotlib" in error
+        assert "answering" not in out + error
+        assert "abs_rel" not in out
+
+
 def test_a_comparison_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
     late = recorded.write(tmp_path / "late [1]", recorded.usual(3, depth_offset_ns=40_000_000))
     code, out, error = said_by(monkeypatch, capsys, "replay", late, "--offline", "--out", tmp_path / "out")
@@ -402,6 +421,7 @@ def test_what_a_bag_lacks_is_told(tmp_path, monkeypatch, capsys):
         (("--recorded",), "has no query topic"),
         (("--node", "old"), "node must be fresh or running"),
         (("--rate", "0"), "rate must be positive"),
+        (("--rate", "2"), "--rate 2.0: these are of a replay to a node, and --offline asks none"),
         (("--points", "0"), "points must be at least 1, got 0"),
     ):
         code, _, error = said_by(monkeypatch, capsys, "replay", path, "--offline", *arguments)
