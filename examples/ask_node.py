@@ -9,6 +9,7 @@ with stamp 0 would be about the newest image, whichever that is.
 
 import random
 import sys
+from collections import deque
 
 import numpy as np
 import rclpy
@@ -31,13 +32,13 @@ class AskingNode(Node):
         self.uv = uv
         # Numbers that nobody else uses: everyone hears all answers, those to others about the same image too.
         self.ids = random.getrandbits(31) + np.arange(len(uv), dtype=np.uint32)
-        self.asked: set[tuple[int, int]] = set()  # stamps of the images in question
+        self.asked: deque[tuple[int, int]] = deque(maxlen=100)  # stamps of the images in question
         self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 5)
         self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 5)
         self.create_subscription(Image, "image", self.on_image, qos_profile_sensor_data)
 
     def on_image(self, image: Image) -> None:
-        self.asked.add((image.header.stamp.sec, image.header.stamp.nanosec))
+        self.asked.append((image.header.stamp.sec, image.header.stamp.nanosec))
         self.queries.publish(query_cloud(self.uv, image.header, self.ids))
 
     def on_answer(self, cloud: PointCloud2) -> None:

@@ -84,7 +84,6 @@ class Calibration:
         try:
             camera = camera_from_info(info, size, is_rectified)
         except Exception as error:  # whatever it holds, images are answered without it
-            self.statistics.count("images with a bad camera_info")
             self.statistics.state("camera", "")
             self.problems.report("calibration", f"{error}; {WITHOUT_CAMERA}")
             return None
@@ -152,6 +151,7 @@ class Answers:
         return Query(stamp_ns(msg.header), uv, ids, msg.header, failure, received_s=received_s, parsing_s=parsing_s)
 
     def read_waypoints(self, msg: Path) -> Query:
+        self.statistics.count("queries received")
         self.statistics.count("waypoint paths received")
         points_m, failure = path_points(msg), None
         nowhere, ids = np.full((len(points_m), 2), np.nan), np.arange(len(points_m), dtype=np.uint32)
@@ -181,7 +181,9 @@ class Answers:
         # Many drivers send an image just ahead of its camera_info, which after a zoom is not as the one before.
         came = self.calibration.info(message.header) is not known
         if came and (own := self.calibration.camera(*described)) != camera:
-            encoded = self.predictor.encode(rgb, own)
+            camera, encoded = own, self.predictor.encode(rgb, own)
+        if camera is None and self.calibration.info(message.header) is not None:
+            self.statistics.count("images with a bad camera_info")
         self.statistics.encoded(time.monotonic() - started_s)
         self.problems.resolved("image", "encode")
         if self.outputs["overlay"].get_subscription_count():

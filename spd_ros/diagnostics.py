@@ -47,6 +47,7 @@ class Statistics:
         """From now on images are expected."""
         with self._lock:
             self._started_s, self._last_image_s = time.monotonic(), None
+            self._rates_since = self._started_s, self._counts.copy()
 
     def count(self, name: str, amount: int = 1) -> None:
         with self._lock:

@@ -232,17 +232,17 @@ class FrameScheduler:
     def _next_answer(self) -> Job | None:
         job: Job
         answerable = next(self._answerable(), None)
-        has_turn = (
-            self._was_fresh and answerable and self._is_late(self._waiting[answerable[0]].received_s, HELD_BACK_S)
-        )
+        since_s = self._waiting[answerable[0]].received_s if answerable else math.inf
+        has_turn = self._was_fresh and answerable and self._is_late(since_s, HELD_BACK_S)
         if self._fresh is not None and not has_turn:
             job, self._fresh, self._was_fresh = partial(self._client.on_frame, self._fresh), None, True
         elif answerable is not None:
             (i, job), self._was_fresh = answerable, False
             del self._waiting[i]
         else:
-            ahead = (query for query in self._waiting if not query.is_prepared and self._is_being_encoded(query))
-            if (query := next(ahead, None)) is None:
+            # The first one alone: the plans of others depend on what is known of the frame by then.
+            query = next(filter(self._is_being_encoded, self._waiting), None)
+            if query is None or query.is_prepared:
                 return self._next_note()
             query.is_prepared = True
             job = partial(self._client.prepare, query)

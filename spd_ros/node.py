@@ -291,6 +291,7 @@ def main() -> int:
         get_logger("spd").warning(" ".join(str(message).split()))
 
     warnings.showwarning = warn
+    warnings.filterwarnings("ignore", module=r"spd_ros\.answers")  # of cameras: diagnostics judge the whole sensor
     keep_freed_memory()
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)

@@ -94,6 +94,12 @@ def test_a_calibration_that_comes_just_behind_its_image_is_its_own(answers):
         answers.encode(PendingImage(stamp_s, rgb_to_image(PICTURE, at(stamp_s))))
         assert encoded == expected
         encoded.clear()
+    for stamp_s in (4, 5):
+        coming.append(info(stamp_s, 45.0))
+        coming[-1].k[0] = 0.0
+    answers.calibration.receive(coming.pop(0))
+    answers.encode(PendingImage(5, rgb_to_image(PICTURE, at(5))))
+    assert answers.statistics.snapshot()["images with a bad camera_info"] == "1"
 
 
 def test_a_lens_of_a_known_name_is_said_only_where_the_name_is_not_ros_s(answers):

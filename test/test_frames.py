@@ -295,7 +295,7 @@ def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
     b.query("newest", 0)
     b.query("two", 2)
     assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
-    assert b.prepared == ["early", "one", "newest"], "what its image's encoding leaves time for, once each"
+    assert b.prepared == ["early"], "once; what a later plan needs depends on what the first one finds"
     b.gate.release(1)
     assert b.wait(4)[1:] == [("early", 1, None), ("one", 1, None), ("newest", 1, None)]
 
