@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json as json_format
 import math
 import os
@@ -27,7 +28,7 @@ from spd_core.predictor import Answer, EncodedFrame, Predictor
 from spd_core.status import Status
 
 from .console import make_console, say
-from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, pictures
+from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, named, pictures
 
 POINT = re.compile(r"[-+\d.e]+, *[-+\d.e]+")
 TWO_NUMBERS = re.compile(r"(\d+(?:\.\d+)?),? (\d+(?:\.\d+)?)")  # a point that the shell has taken apart
@@ -101,7 +102,7 @@ def ask(
     check_frames(frames)
     predictor = Predictor.load(weights, device, runtime=runtime)
     outside, about, several = [], "", len(sources) > 1 or os.path.isdir(files.expanded(sources[0]))
-    originals, written = set[Path](), set[Path]()
+    originals = set[Path]()
     if out is not None:  # of the names in a folder the user has chosen none
         originals = _originals(sources, with_neighbours=files.expanded(out).is_dir())
     sizes: dict[KnownCamera, tuple[int, int]] = {}
@@ -111,7 +112,7 @@ def ask(
         if out is not None:  # before what takes long
             file = files.expanded(out)
             if several or is_moving or file.is_dir():
-                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, written)
+                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, originals)
             if file.resolve() in originals:
                 raise AskError(
                     f"--out {out} would replace {file}, which is asked about or beside that; expected another place"
@@ -123,7 +124,7 @@ def ask(
         except SPDError as error:
             if is_moving or not several:  # in a stream the next frame would fail too
                 raise
-            say(str(error), "bold red", stderr=True, title="error: ")
+            say(str(named(error, name)), "bold red", stderr=True, title="error: ")
             failed += 1
             continue
         if json:
@@ -136,7 +137,6 @@ def ask(
             _show(asked)
         if out is not None:
             write_picture(file, draw_overlay(rgb, asked.uv, asked.answer.depth_m, labels=MOST_LABELS))
-            written.add(file)
             say(f"wrote {file}", stderr=json)
         if not is_moving:
             outside += [(name, rgb.shape, uv) for uv in asked.uv[~inside_image(asked.uv, rgb.shape[:2])]]
@@ -157,10 +157,11 @@ def _originals(sources: list[str], with_neighbours: bool) -> set[Path]:
     return {file.resolve() for file in (*named, *(file for folder in folders for file in files.listed(folder, "*")))}
 
 
-def _free(folder: Path, stem: str, written: set[Path]) -> Path:
-    """A PNG in the folder that this run has not written: pictures of two folders may have one name."""
-    names = (folder / f"{stem}{end}.png" for end in ("", *(f"_{number}" for number in range(2, len(written) + 2))))
-    return next(file for file in names if file not in written)
+def _free(folder: Path, stem: str, originals: set[Path]) -> Path:
+    """A PNG in the folder that is not there yet, or one of the originals, to be refused: the user has not chosen it."""
+    ends = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+    files_so_called = (folder / f"{stem}{end}.png" for end in ends)
+    return next(file for file in files_so_called if file.resolve() in originals or not file.exists())
 
 
 def _no_pixel(word: str) -> str:

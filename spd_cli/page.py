@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import os
 import sys
@@ -18,7 +19,7 @@ from spd_core.extras import extra
 from .console import say
 
 if TYPE_CHECKING:
-    from nicegui.events import KeyboardKey, KeyEventArguments, MouseEventArguments
+    from nicegui.events import GenericEventArguments, KeyboardKey, KeyEventArguments, MouseEventArguments
 
     from .views import Pin, View
 
@@ -80,6 +81,7 @@ def serve(page: Callable[[], Page], host: str, port: int, browser: bool) -> None
         from nicegui import app, ui
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    logging.getLogger("uvicorn.error").addFilter(_is_no_tab_that_closed)
     # A web page elsewhere whose name is made to mean this machine is not answered.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
@@ -95,6 +97,11 @@ def serve(page: Callable[[], Page], host: str, port: int, browser: bool) -> None
         show_welcome_message=False,
         reconnect_timeout=30.0,  # a browser that draws a cloud without a GPU is not gone
     )
+
+
+def _is_no_tab_that_closed(record: logging.LogRecord) -> bool:
+    """Whether it is no traceback of a tab that was closed before it had its page: Starlette has no answer to give."""
+    return not (record.exc_info and str(record.exc_info[1]) == "No response returned.")
 
 
 class Newest(Generic[T]):
@@ -127,6 +134,7 @@ class Page(ABC, Generic[K]):
         self.ui = ui
         self.uv: list[tuple[int, int]] = []  # of the pins
         self.at: tuple[int, int] | None = None  # where the pointer is
+        self.loaded: tuple[int, int] | None = None  # (height, width) px of the picture that the browser has by now
         self.look, self.hover, self.show_pins = Newest(self._look), Newest(self._hover), Newest(self._show_pins)
         ui.add_css(CSS)
         ui.keyboard(self._key)
@@ -143,6 +151,7 @@ class Page(ABC, Generic[K]):
         ui = self.ui
         self.name = ui.label().classes("name")
         self.photo = ui.interactive_image(on_mouse=self._mouse, events=["click", "mousemove", "mouseleave"])
+        self.photo.on("loaded", self._loaded)
         with self.photo.classes("photo"):
             self.layers = ui.element("div")
             self.marks = ui.element("div").classes("marks")
@@ -190,10 +199,12 @@ class Page(ABC, Generic[K]):
         except SPDError as error:
             fault = self.name.text = str(error)
         self.name.classes(add="fault" if fault else "", remove="" if fault else "fault")
-        for element in (self.photo, self.pins, self.note):
+        for element in (self.photo, self.pins, self.note, self.reading):
             element.set_visibility(not fault)
         if fault:
             return
+        if view.size != getattr(self, "view", view).size:
+            self.at = None  # its next move says where the pointer is in this one
         self.view = view
         # Before the picture, so that it does not come with the numbers of another.
         await self.show_pins(list(self.uv))
@@ -208,8 +219,13 @@ class Page(ABC, Generic[K]):
 
     # --- pointing
 
+    def _loaded(self, event: GenericEventArguments) -> None:
+        self.loaded = event.args["height"], event.args["width"]
+
     async def _mouse(self, event: MouseEventArguments) -> None:
-        pixel = None if event.type == "mouseleave" else self.view.pixel(event.image_x, event.image_y)
+        # In px of the picture that the browser has: of none yet, or one of another size, they say nothing.
+        is_known = event.type != "mouseleave" and self.loaded == self.view.shown_size
+        pixel = self.view.pixel(event.image_x, event.image_y) if is_known else None
         self.at = pixel if event.type == "mousemove" else None  # a finger points nowhere after its tap
         if event.type == "click" and pixel is not None:
             self.uv.append(pixel)

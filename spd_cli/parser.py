@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from spd_core.errors import SPDError
 from spd_core.files import FileError, expanded, problem, read_text
 
 from .console import say
@@ -52,6 +53,9 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
     positional, options, words = [], [], arguments[1:]
     while words:
         word, *words = words
+        if word == "--":
+            positional += words
+            break
         if not word.startswith("--") and word != "-h":
             positional.append(word)
             continue
@@ -61,7 +65,14 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
         elif "=" not in word and word not in ("--help", "-h"):
             options += words[:1]
             words = words[1:]
-    return [arguments[0], json.dumps(positional), *options]
+    return [arguments[0], json.dumps(positional, ensure_ascii=False), *options]
+
+
+def check_unused(command: Callable, why: str, **options: Any) -> None:
+    """Say of options of a command that do nothing beside another one that they were given."""
+    parameters = inspect.signature(command).parameters
+    if given := [f"--{name} {value}" for name, value in options.items() if value != parameters[name].default]:
+        raise SPDError(f"{' and '.join(given)}: these {why}")
 
 
 def check_text(arguments: list[str]) -> None:

@@ -76,7 +76,8 @@ class PicturePage(Page[int]):
             self.count.text = f"{key + 1} of {len(self.gallery)}"
         is_first = not self.photo.source
         await super()._look(key)
-        self.cloud.scene.set_visibility(self.photo.visible)
+        for element in (self.cloud.scene, self.range):
+            element.set_visibility(self.photo.visible)
         if not self.photo.visible:
             return
         await self._show_dense()

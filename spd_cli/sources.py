@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from spd_core.predictor import EncodedFrame
 from .console import say
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp", ".ts", ".mts", ".wmv")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".flv", ".3gp", ".ts", ".mts", ".wmv")
 BAGS = (".mcap", ".db3", ".zstd", ".bag")
 MOST_LOST = 250  # pictures of a video in a row that cannot be decoded
 FEWEST = 0.95  # share of the pictures that a video announces, and of the time at which the last of them should come
@@ -52,6 +53,13 @@ class Picture:
     camera: Camera | None = None
     camera_source: str = CAMERA_INFO
 
+    def version(self) -> tuple[int, int] | None:
+        """Another one when its file has been replaced."""
+        with suppress(OSError):
+            stat = files.expanded(self.name).stat()
+            return None if self.is_moving else (stat.st_mtime_ns, stat.st_size)
+        return None
+
     def known_camera(
         self, size: tuple[int, int], told: str | None, fov_deg: float | None, sizes: dict[KnownCamera, tuple[int, int]]
     ) -> KnownCamera:
@@ -75,6 +83,11 @@ class Picture:
         return camera_of_picture(files.expanded(self.name), size, told, fov_deg)
 
 
+def named(error: SPDError, name: str) -> SPDError:
+    """What is wrong with a picture, with its name."""
+    return error if name in str(error) else SourceError(f"{name}: {error}")
+
+
 def check_frames(most: int | None) -> None:
     """Say of a number of frames that there is none; before anything is read that takes long."""
     if most is not None and most < 1:
@@ -82,7 +95,10 @@ def check_frames(most: int | None) -> None:
 
 
 def check_sources(sources: list[str]) -> None:
-    """Say of an address that it is no file; before the first is opened, and as it was written: a path has no //."""
+    """Say of an address that it is no file; before the first is opened, and as it was written: a path has no //. And of
+    an empty variable of a shell that it is not the folder that one is in."""
+    if "" in sources:
+        raise SourceError("expected the name of a picture, a folder, a video or a bag, got ''")
     for source in sources:
         if "://" in source and not os.path.exists(files.expanded(source)):
             raise SourceError(f"{source} is an address; expected a file: save what is there, and name the file")

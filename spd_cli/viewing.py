@@ -6,7 +6,7 @@ import math
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from spd_core import files
 from spd_core.camera import cell_centres
 from spd_core.errors import SPDError
 from spd_core.extras import extra
@@ -23,7 +24,8 @@ from spd_core.pixels import pixel_under
 from spd_core.predictor import Answer, EncodedFrame, Predictor
 
 from .console import say
-from .sources import Picture, about_the_camera, check_frames, check_sources, focal_length_px, pictures
+from .parser import check_unused
+from .sources import Picture, about_the_camera, check_frames, check_sources, focal_length_px, named, pictures
 from .views import View
 
 HOST, PORT = "127.0.0.1", 8080
@@ -77,6 +79,9 @@ def view(
         raise ViewError("the node takes its camera from camera_info; --camera and --fov are of files")
     if node and image is not None:
         raise ViewError(f"--image is a topic of a bag, got {image}; a node is found by its --namespace")
+    if node:
+        why = "are of files; a node has its own"
+        check_unused(view, why, weights=weights, device=device, runtime=runtime, frames=frames)
     if namespace and not node:
         raise ViewError(f"--namespace is that of the node to look at, with --node; got {namespace}")
     if not (node or what):
@@ -96,7 +101,7 @@ def view(
 
 
 def _say_what_is_wrong(shown: Gallery) -> None:
-    """Of the pictures before the first that can be shown; the page says it of those after it.
+    """Of the pictures before the first that can be shown, and of names of nothing; the page says the rest.
 
     Raises:
         SPDError: none can be shown.
@@ -104,11 +109,13 @@ def _say_what_is_wrong(shown: Gallery) -> None:
     for index in range(len(shown)):
         try:
             shown[index]
-            return
+            break
         except SPDError as error:
             if index + 1 == len(shown):
                 raise
             say(str(error), "bold red", stderr=True, title="error: ")
+    for name in shown.missing(index + 1):  # a word that is no picture, say
+        say(f"{name} does not exist", "bold red", stderr=True, title="error: ")
 
 
 def _free_port(port: int | None) -> int:
@@ -170,19 +177,29 @@ class Gallery(Sequence["PictureView"]):
         self._sizes: dict[KnownCamera, tuple[int, int]] = {}
         self._kept = lru_cache(KEPT_VIEWS)(self._view)
 
+    def missing(self, first: int) -> list[str]:
+        """Pictures from that index on, of other names than those before, that are not there."""
+        before = {picture.name for picture in self._pictures[:first]}
+        after = dict.fromkeys(p.name for p in self._pictures[first:] if not p.is_moving and p.name not in before)
+        return [name for name in after if not files.expanded(name).exists()]
+
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> PictureView:  # type: ignore[override]  # of no slices
-        return self._kept(range(len(self))[index])
+        index = range(len(self))[index]
+        return self._kept(index, self._pictures[index].version())
 
-    def _view(self, index: int) -> PictureView:
+    def _view(self, index: int, version: Hashable) -> PictureView:
         picture = self._pictures[index]
-        rgb = picture.read()
-        known = picture.known_camera(rgb.shape[:2], *self._told, self._sizes)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is assumed is said with the picture
-            frame = self._predictor.encode(rgb, known.camera)
+        try:
+            rgb = picture.read()
+            known = picture.known_camera(rgb.shape[:2], *self._told, self._sizes)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is assumed is said with the picture
+                frame = self._predictor.encode(rgb, known.camera)
+        except SPDError as error:
+            raise named(error, picture.name) from error
         note = about_the_camera(known, frame)
         frame = replace(frame, camera=known.camera or centred_camera(focal_length_px(known, frame), frame.size))
         return PictureView(index, picture.name, rgb, note, known.camera is None, frame)

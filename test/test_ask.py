@@ -99,11 +99,12 @@ def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind
         "portrait": PIXELS.transpose(1, 0, 2),
         "flat": PIXELS[:8],
     }[kind]
-    cv2.imwrite(str(tmp_path / "p.png"), pixels)
-    spd(monkeypatch, tmp_path / "p.png", "5,0", "--fov", 60, "--json")
+    picture = tmp_path / "\N{CAMERA WITH FLASH}.png"
+    cv2.imwrite(str(picture), pixels)
+    spd(monkeypatch, "--fov", 60, "--json", "--", picture, "5,0", "-.5,0")
     (record,) = records(capsys)
     assert record["size"] == list(pixels.shape[1::-1])
-    assert record["points"][0]["depth_m"] > 0
+    assert [point["status"] for point in record["points"]] == ["OK", "OK"]
 
 
 def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):
@@ -234,6 +235,10 @@ def test_no_picture_takes_the_place_of_another(tmp_path, monkeypatch, capsys):
     before = (tmp_path / "a" / "x.png").read_bytes()
     spd(monkeypatch, tmp_path / "a" / "x.png", tmp_path / "b" / "x.jpg", "--out", tmp_path / "o", "--json")
     assert sorted(file.name for file in (tmp_path / "o").iterdir()) == ["x.png", "x_2.png"]
+    (tmp_path / "o" / "x.png").write_bytes(before)
+    spd(monkeypatch, tmp_path / "b" / "x.jpg", "--out", tmp_path / "o", "--json")
+    assert sorted(file.name for file in (tmp_path / "o").iterdir()) == ["x.png", "x_2.png", "x_3.png"]
+    assert (tmp_path / "o" / "x.png").read_bytes() == before
     for arguments in (
         [tmp_path / "a", "--out", tmp_path / "a"],
         [tmp_path / "a/x.png", "--out", tmp_path / "b/../a/x.png"],
@@ -421,6 +426,7 @@ def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, argu
         (["5,5", "--camera", "519"], "camera 519 cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a"),
         (["https://a.org/b.jpg"], "https://a.org/b.jpg is an address; expected a file: save what is there, and name"),
         (["file:///b.jpg", "5,5"], "file:///b.jpg is an address; expected a file"),
+        (["", "5,5"], "expected the name of a picture, a folder, a video or a bag, got ''"),
     ],
 )
 def test_words_that_name_no_picture_are_told_before_an_answer(tmp_path, monkeypatch, capsys, arguments, message):

@@ -6,7 +6,9 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import cv2
@@ -146,6 +148,10 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         (["p.png", "--fov", "0"], "1 to 170 degrees, got 0"),
         ([], "nothing to look at was named"),
         (["p.png", "--node"], r"--node shows what a running node sees, and no files besides; got p\.png"),
+        (
+            ["--node", "--weights", "w", "--frames", "2"],
+            "--weights w and --frames 2: these are of files; a node has its",
+        ),
         (["--node", "p.png"], r"--node shows what a running node sees, and no files besides; got p\.png"),
         (["--node", "--fov", "60"], "the node takes its camera from camera_info"),
         (["p.png", "--namespace", "front"], "--namespace is that of the node to look at, with --node; got front"),
@@ -261,6 +267,49 @@ def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, predictor)
         assert " ".join(reading.split()) == said(answer, 0, 20, 30)
 
 
+def test_pointing_is_at_the_picture_that_the_browser_has(rooms, predictor):
+    """Of two sizes: between them, and before the first, a click is of no pixel that is known."""
+    large = cv2.resize(rooms[1], None, fx=3, fy=3)
+    pictures = [Picture(name, partial(np.asarray, rgb), True) for name, rgb in (("a", rooms[0]), ("b", large))]
+    page = built(lambda: PicturePage(Gallery(pictures, predictor)))
+
+    async def click(x, y, kind="click"):
+        await page._mouse(SimpleNamespace(type=kind, image_x=x, image_y=y))
+
+    def has(rgb):
+        page._loaded(SimpleNamespace(args={"width": rgb.shape[1], "height": rgb.shape[0]}))
+
+    async def walk():
+        await page.look(0)
+        await click(0.0, 0.0)
+        assert page.uv == []
+        has(rooms[0])
+        await click(64.5, 50.5)
+        await click(20.5, 30.5, "mousemove")
+        assert (page.uv, page.at) == ([(64, 50)], (20, 30))
+        await page.look(1)
+        assert (page.at, page.reading.text) == (None, "")
+        await click(64.5, 50.5)
+        assert page.uv == [(64, 50)]
+        has(large)
+        await click(190.5, 150.5)
+        assert page.uv == [(64, 50), (190, 150)]
+
+    asyncio.run(walk())
+
+
+def test_a_picture_that_was_replaced_is_read_again(rooms, predictor, tmp_path):
+    file = tmp_path / "latest.png"
+    gallery = Gallery([Picture(str(file), lambda: read_colour(file))], predictor)
+    for rgb in rooms[:2]:
+        cv2.imwrite(str(file), rgb[..., ::-1])
+        np.testing.assert_array_equal(gallery[0].rgb, rgb)
+        assert gallery[0] is gallery[0]
+    cv2.imwrite(str(file), rooms[0][:, :1])
+    with pytest.raises(SPDError, match=r"latest\.png: image is 1x\d+ px"):
+        gallery[0]
+
+
 def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
     gone = Picture(str(tmp_path / "gone.png"), lambda: read_colour(tmp_path / "gone.png"))
     page = built(lambda: PicturePage(Gallery([gone], predictor)))
@@ -269,6 +318,7 @@ def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
     asyncio.run(page.look(0))
     assert "gone.png does not exist" in page.name.text
     assert not page.photo.visible
+    assert not page.range.visible
 
 
 def test_a_folder_is_shown_past_pictures_that_are_broken(predictor, rooms, tmp_path, capsys):
