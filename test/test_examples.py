@@ -1,6 +1,7 @@
 """The examples do what their first lines promise."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +36,13 @@ def test_a_script_asks_about_a_photograph(tmp_path, rgb, xyz_m):
     assert lines[2].endswith("nan m, xyz (nan, nan, nan) m, OUTSIDE_IMAGE")
 
 
-def test_a_script_says_that_a_file_is_no_image(tmp_path):
+def test_a_script_says_that_a_file_is_no_image(tmp_path, monkeypatch, capsys):
     (tmp_path / "photo.png").write_text("no")
-    command = [sys.executable, EXAMPLES / "ask_image.py", tmp_path / "photo.png", "1,1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "photo.png is not an image" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["ask_image.py", str(tmp_path / "photo.png"), "1,1"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(EXAMPLES / "ask_image.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert "photo.png is not an image" in capsys.readouterr().err
 
 
 def test_a_node_asks_about_each_image_and_reads_the_answers(tmp_path, client, rgb, xyz_m):

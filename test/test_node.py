@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
 from support.robot import CAMERA, TOPICS, client, rgb  # noqa: F401
@@ -48,6 +49,13 @@ def test_answers_are_the_predictors(running, rgb):
     np.testing.assert_allclose(np.stack([points[c] for c in "xyz"], axis=1), frame.points_at(uv), rtol=1e-3, atol=1e-4)
     assert np.array_equal(np.stack([points["u"], points["v"]], axis=1), uv)
     assert points["id"].tolist() == list(range(128))
+
+
+def test_a_client_of_default_qos_is_no_problem(running, rgb):
+    assert running.statuses([[1, 1]], running.show(rgb)) == [Status.OK]
+    running.diagnostics = None
+    running.spin(lambda: running.diagnostics is not None)
+    assert (running.diagnostics.level, running.diagnostics.message) == (DiagnosticStatus.OK, "answering")
 
 
 def test_zero_stamp_means_the_newest_image(running, rgb):

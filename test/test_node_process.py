@@ -6,14 +6,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from subprocess import PIPE
 
 import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -89,25 +88,39 @@ def test_clean_exit(client, signum):
         assert "Traceback" not in process.stderr.read()
 
 
-def transition(client, transition_id: int) -> bool:
-    service = client.create_client(ChangeState, "/spd/change_state")
-    assert service.wait_for_service(timeout_sec=60)
-    client.idle(1.0)  # until the node knows where its reply goes: one that is sent before is lost
-    future = service.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
-    rclpy.spin_until_future_complete(client, future, timeout_sec=30)
-    client.destroy_client(service)
-    return future.result().success
+class Operator:
+    """Who turns the node through its lifecycle by hand."""
 
+    def __init__(self, client):
+        self.client = client
+        self.change = client.create_client(ChangeState, "/spd/change_state")
+        self.state = client.create_client(GetState, "/spd/get_state")
+        self.parameters = client.create_client(SetParameters, "/spd/set_parameters")
+        for service in (self.change, self.state, self.parameters):
+            assert service.wait_for_service(60)
+        client.idle(1.0)  # until the node knows where its replies go: one that is sent before is lost
 
-def set_weights(client, weights: str) -> None:
-    parameters = client.create_client(SetParameters, "/spd/set_parameters")
-    assert parameters.wait_for_service(20)
-    client.idle(1.0)  # as in `transition`
-    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=weights)
-    future = parameters.call_async(SetParameters.Request(parameters=[Parameter(name="weights", value=value)]))
-    rclpy.spin_until_future_complete(client, future, timeout_sec=30)
-    assert future.result().results[0].successful
-    client.destroy_client(parameters)
+    def call(self, service, request):
+        future = service.call_async(request)
+        self.client.spin(future.done, 30)
+        return future.result()
+
+    def transition(self, label: str) -> bool:
+        request = ChangeState.Request()
+        request.transition.label = label
+        return self.call(self.change, request).success
+
+    def state_label(self) -> str:
+        return self.call(self.state, GetState.Request()).current_state.label
+
+    def set_weights(self, weights: str) -> None:
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=weights)
+        request = SetParameters.Request(parameters=[Parameter(name="weights", value=value)])
+        assert self.call(self.parameters, request).results[0].successful
+
+    def close(self) -> None:
+        for service in (self.change, self.state, self.parameters):
+            self.client.destroy_client(service)
 
 
 def test_queries_that_came_before_the_end_are_told(client):
@@ -136,37 +149,28 @@ def test_queries_that_came_before_the_end_are_told(client):
     client.answers.clear()
 
 
-def test_bad_weights_fail_to_configure(client):
-    with running_node(
-        TOPICS,
-        {"runtime": "torch", "weights": "/nowhere/weights.safetensors", "autostart": False},
-        stderr=-1,
-        text=True,
-    ) as process:
-        assert transition(client, Transition.TRANSITION_CONFIGURE) is False
+def test_bad_weights_fail_to_configure_and_others_do(client, rgb):
+    with (
+        running_node(
+            TOPICS,
+            {"runtime": "torch", "weights": "/nowhere/weights.safetensors", "autostart": False, "grid": [4, 3]},
+            stderr=-1,
+            text=True,
+        ) as process,
+        closing(Operator(client)) as operator,
+    ):
+        assert not operator.transition("configure")
         client.diagnostics = None
         client.spin(lambda: client.diagnostics is not None)
         assert client.diagnostics.level == DiagnosticStatus.ERROR
         assert "cannot configure: weights file /nowhere/weights.safetensors" in client.diagnostics.message
-        set_weights(client, __file__)
-        assert transition(client, Transition.TRANSITION_CONFIGURE) is False
-        state = client.create_client(GetState, "/spd/get_state")
-        future = state.call_async(GetState.Request())
-        rclpy.spin_until_future_complete(client, future, timeout_sec=30)
-        assert future.result().current_state.label == "unconfigured"
-    assert process.returncode == 0
-    text = process.stderr.read()
-    assert "weights file /nowhere/weights.safetensors does not exist; give a .safetensors file" in text
-    assert f"weights file {__file__} " in text
-    assert "it is not a readable safetensors file" in text
-    assert "Traceback" not in text
-
-
-def test_lifecycle_by_hand_and_grid(client, rgb):
-    with running_node(TOPICS, {"runtime": "torch", "autostart": False, "grid": [4, 3]}) as process:
+        operator.set_weights(__file__)
+        assert not operator.transition("configure")
+        assert operator.state_label() == "unconfigured"
+        operator.set_weights("embedded")
         for _ in range(2):
-            assert transition(client, Transition.TRANSITION_CONFIGURE)
-            assert transition(client, Transition.TRANSITION_ACTIVATE)
+            assert operator.transition("configure")
+            assert operator.transition("activate")
             client.spin(lambda: client.images.get_subscription_count() and client.count_publishers("/spd/depths"))
             client.idle(1.0)
             client.answers.clear()
@@ -176,19 +180,24 @@ def test_lifecycle_by_hand_and_grid(client, rgb):
             assert len(points) == 12
             np.testing.assert_allclose(points["u"][:4], [79.5, 239.5, 399.5, 559.5])
             assert (points["status"] == Status.OK).all()
-            assert transition(client, Transition.TRANSITION_DEACTIVATE)
-            assert transition(client, Transition.TRANSITION_CLEANUP)
-        set_weights(client, "/nowhere/weights.safetensors")
-        assert transition(client, Transition.TRANSITION_CONFIGURE) is False
+            assert operator.transition("deactivate")
+            assert operator.transition("cleanup")
+        operator.set_weights("/nowhere/weights.safetensors")
+        assert not operator.transition("configure")
         client.diagnostics = None
         client.spin(lambda: client.diagnostics is not None)
         assert "cannot configure" in client.diagnostics.message
         assert not {value.key for value in client.diagnostics.values} & {"weights", "queries answered"}  # of before
-        set_weights(client, "embedded")
-        assert transition(client, Transition.TRANSITION_CONFIGURE)
+        operator.set_weights("embedded")
+        assert operator.transition("configure")
         client.spin(lambda: "cannot configure" not in client.diagnostics.message)
         assert client.diagnostics.level == DiagnosticStatus.OK
     assert process.returncode == 0
+    text = process.stderr.read()
+    assert "weights file /nowhere/weights.safetensors does not exist; give a .safetensors file" in text
+    assert f"weights file {__file__} " in text
+    assert "it is not a readable safetensors file" in text
+    assert "Traceback" not in text
 
 
 def test_silence_is_said_with_the_topics_that_exist(client, rgb):
@@ -230,36 +239,20 @@ def test_incompatible_qos_is_named(client):
     client.destroy_publisher(best_effort)
 
 
-def test_a_client_of_default_qos_is_no_problem(client, rgb):
-    with running_node(TOPICS, {"runtime": "torch", "diagnostics_period_s": 0.2}) as process:
-        client.connect(process)
-        header = client.show(rgb)
-        assert client.statuses([[1, 1]], header) == [Status.OK]
-        client.diagnostics = None
-        client.spin(lambda: client.diagnostics is not None)
-        assert (client.diagnostics.level, client.diagnostics.message) == (DiagnosticStatus.OK, "answering")
-
-
 def test_fifty_rounds_of_the_lifecycle(client, rgb):
-    with running_node(TOPICS, {"runtime": "torch", "autostart": False, "threads": 1}) as process:
-        change = client.create_client(ChangeState, "/spd/change_state")
-        state = client.create_client(GetState, "/spd/get_state")
-        assert change.wait_for_service(60)
+    with (
+        running_node(TOPICS, {"runtime": "torch", "autostart": False, "threads": 1}) as process,
+        closing(Operator(client)) as operator,
+    ):
         memory, threads = [], []
         for _ in range(50):
             for label in ("configure", "activate", "deactivate", "cleanup"):
-                request = ChangeState.Request()
-                request.transition.label = label
-                future = change.call_async(request)
-                client.spin(future.done, 30)
-                assert future.result().success, label
+                assert operator.transition(label), label
                 if label == "activate":
                     client.images.publish(rgb_to_image(rgb, client.header()))
             memory.append(resident_mb(process.pid))
             threads.append(int(process_status(process.pid, "Threads")))
-        future = state.call_async(GetState.Request())
-        client.spin(future.done)
-        assert future.result().current_state.label == "unconfigured"
+        assert operator.state_label() == "unconfigured"
         assert threads[-1] <= threads[5]
         # MB. The buffers of a first encoded image come in any round (60); weights that stay would be 14 in each of 30.
         assert np.median(memory[-10:]) - np.median(memory[10:20]) < 120, memory

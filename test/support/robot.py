@@ -65,14 +65,14 @@ class Client(Node):
         )
         assert process.poll() is None, "the node died"
         self.spin(lambda: self.count_publishers("/spd/depths") == 1)
-        for _ in range(20):  # the answer channel may be matched on one side only: warm it up
+        asked = 0
+        while not self.answers and asked < 20:  # the answer channel may be matched on one side only: warm it up
             self.send(np.zeros((1, 2)), Header())
+            asked += 1
             end = time.monotonic() + 2
             while not self.answers and time.monotonic() < end:
                 rclpy.spin_once(self, timeout_sec=0.01)
-            if self.answers:
-                break
-        self.idle(1.5)
+        self.idle(0.2 if asked == 1 else 1.5)  # until late answers are here
         self.answers.clear()
 
     def idle(self, seconds: float) -> None:
