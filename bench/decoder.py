@@ -84,7 +84,7 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
     whole, maps = (
-        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=(0.0, 0.0)),
+        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=(0.0, 0.0)).to(DEVICE),
         list(features.maps.values()),
     )
     variants = {
@@ -100,11 +100,7 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         variants[case, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
     if preset == "v15":
         for count in PATCH_COUNTS:
-            points = (
-                torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE)
-                if ("pixels", count) in queries(size)
-                else None
-            )
+            points = torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE)
             variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
     times = interleaved(variants, repeats)
     # The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The better
@@ -126,7 +122,7 @@ def thresholds(preset: str, size: tuple[int, int], shares: list[float], repeats:
     features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     cases = {count: points for (kind, count), points in queries(size).items() if kind in ("pixels", "every pixel")}
-    whole = decoder.plan(cases[1], features.grids, dense_above=(0.0, 0.0))
+    whole = decoder.plan(cases[1], features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
     variants = {"dense": lambda: model.decode_dense(features), "by the engine": lambda: decoder.run(whole, maps)}
     for count, points in cases.items():
         for share in shares:
@@ -141,8 +137,8 @@ def thresholds(preset: str, size: tuple[int, int], shares: list[float], repeats:
 def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[dict]:
     """Time and GFLOP/s of each layer at 128 pixels, and of the same layer on its whole map."""
     decoder, maps = model.sparse_decoder, list(features.maps.values())
-    plan = decoder.plan(points, features.grids)
-    dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0))
+    plan = decoder.plan(points, features.grids).to(DEVICE)
+    dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
     rows = []
     for sparse_step, dense_step in zip(plan.steps, dense.steps):
         layer = decoder.graph.layer(sparse_step.value)
