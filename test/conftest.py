@@ -22,10 +22,10 @@ isolate()
 
 
 @pytest.fixture(scope="session")
-def rooms(tmp_path_factory, worker_id) -> Path:
+def rooms(tmp_path_factory) -> Path:
     """A folder with a shard of synthetic rooms of 64x96 px, to be read: of all processes of a test session."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "rooms"
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "rooms"
     with FileLock(f"{folder}.lock"):  # who comes second finds it drawn
         draw_rooms(folder, first_seed=900, count=250, size=(64, 96))
     return folder

@@ -113,6 +113,7 @@ def damaged(tmp_path_factory):
 
 
 def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, capsys, damaged):
+    monkeypatch.setattr(commands, "_presets", lambda: "")  # seconds, for what is not looked at here
     spd(monkeypatch, "info", "--folder", damaged)
     said = capsys.readouterr().out
     for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me"):
@@ -337,6 +338,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
     def faulty(*arguments, **options):
         raise ValueError("operands could not be broadcast together")
 
+    monkeypatch.setattr(commands, "_presets", lambda: "")  # as above
     monkeypatch.setattr(commands, "_list_checkpoints", faulty)
     with pytest.raises(ValueError, match="broadcast"):
         spd(monkeypatch, "info")

@@ -16,4 +16,4 @@ def test_damaged_bags_are_read_as_far_as_they_go_or_refused_in_a_word(tmp_path):
 def test_a_damaged_bag_through_the_command_line(tmp_path):
     bags = make(tmp_path)
     path = damage(bags["mcap"], tmp_path / "damaged", np.random.default_rng(1))
-    assert run_spd(path).startswith("exit code ")
+    assert run_spd(path) == "exit code 0"  # one that is read as far as it goes

@@ -163,6 +163,7 @@ def test_a_missing_extra_is_named_with_the_way_to_get_it():
 
 
 def test_everything_but_training_is_imported_without_the_training_extra():
+    """And the core without ROS and all that stands above it."""
     code = """
 import importlib, pkgutil, sys
 absent = {"matplotlib", "h5py", "scipy", "lightning_fabric", "tensorboard", "onnx", "onnxruntime", "rclpy"}
@@ -176,5 +177,8 @@ for package in ("spd_core", "spd_cli", "spd_rooms"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
         if module.name not in ("spd_core.training", "spd_cli.__main__", "spd_cli.node_page"):
             importlib.import_module(module.name)
+    if package == "spd_core":
+        above = {"rclpy", "sensor_msgs", "std_msgs", "spd_ros", "spd_cli", "spd_rooms", "cv_bridge", "launch"}
+        assert not above & {name.partition(".")[0] for name in sys.modules}
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -60,7 +60,7 @@ def test_a_client_of_default_qos_is_no_problem(running, rgb):
 
 def test_zero_stamp_means_the_newest_image(running, rgb):
     shown = running.show(rgb)
-    running.idle(0.5)
+    assert running.statuses([[5, 5]], shown) == [Status.OK]
     answered, points = running.ask([[5, 5]], Header())
     assert answered.stamp == shown.stamp
     assert points["status"].tolist() == [Status.OK]
@@ -173,6 +173,9 @@ def test_query_that_lies_about_its_size(running, rgb):
 
 
 def test_diagnostics_tell_the_reasons(running, rgb):
+    header = running.header()
+    running.images.publish(broken(rgb_to_image(rgb, header), encoding="nothing"))
+    assert running.statuses([[1, 1]], header) == [Status.BAD_IMAGE]
     running.ask([[1, 1], [-5, 5]], running.show(rgb))
     running.diagnostics = None
     running.spin(lambda: running.diagnostics)

@@ -16,7 +16,7 @@ from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import array_to_cloud, query_cloud, rgb_to_image
-from spd_ros.processes import start_node, stop_node
+from spd_ros.processes import running_node
 
 UV = np.array([[60.0, 200.0], [300.5, 240.25], [600.0, 400.0]])
 # The optical frame is at a sensor whose frame is "sensor" (x forward, y left, z up): its x y z in it, as a quaternion.
@@ -38,7 +38,6 @@ def running(client):
         "waypoint_frame": "sensor",
         "waypoint_transform": SENSOR,
     }
-    process = start_node(TOPICS, parameters)
     client.sources = {
         name: client.create_publisher(type_, f"/spd/{name}", qos_profile_sensor_data)
         for name, type_ in (
@@ -47,11 +46,12 @@ def running(client):
             ("reference_range", Range),
         )
     }
-    client.connect(process)
-    client.spin(lambda: all(p.get_subscription_count() for p in client.sources.values()))
-    yield client
-    assert process.poll() is None, "the node died of a message"
-    assert stop_node(process) == 0
+    with running_node(TOPICS, parameters) as process:
+        client.connect(process)
+        client.spin(lambda: all(p.get_subscription_count() for p in client.sources.values()))
+        yield client
+        assert process.poll() is None, "the node died of a message"
+    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_the_floor_is_learned_from_where_the_pose_is_given(running, room):
     robot.run(2, lambda header: None)
     answers = robot.answers()
     running.idle(0.5)
-    assert int(fact(running, "floor seen") or 0) + int(fact(running, "floor not seen") or 0) > 3
+    assert int(fact(running, "floor seen") or 0) > 3
     assert (answers[-1]["status"] == Status.OK).all()
 
 

@@ -1,7 +1,6 @@
 """The research baselines: query decoders that are what the documents say, learn in the trainer, and are compared."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -331,5 +330,3 @@ def test_robots_do_not_get_it():
     packages = find_packages(ROOT, include=project["tool"]["setuptools"]["packages"]["find"]["include"])
     assert "spd_core" in packages
     assert not [name for name in packages if name.startswith("spd_research")]
-    code = "import sys, spd_core.training, spd_ros, spd_cli; sys.exit('spd_research' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
