@@ -64,7 +64,6 @@ class PyramidEncoder(nn.Module):
     """
 
     stride = 32
-    size_is_free = True  # in an ONNX graph
 
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
@@ -76,6 +75,8 @@ class PyramidEncoder(nn.Module):
         if reductions != (4, 8, 16, 32):
             raise EncoderError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
+        # In an ONNX graph. Others (MobileViT, say) may trace a size into constants, and then answer wrong at another.
+        self.size_is_free = name.startswith("convnext")
         keep_channels_last(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]

@@ -234,6 +234,7 @@ class SPD(nn.Module):
         points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
         if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
+        points = np.where(np.isfinite(points), points, np.nan)
         for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
             np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
         return self.sparse_decoder.plan(points, grids, before=before).to(next(self.parameters()).device)

@@ -76,8 +76,8 @@ class Predictor:
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
         if self.device.type == "cuda" and precision == "fp32":
-            # cuDNN would round to TF32's ten bits, differently for maps and for rows: fp32 is what the law is about.
-            torch.backends.cudnn.allow_tf32 = False
+            # TF32's ten bits would round differently for maps (cuDNN) and for rows: fp32 is what the law is about.
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model, precision)
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself

@@ -188,9 +188,14 @@ class GraphRuntime(Runtime, ABC):
 
 class OnnxRuntime(GraphRuntime):
     """onnxruntime on the CPU, in fp32. A convolutional encoder has one graph for all sizes; others have one for each,
-    which takes seconds to make."""
+    which takes seconds to make. Where it `is_a_choice` of ours, the model as it is runs what it cannot, with a
+    warning."""
 
     name = "onnxruntime"
+
+    def __init__(self, model: SPD, is_a_choice: bool = False):
+        super().__init__(model)
+        self._is_a_choice = is_a_choice
 
     def _key(self, size: tuple[int, int]) -> tuple[int, int] | None:
         return None if self._model.encoder.size_is_free else self._padded(size)
@@ -199,8 +204,14 @@ class OnnxRuntime(GraphRuntime):
         return _size(self._model.padded(torch.empty(1, 3, *size, device="meta")))
 
     def _make(self, size: tuple[int, int]) -> Encode:
-        session, model = onnx_session(self._onnx(size)), self._model
-        names = model.sparse_decoder.inputs
+        model, names = self._model, self._model.sparse_decoder.inputs
+        try:
+            session = onnx_session(self._onnx(size))
+        except Exception as error:  # of the exporter, or of an onnxruntime that does not load
+            if not self._is_a_choice:
+                raise
+            warnings.warn(f"onnxruntime cannot run the encoder, torch does: {first_line(error)}", stacklevel=2)
+            return model.encode
 
         def encode(images: Tensor) -> Features:
             maps = session.run(names, {"images": model.padded(images).numpy()})
@@ -293,4 +304,4 @@ def create_runtime(name: str, model: SPD, precision: str = "fp32") -> Runtime:
         raise SPDError(f"runtime cuda_graph needs a CUDA device; got {first.device}")
     if name == "compile":
         return CompiledRuntime(model)
-    return OnnxRuntime(model) if is_possible and name != "torch" else Runtime(model)
+    return OnnxRuntime(model, name == "auto") if is_possible and name != "torch" else Runtime(model)

@@ -71,7 +71,7 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
     if config.threads:
         torch.set_num_threads(config.threads)
     # As the first validation does (`Predictor`): a run that goes on has had it.
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     fabric = _fabric(config)
     fabric.launch()
     with ExitStack() as stack:

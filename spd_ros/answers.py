@@ -210,12 +210,12 @@ class Answers:
             answer = frame.encoded.answer(uv, scale)
             busy_s = time.monotonic() - busy_from_s
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
+            applied = None if scale is None else scale.applied(answer.depth_m)
             self.problems.resolved("answer")
         except Exception as error:  # out of device memory, say
             self.problems.failed("answer", error)
-            answer = _nothing(count, Status.FAILED)
+            answer, applied = _nothing(count, Status.FAILED), None
         self._check_network(answer.status)
-        applied = None if scale is None else scale.applied(answer.depth_m)
         self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + busy_s, applied)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"

@@ -8,6 +8,7 @@ import pytest
 from support import recorded
 from support.recorded import SIZE, compressed, depth_mm, image, info, picture, png, stamp
 
+from spd_core.data import topics
 from spd_core.data.bag import Bag, find_topics
 from spd_core.data.samples import DataError
 
@@ -354,3 +355,29 @@ def test_a_topic_that_is_named_must_be_what_it_is_named_for(tmp_path):
             with pytest.raises(DataError) as error:
                 bag.choose(**given)
             assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "own", "others"),
+    [
+        ("/cam_0_rgb", ("/cam_0_depth", "/cam_0_camera_info"), ("/cam_1_depth", "/cam_1_camera_info")),
+        ("/cam_0/rgb/image", ("/cam_0/depth/image", "/calib/cam_0"), ("/cam_1/depth/image", "/calib/cam_1")),
+        ("/left/image_raw", ("/left/depth", "/left/camera_info"), ("/right/depth", "/right/camera_info")),
+        ("/front/rgb", ("/front/depth", "/front/camera_info"), ("/rear/depth", "/rear/camera_info")),
+    ],
+)
+def test_cameras_are_told_apart_by_numbers_and_sides(image, own, others):
+    """Where nothing else does: no frame_id, one size, one clock."""
+
+    def content(topic):
+        is_depth = "depth" in topic
+        what = (topics.IMAGE, 9, "16UC1") if is_depth else (topics.INFO, 9, "")
+        return topics.Content(topic, *what, SIZE, "", not is_depth)
+
+    colour = topics.Content(image, topics.IMAGE, 9, "rgb8", SIZE)
+    for order in ([*others, *own], [*own, *others]):
+        chosen = topics.choose("bag", [*map(content, order), colour], {}, lambda image, depth: 1.0).topics
+        assert (chosen.image, chosen.depth, chosen.camera_info) == (image, *own)
+    chosen = topics.choose("bag", [content(others[1]), colour], {}, lambda image, depth: 1.0)
+    assert chosen.topics.camera_info is None
+    assert any(f"calibration of other cameras: {others[1]}" in line for line in chosen.lines)

@@ -15,6 +15,7 @@ from support.models import lively
 
 from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes
+from spd_core.encoders import create_encoder
 from spd_core.errors import SPDError
 from spd_core.export import onnx_session
 from spd_core.pixels import checked_points
@@ -267,6 +268,31 @@ def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb,
     assert predictor.runtime == "onnxruntime"
     assert len(made) == graphs
     np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
+
+
+def test_where_onnxruntime_fails_torch_goes_on_unless_it_was_asked_for(models, rgb, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
+    pytest.importorskip("onnx", reason="the optional encoder runtime")
+
+    def fails(graph):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(runtimes, "onnx_session", fails)
+    ours, asked, plain = (Predictor(models["lite"], "cpu", runtime=name) for name in ("auto", "onnxruntime", "torch"))
+    with pytest.warns(
+        UserWarning, match="onnxruntime cannot run the encoder, torch does: RuntimeError: no such"
+    ) as said:
+        answers = [ours.encode(rgb, CAMERA).depth_at([[100, 80]]) for _ in range(6)]
+    assert len(said) == 1
+    np.testing.assert_array_equal(answers, [plain.encode(rgb, CAMERA).depth_at([[100, 80]])] * 6)
+    with pytest.raises(RuntimeError, match="no such operator"):
+        asked.warm_up()
+
+
+def test_sizes_are_free_in_a_graph_of_known_networks_alone():
+    """The sizes that MobileViT folds its maps by become constants."""
+    assert create_encoder("convnextv2_atto").size_is_free
+    assert not create_encoder("mobilevitv2_050").size_is_free
 
 
 @pytest.mark.parametrize("preset", ["lite", "v15_dinov2"])

@@ -140,7 +140,7 @@ class Bag:
         parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
         latest: dict[int, Recorded | None] = {}  # camera_info when the image came
         info = self._index[topics.camera_info][2] if topics.camera_info else None
-        for message, place in self._messages({name for name in vars(topics).values() if name}):
+        for message, place in self._placed({name for name in vars(topics).values() if name}):
             is_damaged = False
             if message.topic == topics.camera_info:
                 is_damaged = self._read(message, lambda m: m) is None
@@ -177,12 +177,12 @@ class Bag:
         used = {name for name, topic in self.topics.items() if topic.type_name in (IMAGE, COMPRESSED, INFO)}
         for name, topic in self.topics.items():  # clouds are large, and few are queries
             firsts_of = islice(self._messages({name}), 5) if topic.type_name == CLOUD else ()
-            if any(may_be_query(content_of(message, topic)) for message, _ in firsts_of):
+            if any(may_be_query(content_of(message, topic)) for message in firsts_of):
                 used.add(name)
         stamps: dict[str, list[tuple[int, int]]] = {name: [] for name in used}
         contents: dict[str, Content] = {}
         firsts: dict[str, Recorded] = {}
-        for message, _ in self._messages(used):
+        for message in self._messages(used):
             times = stamps[message.topic]
             times.append((stamp_ns_of(message), message.log_ns))
             known = contents.get(message.topic)
@@ -201,12 +201,26 @@ class Bag:
     def _series(self, topic: str | None) -> Series:
         return self._index[topic][0] if topic else Series(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-    def _messages(self, topics: set[str]) -> Iterator[tuple[Recorded, int]]:
-        """The messages of some topics in the order of recording, each with its place in its topic."""
+    def _messages(self, topics: set[str]) -> Iterator[Recorded]:
+        """The messages of some topics in the order of recording."""
+        return heapq.merge(*(file.messages(topics) for file in self._files), key=lambda m: m.log_ns)
+
+    def _placed(self, topics: set[str]) -> Iterator[tuple[Recorded, int]]:
+        """The messages of some topics, each with its place in the index of its topic. What the index has not, as damage
+        to a topic that is not among these hid it (a ROS 1 bag loses the rest of a chunk), is left out."""
         places: Counter[str] = Counter()
-        for message in heapq.merge(*(file.messages(topics) for file in self._files), key=lambda m: m.log_ns):
-            yield message, places[message.topic]
-            places[message.topic] += 1
+        for message in self._messages(topics):
+            series, place = self._series(message.topic), places[message.topic]
+            stamp_ns = stamp_ns_of(message)
+            is_next = place < len(series.stamps) and series.stamps[place] == stamp_ns
+            if not (is_next and series.logged[place] == message.log_ns):
+                ahead = (series.stamps[place:] == stamp_ns) & (series.logged[place:] == message.log_ns)
+                if not ahead.any():
+                    self._leave_out(f"messages on {message.topic}", stamp_ns, "it stands in a damaged part")
+                    continue
+                place += int(ahead.argmax())
+            yield message, place
+            places[message.topic] = place + 1
 
     def _queried(self, topics: Topics) -> dict[int, int]:
         """The image that each query asks about: that of its stamp, or, without one, the newest."""
@@ -242,7 +256,8 @@ class Bag:
         queries = [points for points in asked if points is not None]
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
-            data = data[:4] + struct.pack("<iI", *divmod(stamp_ns, 10**9)) + data[12:]
+            order = "<" if data[1] == 1 else ">"
+            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)) + data[12:]
         return RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:

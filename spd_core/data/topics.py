@@ -43,6 +43,7 @@ _WORDS = {
         *("colored", "colormap", "colorized", "preview", "thumbnail"),
     ),
 }
+_SIDES = (("left", "right"), ("front", "rear"), ("front", "back"))
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _NO_COLOUR = ("16UC1", "32FC1")
 _ALIGNED = {"aligned", "registered", "registration"}
@@ -261,7 +262,18 @@ def _pair_score(image: Content, depth: Content) -> float:
         score += 4.0 if image.frame_id == depth.frame_id else -2.0
     score += 2.0 * bool(words & _ALIGNED or "_to_" in depth.topic) + 1.0 * (_kind(depth.topic) == "depth")
     score += 1.0 * (is_rectified_topic(image.topic) == ("rect" in words or "raw" not in words))
+    score -= 2.0 * _are_of_two_cameras(image.topic, depth.topic)  # or of two sensors of one, as RealSense numbers them
     return score + min(_shared(image.topic, depth.topic), 3) - 0.25 * (depth.type_name == COMPRESSED)
+
+
+def _are_of_two_cameras(a: str, b: str) -> bool:
+    """Whether names that two topics have in common are numbered differently in them, or one is left and the other
+    right, front and rear: cam_0 and cam_1."""
+    numbers = [dict(re.findall(r"([a-z]+)_?(\d+)", topic.lower())) for topic in (a, b)]
+    words = [{word for part in _parts(topic) for word in _words(part)} for topic in (a, b)]
+    sides = [[word in found for found in words] for pair in _SIDES for word in pair]
+    are_opposite = any(here != there and here[0] == there[1] for here, there in zip(sides[::2], sides[1::2]))
+    return are_opposite or any(number != numbers[1].get(name, number) for name, number in numbers[0].items())
 
 
 def _shared(a: str, b: str) -> int:
@@ -279,6 +291,10 @@ def _info_score(image: Content, info: Content) -> tuple[float, int]:
     if image.frame_id and info.frame_id:
         is_same = image.frame_id.lstrip("/") == info.frame_id.lstrip("/")  # tf's names began with one
         score += 2.0 if is_same else -1.0 if is_beside else -math.inf
+    else:
+        is_same = False
+    if not is_same and _are_of_two_cameras(image.topic, info.topic):
+        score = -math.inf
     if all(info.size) and all(image.size):
         score += 2.0 if info.size == image.size else -1.0
         if abs(info.size[0] * image.size[1] / (info.size[1] * image.size[0]) - 1) > 0.02 and not is_beside:
