@@ -1,6 +1,7 @@
 """What references say of a scale and a slope: the posterior of the model that `scale.py` describes.
 
-It is a table over log scale s and slope b, so its mean and width are sums, not approximations. K references.
+It is a table over log scale s and slope b, as wide and as fine as it has to be, so its mean and width are sums, not
+approximations. K references.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ ALIKE_LOG = 0.2  # of log depth: one standard deviation of being alike
 FADE_S = 0.7
 # What stands in front of a reference: e is anything up to a width, in log depth; a few in a hundred are even behind it.
 IN_FRONT_LOG, BEHIND = 1.2, 0.03
-# The table: log scale and slope, about the likeliest of coarse scales.
-LOG_SCALES, SLOPES = np.linspace(-0.8, 0.8, 65), np.linspace(-0.6, 0.6, 11)
-_TABLE = np.stack([axis.ravel() for axis in np.meshgrid(LOG_SCALES, SLOPES, indexing="ij")])  # [2, cells]
+# The first table, about the likeliest of coarse scales: how far it reaches in log scale and slope at least, and in
+# standard deviations of the prior. Each that follows reaches so many of what the one before has found.
+REACH, OF_PRIOR, OF_FOUND = np.array([0.8, 0.6]), 3.5, 4.0
+CELLS, LEAST_CELLS = (65, 11), 0.8  # of a table; in a standard deviation, or its sums are coarser than what they sum
+MOST_TABLES = 5
+_UNIT = np.stack([a.ravel() for a in np.meshgrid(*(np.linspace(-1, 1, n) for n in CELLS), indexing="ij")])  # [2, cells]
 _COARSE = np.stack([np.linspace(-4.0, 4.0, 81), np.zeros(81)])
 
 # A reference that is remembered: its place in image widths, log network depth over the pivot, log of reference over
@@ -45,14 +49,21 @@ def posterior(
         errors = offset - rows.astype(np.float32) @ cells.astype(np.float32)
         return log_prior + weights @ np.log(_likelihood(references, errors)[1])
 
-    likeliest = _COARSE[:, np.argmax(log_density(_COARSE))]
-    cells = _TABLE + likeliest[:, None]
-    density = log_density(cells)
-    density = np.exp(density - density.max())
-    density /= density.sum()
-    mean = cells @ density
-    centred = cells - mean[:, None]
-    return centre + mean, (centred * density) @ centred.T
+    mean = _COARSE[:, np.argmax(log_density(_COARSE))]
+    reach = np.maximum(REACH, OF_PRIOR * np.array([sigma_log, prior.sigma_slope]))
+    for _ in range(MOST_TABLES):
+        cells = mean[:, None] + reach[:, None] * _UNIT
+        density = log_density(cells)
+        density = np.exp(density - density.max())
+        density /= density.sum()
+        mean = cells @ density
+        centred = cells - mean[:, None]
+        covariance = (centred * density) @ centred.T
+        step, found = 2 * reach / (np.array(CELLS) - 1), np.sqrt(np.diag(covariance))
+        if (found > LEAST_CELLS * step).all():
+            break
+        reach = np.maximum(OF_FOUND * found, step)  # in a cell, the deviation that is found may be 0
+    return centre + mean, covariance
 
 
 def share_seen(references: np.ndarray, estimate: np.ndarray, now_s: float) -> float:

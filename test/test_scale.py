@@ -22,7 +22,7 @@ from spd_core.scale import (
     ScaleFilter,
     ScalePrior,
 )
-from spd_core.scale_posterior import ALIKE_LOG, NU, OUTLIER_LOG
+from spd_core.scale_posterior import ALIKE_LOG, NU, OUTLIER_LOG, REFERENCE, posterior
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 
@@ -99,6 +99,42 @@ def test_the_estimate_is_the_posterior_of_the_documented_model(predictor, frame,
     assert math.log(scale.factor) == pytest.approx(mean, abs=0.005)
     assert scale.sigma_log == pytest.approx(deviation, rel=0.03)
     assert scale.slope == pytest.approx(slope, abs=0.01)
+
+
+def remembered(count, spread, sigma, rng) -> np.ndarray:
+    """References of now, none of them alike."""
+    found = np.zeros(count, REFERENCE)
+    found["u"], found["v"], found["alike"] = rng.uniform(0, 1, count), rng.uniform(0, 0.75, count), 1e-4
+    found["log_depth"], found["spread"], found["sigma"] = rng.uniform(-1, 1.2, count), spread, sigma
+    found["network_sigma"], found["outlier"] = PRIOR.network_sigma, OUTLIER
+    return found
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.12])
+def test_many_references_are_summed_as_finely_as_they_are_sure(spread):
+    rng = np.random.default_rng(4)
+    found = remembered(128, spread, 0.02, rng)
+    found["log_ratio"] = 0.1 + 0.07 * found["log_depth"] + spread * rng.standard_t(NU, 128)
+    width = math.hypot(spread, 0.02)
+    s, b = np.meshgrid(0.1 + np.linspace(-1, 1, 161) * width, 0.07 + np.linspace(-1, 1, 161) * width, indexing="ij")
+    log_density = -0.5 * (s / PRIOR.sigma_log) ** 2 - 0.5 * (b / PRIOR.sigma_slope) ** 2
+    for row in found:
+        e = row["log_ratio"] - s - b * row["log_depth"]
+        log_density += np.log((1 - OUTLIER) * stats.t.pdf(e, NU, scale=width) + OUTLIER / OUTLIER_LOG)
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    expected = np.array([(s * density).sum(), (b * density).sum()])
+    deviations = np.sqrt([((axis - m) ** 2 * density).sum() for axis, m in zip((s, b), expected)])
+    mean, covariance = posterior(found, np.zeros(2), PRIOR, 0.0)
+    np.testing.assert_allclose(mean, expected, atol=0.1 * deviations.min())
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), deviations, rtol=0.05)
+
+
+def test_a_reference_that_says_nothing_leaves_a_wide_prior_as_wide():
+    prior = replace(PRIOR, sigma_log=0.7, sigma_slope=0.4)
+    mean, covariance = posterior(remembered(1, 50.0, 50.0, np.random.default_rng(0)), np.zeros(2), prior, 0.0)
+    np.testing.assert_allclose(mean, 0, atol=0.01)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [0.7, 0.4], rtol=0.03)
 
 
 def test_references_that_a_mask_hides_are_not_used(predictor, frame):
