@@ -29,12 +29,16 @@ ARGUMENTS = {
 }
 
 
+def _is_true(text: str) -> bool:
+    return text.lower() in ("true", "1")
+
+
 def start_nodes(context):
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     share = Path(get_package_share_directory("spd_ros"))
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
-    if value["use_sim_time"]:
-        given["use_sim_time"] = value["use_sim_time"].lower() in ("true", "1")
+    clock = {"use_sim_time": _is_true(value["use_sim_time"])} if value["use_sim_time"] else {}
+    given |= clock
     parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), *([given] if given else [])]
     cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
     namespace = value["namespace"].strip(" /")
@@ -65,13 +69,14 @@ def start_nodes(context):
                 output="screen",
             )
         )
-        if value["rviz"].lower() == "true":
+        if _is_true(value["rviz"]):
             actions.append(
                 Node(
                     package="rviz2",
                     executable="rviz2",
                     namespace=root + below,
                     arguments=["-d", str(share / "config" / "spd.rviz")],
+                    parameters=[clock] if clock else [],
                     # the topics of its configuration; those of the node are in the namespace that both have
                     remappings=[
                         ("/camera/image_raw", image),

@@ -61,7 +61,8 @@ def camera_of_picture(
         fov_deg: horizontal angle of view, degrees, instead.
 
     Raises:
-        IntrinsicsError: what is told, or camera.txt, cannot be used.
+        IntrinsicsError: what is told, or camera.txt, is not of this picture.
+        DataError: camera.txt holds something else.
     """
     if told is not None and fov_deg is not None:
         raise IntrinsicsError(f"give the camera or the angle of view, not both; got {told!r} and {fov_deg:g} degrees")

@@ -115,7 +115,8 @@ def test_rviz_shows_the_topics_of_each_node(monkeypatch):
         ({"image": "/d435/color"}, "/d435/color"),
         ({"namespace": "robot", "cameras": "front,rear"}, "/robot/rear/image_raw"),
     ):
-        *_, node, rviz = launched(monkeypatch, rviz="true", **given)
+        *_, node, rviz = launched(monkeypatch, rviz="1", use_sim_time="true", **given)
+        assert rviz["parameters"] == [{"use_sim_time": True}]
         assert (rviz["package"], rviz["namespace"]) == ("rviz2", node["namespace"])
         topics = dict(rviz["remappings"])
         assert shown <= set(topics)

@@ -10,7 +10,7 @@ import heapq
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -140,8 +140,11 @@ class Bag:
         parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
         latest: dict[int, Recorded | None] = {}  # camera_info when the image came
         info = self._index[topics.camera_info][2] if topics.camera_info else None
-        for message, place in self._placed({name for name in vars(topics).values() if name}):
+        for message, place in _placed(self._messages({name for name in vars(topics).values() if name}), self._series):
             is_damaged = False
+            if place is None:
+                self._leave_out(f"messages on {message.topic}", stamp_ns_of(message), "it stands in a damaged part")
+                continue
             if message.topic == topics.camera_info:
                 is_damaged = self._read(message, lambda m: m) is None
                 info = info if is_damaged else message
@@ -205,23 +208,6 @@ class Bag:
         """The messages of some topics in the order of recording."""
         return heapq.merge(*(file.messages(topics) for file in self._files), key=lambda m: m.log_ns)
 
-    def _placed(self, topics: set[str]) -> Iterator[tuple[Recorded, int]]:
-        """The messages of some topics, each with its place in the index of its topic. What the index has not, as damage
-        to a topic that is not among these hid it (a ROS 1 bag loses the rest of a chunk), is left out."""
-        places: Counter[str] = Counter()
-        for message in self._messages(topics):
-            series, place = self._series(message.topic), places[message.topic]
-            stamp_ns = stamp_ns_of(message)
-            is_next = place < len(series.stamps) and series.stamps[place] == stamp_ns
-            if not (is_next and series.logged[place] == message.log_ns):
-                ahead = (series.stamps[place:] == stamp_ns) & (series.logged[place:] == message.log_ns)
-                if not ahead.any():
-                    self._leave_out(f"messages on {message.topic}", stamp_ns, "it stands in a damaged part")
-                    continue
-                place += int(ahead.argmax())
-            yield message, place
-            places[message.topic] = place + 1
-
     def _queried(self, topics: Topics) -> dict[int, int]:
         """The image that each query asks about: that of its stamp, or, without one, the newest."""
         images, queries = self._series(topics.image), self._series(topics.query)
@@ -273,6 +259,23 @@ class Bag:
     def _leave_out(self, kind: str, stamp_ns: int, reason: str) -> None:
         count, first = self._left_out.get(kind, (0, f"at {stamp_ns / 1e9:.3f} s: {reason}"))
         self._left_out[kind] = count + 1, first
+
+
+def _placed(messages: Iterable[Recorded], series_of: Callable[[str], Series]) -> Iterator[tuple[Recorded, int | None]]:
+    """Messages with the place of each in the index of its topic. None where that has it not: damage to a topic that is
+    not among these hid it, as a ROS 1 bag loses the rest of a chunk."""
+    places: Counter[str] = Counter()
+    for message in messages:
+        series, place, stamp_ns = series_of(message.topic), places[message.topic], stamp_ns_of(message)
+        is_next = place < len(series.stamps) and series.stamps[place] == stamp_ns
+        if not (is_next and series.logged[place] == message.log_ns):
+            ahead = (series.stamps[place:] == stamp_ns) & (series.logged[place:] == message.log_ns)
+            if not ahead.any():
+                yield message, None
+                continue
+            place += int(ahead.argmax())
+        yield message, place
+        places[message.topic] = place + 1
 
 
 def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
