@@ -24,7 +24,7 @@ from spd_core.plan import DENSE_ABOVE
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)
-PATCH_BREAK_EVEN = 402  # patches of so many points multiply as often as the full DPT decoder
+PATCH_BREAK_EVEN = 831  # patches of so many points, of 7.373 M each, multiply as often as the full DPT decoder
 
 
 def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:

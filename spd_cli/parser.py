@@ -65,7 +65,13 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
         elif "=" not in word and word not in ("--help", "-h"):
             options += words[:1]
             words = words[1:]
-    return [arguments[0], json.dumps(positional, ensure_ascii=False), *options]
+    as_yaml = re.sub(r"[\x7f-\x9f\ufeff\ufffe\uffff]", _escaped, json.dumps(positional, ensure_ascii=False))
+    return [arguments[0], as_yaml, *options]
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A character that YAML does not take as it is; of others, beyond 16 bits, it takes no escapes as JSON has them."""
+    return f"\\u{ord(found[0]):04x}"
 
 
 def check_unused(command: Callable, why: str, **options: Any) -> None:

@@ -43,7 +43,7 @@ class PicturePage(Page[int]):
         self.ui.timer(0, lambda: self.look(0), once=True)
 
     def find(self, key: int) -> PictureView:
-        return self.gallery[key]
+        return self.gallery.look(key)
 
     def build_below_picture(self) -> None:
         ui = self.ui

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,8 +57,9 @@ class Picture:
     def version(self) -> tuple[int, int] | None:
         """Another one when its file has been replaced."""
         with suppress(OSError):
-            stat = files.expanded(self.name).stat()
-            return None if self.is_moving else (stat.st_mtime_ns, stat.st_size)
+            found = files.expanded(self.name).stat()
+            is_read_once = self.is_moving or not stat.S_ISREG(found.st_mode)
+            return None if is_read_once else (found.st_mtime_ns, found.st_size)
         return None
 
     def known_camera(

@@ -175,6 +175,7 @@ class Gallery(Sequence["PictureView"]):
     ):
         self._pictures, self._predictor, self._told = pictures, predictor, (camera, fov_deg)
         self._sizes: dict[KnownCamera, tuple[int, int]] = {}
+        self._versions: dict[int, Hashable] = {}
         self._kept = lru_cache(KEPT_VIEWS)(self._view)
 
     def missing(self, first: int) -> list[str]:
@@ -188,7 +189,12 @@ class Gallery(Sequence["PictureView"]):
 
     def __getitem__(self, index: int) -> PictureView:  # type: ignore[override]  # of no slices
         index = range(len(self))[index]
-        return self._kept(index, self._pictures[index].version())
+        return self._kept(index, self._versions.setdefault(index, self._pictures[index].version()))
+
+    def look(self, index: int) -> PictureView:
+        """The picture as it is now, which `[index]` is from then on: numbers are of the picture that is shown."""
+        self._versions[index] = self._pictures[index].version()
+        return self[index]
 
     def _view(self, index: int, version: Hashable) -> PictureView:
         picture = self._pictures[index]

@@ -74,6 +74,12 @@ class PyramidEncoder(nn.Module):
         reductions = tuple(self.backbone.feature_info.reduction())
         if reductions != (4, 8, 16, 32):
             raise EncoderError(f"encoder {name} has feature maps at strides {reductions}, expected (4, 8, 16, 32)")
+        own = self.backbone.pretrained_cfg or {}
+        if pretrained and (tuple(own.get("mean", MEAN)), tuple(own.get("std", STD))) != (MEAN, STD):
+            raise EncoderError(
+                f"the weights of {name} were trained on images of mean {own['mean']} and deviation {own['std']}; expected"
+                f" those of ImageNet, {MEAN} and {STD}, which images have here (an encoder of its own has another)"
+            )
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         # In an ONNX graph. Others (MobileViT, say) may trace a size into constants, and then answer wrong at another.
         self.size_is_free = name.startswith("convnext")

@@ -84,14 +84,17 @@ def _graph(
 
 @contextmanager
 def _torch_defaults() -> Iterator[None]:
-    """torch's own defaults for new tensors, whatever the process has: an export makes some."""
+    """torch's own defaults for new tensors, whatever the process has: an export makes some. Where its type is another,
+    other threads have float32 meanwhile too."""
     dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    if dtype != torch.float32:
+        torch.set_default_dtype(torch.float32)
     try:
         with torch.device("cpu"):
             yield
     finally:
-        torch.set_default_dtype(dtype)
+        if dtype != torch.float32:
+            torch.set_default_dtype(dtype)
 
 
 def _with_own_padding(graph: bytes) -> bytes:

@@ -205,8 +205,7 @@ def replaced(
         because: exceptions beside OSError by which the writer says so.
     """
     path, because = expanded(path), (OSError, *because)
-    if path.is_symlink() and (path.is_file() or not path.exists()):
-        path = Path(os.path.realpath(path))  # what links to it stays a link
+    path = _linked(path)  # and what links to it stays a link
     # Of this writer alone: another process may write to the same path, and the last one wins.
     partial = path.with_name(f"{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
     if os.path.exists(path):  # a folder of many new files is not looked through for each of them
@@ -242,6 +241,13 @@ def advice(reason: Exception) -> str:
     """What to do about something that could not be written."""
     is_closed = getattr(reason, "errno", None) in _CLOSED
     return "Choose a place that you may write to" if is_closed else "Is the disk full?"
+
+
+def _linked(path: Path) -> Path:
+    """The file that a link is to, or would be; the path itself where that is none, or has no folder."""
+    target = Path(os.path.realpath(path))
+    is_file = path.is_file() or (not path.exists() and target.parent.is_dir())
+    return target if path.is_symlink() and is_file else path
 
 
 def temporary_folder(error: type[SPDError] = FileError) -> TemporaryDirectory[str]:
@@ -333,7 +339,7 @@ def check_writable(path: str | os.PathLike) -> None:
     Raises:
         FileError: it cannot.
     """
-    path = expanded(path)
+    path = _linked(expanded(path))
     make_folder(path.parent)
     if path.is_dir():
         raise FileError(f"{path} is a folder; expected the name of a file to write")

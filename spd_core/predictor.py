@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from . import checkpoint
@@ -75,9 +74,6 @@ class Predictor:
         self._forced_size = None if input_size is None else check_input_size(input_size)
         self.device = pick_device(device)
         self.dtype = pick_dtype(precision, self.device)
-        if self.device.type == "cuda" and precision == "fp32":
-            # TF32's ten bits would round differently for maps (cuDNN) and for rows: fp32 is what the law is about.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.model = placed(model, self.device, self.dtype)
         self.encoder = create_runtime(runtime, self.model, precision)
         self.provenance: dict[str, Any] = {}  # what the checkpoint says of itself

@@ -81,9 +81,18 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
+def without_tf32() -> None:
+    """TF32's ten bits would round differently for maps (cuDNN) and for rows: fp32 is what the law is about. This holds
+    for the whole process."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")  # which other libraries ask for, and not the flag of cuda.matmul
+
+
 def placed(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
     """`model` itself where it is in eval mode, on the device, of the type and has no BatchNorm to run; else a copy that
     is ready."""
+    if device.type == "cuda" and dtype == torch.float32:
+        without_tf32()
     first = next(model.parameters())
     index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
     is_there = first.device.type == device.type and (first.device.index == index or device.type == "cpu")
@@ -211,6 +220,7 @@ class OnnxRuntime(GraphRuntime):
             if not self._is_a_choice:
                 raise
             warnings.warn(f"onnxruntime cannot run the encoder, torch does: {first_line(error)}", stacklevel=2)
+            self.name = Runtime.name
             return model.encode
 
         def encode(images: Tensor) -> Features:

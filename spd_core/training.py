@@ -33,7 +33,7 @@ from .metrics import collapsed, mean_metrics
 from .model import SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
-from .runtimes import pick_device
+from .runtimes import pick_device, without_tf32
 from .training_config import (
     TrainConfig,
     TrainingError,
@@ -71,7 +71,7 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
     if config.threads:
         torch.set_num_threads(config.threads)
     # As the first validation does (`Predictor`): a run that goes on has had it.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    without_tf32()
     fabric = _fabric(config)
     fabric.launch()
     with ExitStack() as stack:
@@ -81,7 +81,11 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
             except Timeout as error:
                 raise TrainingError(f"another training is writing to {folder}; choose another out") from error
-        return (kind or TrainingRun)(config, fabric).loop()
+        report = (kind or TrainingRun)(config, fabric).loop()
+        if fabric.world_size > 1:
+            fabric.barrier()  # none goes on, or ends, while another one saves
+            torch.distributed.destroy_process_group()  # whose threads may abort a process that ends with them
+        return report
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -179,7 +183,6 @@ class TrainingRun:
                         self._validate(loss)
                     except SPDError:  # a picture of it that is broken, say: what was learned is not lost with it
                         record.save()
-                        fabric.barrier()  # the end of another process would be that of the one that saves
                         raise
                 elif record.step % config.save_every == 0:
                     record.save()
@@ -262,6 +265,9 @@ class TrainingRun:
         except SPDError as error:
             faults.append(error)
         for fault in _gathered(faults, fabric):  # of one process, and the end of all of them
+            if record.step:
+                record.save()
+            fabric.barrier()  # the end of another process would be that of the one that saves
             raise fault
         mean = mean_metrics(_gathered(own, fabric))
         is_best = record.add_validation(loss, mean)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -193,7 +194,8 @@ class Record:
         if self.fabric.is_global_zero:
             files.write_json(self.out / "run.json", report)
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):  # as in `log`
+                self.writer.close()
         return report
 
 

@@ -36,6 +36,7 @@ from .conversions import own_id, query_cloud
 from .processes import use_fastdds_profile
 
 WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
+WAIT_FOR_COMPILER_S = 900.0  # a node that is configured may compile its network
 WARM_UP_ID = 2**32 - 1  # of a point that no recording asks about
 REFUSALS = 5  # how often a first image may have no depth
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
@@ -71,12 +72,12 @@ class Player(Node):
         that it cannot."""
         service: Client = self.create_client(ChangeState, "/spd/change_state")
         self.spin(lambda: service.service_is_ready() or process.poll() is not None, WAIT_FOR_NODE_S)
+        self.spin(lambda: process.poll() is not None, 1.0)  # until it knows where its reply goes
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             request = ChangeState.Request()
             request.transition.id = transition
             reply = service.call_async(request)
-            # However long it takes, as to compile a network does.
-            self.spin(lambda: reply.done() or process.poll() is not None, math.inf)  # noqa: B023  # at once
+            self.spin(lambda: reply.done() or process.poll() is not None, WAIT_FOR_COMPILER_S)  # noqa: B023  # at once
             response = reply.result() if reply.done() else None
             if response is None or not response.success:
                 raise ReplayError("the node cannot start; its output above says why")
@@ -181,7 +182,8 @@ def replay_live(
         if asked is None or not np.array_equal(points["id"], asked.ids + first_id):
             return  # someone else's question
         if asked.reply is not None:
-            raise ReplayError(f"the query of point {key} was answered twice: do two nodes listen to {QUERY_TOPIC}?")
+            twice = f"the query of point {asked.ids[0]} was answered twice"
+            raise ReplayError(f"{twice}: do two nodes listen to {QUERY_TOPIC}?")
         asked.reply = Reply(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s)
 
     use_fastdds_profile()

@@ -101,7 +101,7 @@ def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind
         "portrait": PIXELS.transpose(1, 0, 2),
         "flat": PIXELS[:8],
     }[kind]
-    picture = tmp_path / "\N{CAMERA WITH FLASH}.png"
+    picture = tmp_path / "\N{CAMERA WITH FLASH} \x7f\x85\ufffe.png"
     cv2.imwrite(str(picture), pixels)
     spd(monkeypatch, "--fov", 60, "--json", "--", picture, "5,0", "-.5,0")
     (record,) = records(capsys)

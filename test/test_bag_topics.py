@@ -363,6 +363,8 @@ def test_a_topic_that_is_named_must_be_what_it_is_named_for(tmp_path):
         ("/cam_0_rgb", ("/cam_0_depth", "/cam_0_camera_info"), ("/cam_1_depth", "/cam_1_camera_info")),
         ("/cam_0/rgb/image", ("/cam_0/depth/image", "/calib/cam_0"), ("/cam_1/depth/image", "/calib/cam_1")),
         ("/left/image_raw", ("/left/depth", "/left/camera_info"), ("/right/depth", "/right/camera_info")),
+        ("/right/image_raw", ("/right/depth", "/right/camera_info"), ("/left/depth", "/left/camera_info")),
+        ("/cam_01/rgb", ("/cam1/depth", "/cam1/camera_info"), ("/cam2/depth", "/cam2/camera_info")),
         ("/front/rgb", ("/front/depth", "/front/camera_info"), ("/rear/depth", "/rear/camera_info")),
     ],
 )
@@ -378,6 +380,9 @@ def test_cameras_are_told_apart_by_numbers_and_sides(image, own, others):
     for order in ([*others, *own], [*own, *others]):
         chosen = topics.choose("bag", [*map(content, order), colour], {}, lambda image, depth: 1.0).topics
         assert (chosen.image, chosen.depth, chosen.camera_info) == (image, *own)
+    for usual in ("/camera_info", "/calib/camera_info"):  # of no side and no number: it may be this one's
+        chosen = topics.choose("bag", [content(usual), colour], {}, lambda image, depth: 1.0)
+        assert chosen.topics.camera_info == usual
     chosen = topics.choose("bag", [content(others[1]), colour], {}, lambda image, depth: 1.0)
     assert chosen.topics.camera_info is None
     assert any(f"calibration of other cameras: {others[1]}" in line for line in chosen.lines)

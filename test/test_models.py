@@ -211,6 +211,13 @@ def test_weights_that_cannot_be_fetched_are_said_with_the_way_on(monkeypatch):
         SPD.from_preset("atto", pretrained=True)
 
 
+def test_weights_of_other_pictures_than_imagenets_are_refused(monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: None)
+    SPD.from_preset("atto", pretrained=True)
+    with pytest.raises(EncoderError, match=r"mobilevitv2_050 were trained on images of mean \(0.0, 0.0, 0.0\)"):
+        SPD.from_preset("atto", encoder="mobilevitv2_050", pretrained=True)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=f"unknown preset 'v14'; there are {', '.join(PRESETS)}"):
         SPD.from_preset("v14")

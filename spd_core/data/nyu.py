@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Colour camera of the NYU toolbox (camera_params.m).
 CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166)
+SIZE = (480, 640)
 
 LAYOUTS = """\
   FastDepth / sparse-to-dense h5   train/<scene>/*.h5 and val/official/*.h5 with rgb uint8 [3, 480, 640] and
@@ -49,6 +50,15 @@ class _Published(Dataset):
     splits = ("train", "test")
     evaluation_crop = "eigen"
 
+    def _sample(self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera) -> Sample:
+        """One of NYU's size, which its camera is of: others (KITTI) are published in the same layouts."""
+        if depth_m.shape != SIZE:
+            raise DataError(
+                f"{name} is {list(depth_m.shape)} px; expected NYU's {list(SIZE)}, whose camera is assumed. Other"
+                " pictures go into an RGB-D folder, with a camera.txt"
+            )
+        return checked(name, rgb, depth_m, camera)
+
 
 class H5Files(_Published):
     """FastDepth / sparse-to-dense: one h5 file per frame."""
@@ -65,7 +75,7 @@ class H5Files(_Published):
             rgb, depth_m = np.asarray(content["rgb"]), np.asarray(content["depth"])
         if rgb.ndim != 3 or rgb.shape[0] != 3:
             raise DataError(f"{file}: rgb is {list(rgb.shape)}, expected [3, H, W]")
-        return checked(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
+        return self._sample(str(file), np.ascontiguousarray(rgb.transpose(1, 2, 0)), depth_m, CAMERA)
 
 
 def open_h5(path: Path, split: str) -> H5Files | None:
@@ -101,7 +111,7 @@ class BTSList(_Published):
         except DataError as error:
             raise DataError(f"{error} ({self.list_file.name}, line {index + 1})") from error
         camera = Camera(float(focal), float(focal) * CAMERA.fy / CAMERA.fx, CAMERA.cx, CAMERA.cy)
-        return checked(str(rgb_file), rgb, depth_m, camera)
+        return self._sample(str(rgb_file), rgb, depth_m, camera)
 
 
 def _is_number(text: str) -> bool:
@@ -147,7 +157,7 @@ class LabeledMat(_Published):
         with files.read_as(MAT_CONTENT, self.file, MATLAB73, DataError), _h5_reader()(self.file, "r") as content:
             depths = content["rawDepths" if "rawDepths" in content else "depths"]
             rgb, depth_m = content["images"][at].transpose(2, 1, 0), depths[at].T
-        return checked(f"{self.file}[{at + 1}]", np.ascontiguousarray(rgb), depth_m, CAMERA)
+        return self._sample(f"{self.file}[{at + 1}]", np.ascontiguousarray(rgb), depth_m, CAMERA)
 
 
 def open_labeled(path: Path, split: str) -> LabeledMat | None:

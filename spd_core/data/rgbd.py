@@ -1,5 +1,5 @@
-"""Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.png|jpg`) with `<name>.depth.png` (uint16 mm, 0 = no
-reading) beside it."""
+"""Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.color.png|jpg`, `<name>.png|jpg`) with
+`<name>.depth.png` (uint16 mm; 0, or 65535 as in 7-Scenes, is no reading) beside it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+COLOUR_SUFFIXES = (".rgb", ".color")  # of the stem
 # Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
 # but one at the edge is the middle of a picture of twice the size.
 OFF_CENTRE = 0.42
@@ -115,7 +116,7 @@ class RGBDFolder(Dataset):
                 f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''}"
                 f" in {folder}"
             )
-        super().__init__([file.stem.removesuffix(".rgb") for file in self.files])
+        super().__init__([_name(file) for file in self.files])
         self.camera = camera or read_camera(folder)
         self.source = "the camera given" if camera else str(folder / "camera.txt")
 
@@ -147,9 +148,10 @@ class RGBDFolder(Dataset):
 
 
 def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
-    """Of pictures those with depth, one for each: `<name>.rgb.*` before `<name>.*`. What is left over is said."""
+    """Of pictures those with depth, one for each: `<name>.rgb.*` and `<name>.color.*` before `<name>.*`. What is left
+    over is said."""
     by_depth: dict[Path, Path] = {}
-    for file in sorted(pictures, key=lambda file: not file.stem.endswith(".rgb")):
+    for file in sorted(pictures, key=lambda file: not file.stem.endswith(COLOUR_SUFFIXES)):
         if (depth := _depth_file(file)).exists():
             by_depth.setdefault(depth, file)
     chosen = set(by_depth.values())
@@ -163,7 +165,15 @@ def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
 
 
 def _depth_file(image_file: Path) -> Path:
-    return image_file.with_name(f"{image_file.stem.removesuffix('.rgb')}.depth.png")
+    return image_file.with_name(f"{_name(image_file)}.depth.png")
+
+
+def _name(image_file: Path) -> str:
+    """Of the frame: without what says that it is its picture."""
+    stem = image_file.stem
+    for suffix in COLOUR_SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return stem
 
 
 def open_folder(path: Path, split: str) -> RGBDFolder | None:

@@ -272,8 +272,9 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
     numbers = [dict(re.findall(r"([a-z]+)_?(\d+)", topic.lower())) for topic in (a, b)]
     words = [{word for part in _parts(topic) for word in _words(part)} for topic in (a, b)]
     sides = [[word in found for found in words] for pair in _SIDES for word in pair]
-    are_opposite = any(here != there and here[0] == there[1] for here, there in zip(sides[::2], sides[1::2]))
-    return are_opposite or any(number != numbers[1].get(name, number) for name, number in numbers[0].items())
+    are_opposite = any(here != there and here == there[::-1] for here, there in zip(sides[::2], sides[1::2]))
+    both = numbers[0].keys() & numbers[1].keys()
+    return are_opposite or any(int(numbers[0][name]) != int(numbers[1][name]) for name in both)
 
 
 def _shared(a: str, b: str) -> int:
