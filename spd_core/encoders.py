@@ -77,7 +77,7 @@ class PyramidEncoder(nn.Module):
         own = self.backbone.pretrained_cfg or {}
         if pretrained and (tuple(own.get("mean", MEAN)), tuple(own.get("std", STD))) != (MEAN, STD):
             raise EncoderError(
-                f"the weights of {name} were trained on images of mean {own['mean']} and deviation {own['std']}; expected"
+                f"the weights of {name} were trained on images of mean {own['mean']}, deviation {own['std']}; expected"
                 f" those of ImageNet, {MEAN} and {STD}, which images have here (an encoder of its own has another)"
             )
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())

@@ -193,6 +193,31 @@ def test_rgbd_folder(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_a_folder_as_seven_scenes_has_it(tmp_path):
+    """`.color` beside `.depth`, and 65535 where there is no reading."""
+    rgb, depth_m = frame(0)
+    depth_mm = (depth_m * 1000).round().astype(np.uint16)
+    depth_mm[:9] = 65535
+    cv2.imwrite(str(tmp_path / "frame-000000.color.png"), rgb[..., ::-1])
+    cv2.imwrite(str(tmp_path / "frame-000000.depth.png"), depth_mm)
+    (tmp_path / "camera.txt").write_text("585 585 320 240")
+    dataset = open_dataset(tmp_path)
+    assert (len(dataset), dataset.name(0)) == (1, "frame-000000")
+    np.testing.assert_array_equal(dataset[0].rgb, rgb)
+    assert not dataset[0].depth_m[:9].any()
+    np.testing.assert_allclose(dataset[0].depth_m[9:], depth_m[9:], atol=1e-6)
+
+
+def test_pictures_of_another_size_in_nyus_layout_are_not_nyus(tmp_path):
+    write_h5(tmp_path, 1)
+    [file] = tmp_path.glob("train/*/*.h5")
+    file.unlink()
+    with h5py.File(file, "w") as content:
+        content["rgb"], content["depth"] = np.zeros((3, 375, 1242), np.uint8), np.ones((375, 1242), np.float32)
+    with pytest.raises(DataError, match=r"is \[375, 1242\] px; expected NYU's \[480, 640\]"):
+        open_dataset(tmp_path, "train")[0]
+
+
 def test_one_camera_is_of_pictures_of_one_size(tmp_path, capsys):
     """A picture of twice the size has twice the focal length: with that of the other its metres would be wrong."""
     rgb, depth_m = frame(0)

@@ -240,6 +240,8 @@ def test_depth_images():
             DEPTH_M,
             atol=1e-6,
         )
+    saturated = np.array([[65535, 65534], [0, 1000]], np.uint16)
+    np.testing.assert_allclose(depth_to_metres(message(saturated[..., None], "16UC1")), [[0, 65.534], [0, 1]])
     with pytest.raises(MessageError, match="depth encoding 'rgb8' is not supported; expected one of 16UC1"):
         depth_to_metres(message(RGB, "rgb8"))
 
