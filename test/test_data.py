@@ -208,13 +208,13 @@ def test_a_folder_as_seven_scenes_has_it(tmp_path):
     np.testing.assert_allclose(dataset[0].depth_m[9:], depth_m[9:], atol=1e-6)
 
 
-def test_pictures_of_another_size_in_nyus_layout_are_not_nyus(tmp_path):
+def test_pictures_of_another_shape_in_nyus_layout_are_not_nyus(tmp_path):
     write_h5(tmp_path, 1)
     [file] = tmp_path.glob("train/*/*.h5")
     file.unlink()
     with h5py.File(file, "w") as content:
         content["rgb"], content["depth"] = np.zeros((3, 375, 1242), np.uint8), np.ones((375, 1242), np.float32)
-    with pytest.raises(DataError, match=r"is \[375, 1242\] px; expected NYU's \[480, 640\]"):
+    with pytest.raises(DataError, match=r"is 1242x375 px; expected NYU's 640x480"):
         open_dataset(tmp_path, "train")[0]
 
 

@@ -51,13 +51,15 @@ class _Published(Dataset):
     evaluation_crop = "eigen"
 
     def _sample(self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera) -> Sample:
-        """One of NYU's size, which its camera is of: others (KITTI) are published in the same layouts."""
-        if depth_m.shape != SIZE:
+        """One of NYU's shape, as its camera is of: others (KITTI) are published in the same layouts."""
+        sample = checked(name, rgb, depth_m, camera)
+        height, width = rgb.shape[:2]
+        if abs(width / height * SIZE[0] / SIZE[1] - 1) > 0.02:
             raise DataError(
-                f"{name} is {list(depth_m.shape)} px; expected NYU's {list(SIZE)}, whose camera is assumed. Other"
+                f"{name} is {width}x{height} px; expected NYU's {SIZE[1]}x{SIZE[0]}, whose camera is assumed. Other"
                 " pictures go into an RGB-D folder, with a camera.txt"
             )
-        return checked(name, rgb, depth_m, camera)
+        return sample
 
 
 class H5Files(_Published):
