@@ -24,7 +24,7 @@ from spd_core.plan import DENSE_ABOVE
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)
-PATCH_BREAK_EVEN = 831  # patches of so many points, of 7.373 M each, multiply as often as the full DPT decoder
+PATCH_MACS = 7.373e6  # of one patch
 
 
 def queries(size: tuple[int, int]) -> dict[tuple[str, int], np.ndarray]:
@@ -204,7 +204,9 @@ def draw(result: dict, title: str):
             color="tab:red",
             label="patches (not exact)",
         )
-        axes[1].loglog(COUNTS[:8], [7.4 * k for k in COUNTS[:8]], "x-", color="tab:red", label="patches, 7.4 M each")
+        macs = [PATCH_MACS / 1e6 * k for k in COUNTS[:8]]
+        axes[1].loglog(COUNTS[:8], macs, "x-", color="tab:red", label="patches, 7.4 M each")
+    break_even = round(result["macs"]["full DPT decoder"] / PATCH_MACS)
     for axis, column, scale in ((axes[0], "ms", 1), (axes[1], "macs", 1e6)):
         axis.axhline(result[column]["dense"] / scale, color="black", label="dense decoder")
         axis.axhline(
@@ -214,11 +216,11 @@ def draw(result: dict, title: str):
             label="full DPT decoder (once per frame parts included)",
         )
         axis.axvline(
-            PATCH_BREAK_EVEN,
+            break_even,
             color="tab:red",
             linestyle=":",
             linewidth=1,
-            label=f"break-even of patches, K = {PATCH_BREAK_EVEN}",
+            label=f"break-even of patches, K = {break_even}",
         )
         axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
         axis.grid(alpha=0.3)

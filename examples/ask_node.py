@@ -7,7 +7,6 @@ It asks about the images that it sees itself, by their stamp, as something that 
 with stamp 0 would be about the newest image, whichever that is.
 """
 
-import random
 import sys
 from collections import deque
 
@@ -21,7 +20,7 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
-from spd_ros.conversions import query_cloud
+from spd_ros.conversions import own_id, query_cloud
 
 
 class AskingNode(Node):
@@ -31,7 +30,7 @@ class AskingNode(Node):
         super().__init__("asking")
         self.uv = uv
         # Numbers that nobody else uses: everyone hears all answers, those to others about the same image too.
-        self.ids = random.getrandbits(31) + np.arange(len(uv), dtype=np.uint32)
+        self.ids = own_id() + np.arange(len(uv), dtype=np.uint32)
         self.asked: deque[tuple[int, int]] = deque(maxlen=100)  # stamps of the images in question
         self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 5)
         self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 5)

@@ -78,3 +78,8 @@ def _is_cut_short(jpeg: bytes) -> bool:
         is_fill = jpeg[at + 1 : at + 2] == b"\xff"
         at += 1 if is_fill else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return jpeg.find(JPEG_END, at) < 0
+
+
+def metres(depth_mm: np.ndarray) -> np.ndarray:
+    """Depth of unsigned numbers, mm, as float32 m; 0 where there is no reading."""
+    return np.where(depth_mm == SATURATED, 0, depth_mm).astype(np.float32) / 1000

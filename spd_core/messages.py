@@ -14,7 +14,7 @@ import numpy as np
 
 from . import rvl
 from .camera_info import camera_from_info as camera_from_info  # for those who look for it among messages
-from .coded import PNG_START, SATURATED, CodingError, decoded, eight_bits
+from .coded import PNG_START, CodingError, decoded, eight_bits, metres
 from .errors import MessageError as MessageError
 from .status import Status as Status  # for those who read an answer's cloud here
 
@@ -103,9 +103,7 @@ def depth_to_metres(msg: Message) -> np.ndarray:
 
 
 def _metres(depth: np.ndarray) -> np.ndarray:
-    if depth.dtype.kind == "u":
-        depth = np.where(depth == SATURATED, 0, depth)
-    depth_m = depth.astype(np.float32) / 1000 if depth.dtype.kind == "u" else depth.astype(np.float32)
+    depth_m = metres(depth) if depth.dtype.kind == "u" else depth.astype(np.float32)
     return np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, 0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import files
 from .data.samples import Dataset, Sample, limited
-from .evaluation import Evaluation, Protocol, chosen_pixels, predict
+from .evaluation import Evaluation, Protocol, chosen_pixels, crop_of, predict
 from .extras import extra
 from .pictures import colour_depth, depth_range
 from .predictor import Predictor
@@ -85,7 +85,8 @@ def _draw_evaluation(result: Evaluation, predictor: Predictor, dataset: Dataset,
         say_instead(
             histogram, f"one image of {result['layout']}\nAbsRel {mean}" if order else f"no image has an error: {mean}"
         )
-    _draw_error_against_depth(against, [dataset[i] for i in order[:: max(1, len(order) // 24)]], predictor, protocol)
+    some = [dataset[i] for i in order[:: max(1, len(order) // 24)]]
+    _draw_error_against_depth(against, some, predictor, protocol, crop_of(protocol, dataset))
     for row, (title, i) in zip(rows, shown):
         pred_m = predict(predictor, dataset[i], replace(protocol, points=None, grid=None))
         _draw_sample(row, dataset[i], pred_m, title, f"prediction, AbsRel {errors[i]:.3f}")
@@ -110,9 +111,11 @@ def _draw_sample(row: SubFigure, sample: Sample, pred_m: np.ndarray, title: str,
     row.colorbar(shown, ax=axes[-1])
 
 
-def _draw_error_against_depth(axis: Axes, samples: list[Sample], predictor: Predictor, protocol: Protocol) -> None:
+def _draw_error_against_depth(
+    axis: Axes, samples: list[Sample], predictor: Predictor, protocol: Protocol, crop: str | None
+) -> None:
     """Median and quartiles of the signed relative error by depth, at random pixels of some images."""
-    at_points, crop = replace(protocol, grid=None, points=2000), None if protocol.crop == "none" else protocol.crop
+    at_points = replace(protocol, grid=None, points=2000)
     truths, relative = [], []
     for index, sample in enumerate(samples):
         at = chosen_pixels(at_points, sample, crop, index)

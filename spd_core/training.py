@@ -179,11 +179,7 @@ class TrainingRun:
                     }
                 )
                 if self._is_validated(record.step):
-                    try:
-                        self._validate(loss)
-                    except SPDError:  # a picture of it that is broken, say: what was learned is not lost with it
-                        record.save()
-                        raise
+                    self._validate(loss)
                 elif record.step % config.save_every == 0:
                     record.save()
         early = f"stopped early: {config.patience} validations without a smaller AbsRel"
@@ -266,7 +262,7 @@ class TrainingRun:
             faults.append(error)
         for fault in _gathered(faults, fabric):  # of one process, and the end of all of them
             if record.step:
-                record.save()
+                record.save()  # what was learned is not lost with a picture that is broken
             fabric.barrier()  # the end of another process would be that of the one that saves
             raise fault
         mean = mean_metrics(_gathered(own, fabric))
@@ -282,9 +278,9 @@ class TrainingRun:
                 f"WARNING: the output has collapsed: it varies by {mean['pred_cv']:.1%} of its mean where the truth"
                 f" varies by {mean['gt_cv']:.1%}"
             )
+        record.save(is_best)
         if record.writer and config.pictures:
             record.log({}, {"val/rgb_truth_prediction": self._picture(predictor)})
-        record.save(is_best)
 
     def _picture(self, predictor: Predictor) -> np.ndarray:
         rows = []

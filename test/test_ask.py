@@ -107,6 +107,7 @@ def test_pictures_of_every_kind_are_answered(tmp_path, monkeypatch, capsys, kind
     (record,) = records(capsys)
     assert record["size"] == list(pixels.shape[1::-1])
     assert [point["status"] for point in record["points"]] == ["OK", "OK"]
+    assert record["points"][0]["depth_m"] > 0
 
 
 def test_folders_videos_and_written_pictures(tmp_path, monkeypatch, capsys):

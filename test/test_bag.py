@@ -531,6 +531,27 @@ def test_a_damaged_compressed_chunk_of_a_ros1_bag_costs_itself_and_is_told(tmp_p
     assert any("1 chunk(s) of old.bag: damaged" in line for line in said), said
 
 
+def test_damage_to_another_topic_moves_no_depth_to_another_image(tmp_path):
+    """rosbags skips the rest of a ROS 1 chunk behind a record that it cannot read, where that record is asked for."""
+    others = [
+        ("/rear/camera_info", stamp(i) + 50_000_000, info(stamp(i) + 50_000_000, frame_id="rear")) for i in range(300)
+    ]
+    path = recorded.write_ros1(tmp_path / "old.bag", sorted([*usual(300), *others], key=lambda message: message[1]))
+    with Ros1Reader(path) as reader:
+        [number] = [c.id for c in reader.connections if c.topic == "/rear/camera_info"]
+        entry = reader.indexes[number][60]
+        start = reader.chunks[entry.chunk_pos].datapos + entry.offset
+    content = bytearray(path.read_bytes())
+    content[content.index(b"op=", start) + 3] ^= 4
+    path.write_bytes(content)
+    with Bag(path) as bag:
+        frames = list(bag.frames(bag.choose().topics))
+        assert 250 < len(frames) < 300
+        assert any("it stands in a damaged part" in line for line in bag.left_out())
+    for frame in frames:
+        np.testing.assert_allclose(frame.depth_m, depth_mm((frame.stamp_ns - T0_NS) // 10**8) / 1000, atol=1e-6)
+
+
 # --- compressed depth
 
 
@@ -576,24 +597,3 @@ def test_a_message_may_be_shorter_than_its_header(tmp_path):
     short = (recorded.IMAGE, b"\0\1\0\0" + bytes(3))
     _, said = frames_of(recorded.write(tmp_path / "bag", [*usual(3), (COLOUR, stamp(9), short)]), 3)
     assert f"left out: 1 Image messages on {COLOUR}; the first at 1700000000.900 s: 7 bytes are no" in said[0]
-
-
-def test_damage_to_another_topic_moves_no_depth_to_another_image(tmp_path):
-    """rosbags skips the rest of a ROS 1 chunk behind a record that it cannot read, where that record is asked for."""
-    others = [
-        ("/rear/camera_info", stamp(i) + 50_000_000, info(stamp(i) + 50_000_000, frame_id="rear")) for i in range(300)
-    ]
-    path = recorded.write_ros1(tmp_path / "old.bag", sorted([*usual(300), *others], key=lambda message: message[1]))
-    with Ros1Reader(path) as reader:
-        [number] = [c.id for c in reader.connections if c.topic == "/rear/camera_info"]
-        entry = reader.indexes[number][60]
-        start = reader.chunks[entry.chunk_pos].datapos + entry.offset
-    content = bytearray(path.read_bytes())
-    content[content.index(b"op=", start) + 3] ^= 4
-    path.write_bytes(content)
-    with Bag(path) as bag:
-        frames = list(bag.frames(bag.choose().topics))
-        assert 250 < len(frames) < 300
-        assert any("it stands in a damaged part" in line for line in bag.left_out())
-    for frame in frames:
-        np.testing.assert_allclose(frame.depth_m, depth_mm((frame.stamp_ns - T0_NS) // 10**8) / 1000, atol=1e-6)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..coded import PNG_START, SATURATED, TIFF_STARTS, CodingError, PixelTypeError, decoded
+from ..coded import PNG_START, TIFF_STARTS, CodingError, PixelTypeError, decoded, metres
 from ..files import PNM, problem, write_bytes
 from .samples import DataError
 
@@ -99,7 +99,7 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
     if depth_mm.shape == rgb.shape[1::-1] != rgb.shape[:2]:
         turned = read_colour(colour_file, turned=True)
         rgb = turned if turned.shape[:2] == depth_mm.shape else rgb
-    return rgb, np.where(depth_mm == SATURATED, 0, depth_mm).astype(np.float32) / 1000
+    return rgb, metres(depth_mm)
 
 
 def check_picture_name(file: Path) -> None:

@@ -289,11 +289,10 @@ def _info_score(image: Content, info: Content) -> tuple[float, int]:
     words, own = ({w for part in _parts(t) for w in _words(part)} - neutral for t in (info.topic, image.topic))
     is_beside = _folder(info.topic) == _folder(image.topic)
     score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
+    is_same = False  # or unknown
     if image.frame_id and info.frame_id:
         is_same = image.frame_id.lstrip("/") == info.frame_id.lstrip("/")  # tf's names began with one
         score += 2.0 if is_same else -1.0 if is_beside else -math.inf
-    else:
-        is_same = False
     if not is_same and _are_of_two_cameras(image.topic, info.topic):
         score = -math.inf
     if all(info.size) and all(image.size):
