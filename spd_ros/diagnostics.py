@@ -120,12 +120,15 @@ class Problems:
         self._log = log
         self._lock = threading.Lock()
         self._now: dict[str, tuple[str, float]] = {}  # by kind: the text, and when it came last
+        self._since_s: dict[str, float] = {}  # by kind: when it came first since it was resolved
         self._said: dict[str, tuple[str, float]] = {}  # by kind: what the log has, and since when
 
-    def report(self, kind: str, what: SPDError | str) -> None:
-        """Something of this kind is wrong."""
+    def report(self, kind: str, what: SPDError | str, lasting_s: float = 0.0) -> None:
+        """Something of this kind is wrong, and worth a word once it has been for `lasting_s`."""
         text, now_s = " ".join(str(what).split()), time.monotonic()
         with self._lock:
+            if now_s - self._since_s.setdefault(kind, now_s) < lasting_s:
+                return
             self._now[kind] = text, now_s
             said, said_s = self._said.get(kind, ("", -np.inf))
             is_due = now_s - said_s >= (REPEAT_S if text == said else CHANGE_S)
@@ -144,6 +147,7 @@ class Problems:
         with self._lock:
             for kind in kinds:
                 self._now.pop(kind, None)
+                self._since_s.pop(kind, None)
 
     def texts(self) -> list[str]:
         """What is wrong now."""

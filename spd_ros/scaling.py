@@ -31,7 +31,7 @@ from .notes import Note
 from .parameters import LEARNED_SCALES, Settings
 from .waypoints import FrameTransforms, NoTransformError
 
-OUTSIDE_S = 10.0  # so long none of the points may be in the image before that is worth a warning
+LASTING_S = 10.0  # so long there may be no references, or none in the image, before that is worth a warning
 FLOOR_PERIOD_S = 0.2  # between looks at the floor: they cost as much as a query of a hundred points
 # Inputs by topic: the type of their messages, and how they are read.
 SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = {
@@ -54,8 +54,6 @@ class Scaling:
     def __post_init__(self) -> None:
         self._filter: ScaleFilter | None = None
         self._is_stale = True  # the filter is not what the settings ask for
-        self._outside_s: float | None = None  # since when no note had a point in the image
-        self._without_s: float | None = None  # since when frames come, and no note of one of them
         self._newest_s = math.nan  # stamp of the last frame
         self._apart_s: float | None = None  # from it, of the first note since then that no image was near
         self._looked_s = -np.inf  # when a frame was last chosen to look at its floor
@@ -92,7 +90,7 @@ class Scaling:
             self._filter = ScaleFilter(self.predictor, factor=p.scale_factor) if is_learned else None
             self.statistics.state("scale", f"{p.scale_factor:.3f}")
             self.statistics.state("scale sigma", "")
-            self._unplaced = self._outside_s = self._without_s = self._apart_s = None
+            self._unplaced = self._apart_s = None
             # What was wrong for the settings before; what still is will be said again.
             kinds = ("references", "references outside", "references missing", "reference transform")
             self.problems.resolved("floor", *SOURCES, *kinds)
@@ -106,7 +104,7 @@ class Scaling:
         self.scale()
         if self._filter is None:
             return True
-        self._without_s = self._apart_s = None
+        self._apart_s = None
         self.problems.resolved("references missing")
         used, ignored = self._filter.used, self._filter.ignored
         content = note.content
@@ -138,14 +136,10 @@ class Scaling:
         count = min(len(note.content.points_m), 1) if note.content.is_cone else len(note.content.points_m)
         self.statistics.count("references outside the image", count - inside)
         if inside:
-            self._outside_s = None
             self.problems.resolved("references outside")
         elif count:
-            self._outside_s = self._outside_s or time.monotonic()
-            if time.monotonic() - self._outside_s > OUTSIDE_S:
-                frame_id = note.header.frame_id
-                what = f"no reference is inside the image: is {frame_id!r} the frame of their sensor?"
-                self.problems.report("references outside", what)
+            what = f"no reference is inside the image: is {note.header.frame_id!r} the frame of their sensor?"
+            self.problems.report("references outside", what, LASTING_S)
 
     def give_up(self, notes: list[Note]) -> None:
         """Count references that no image was near, or that TF did not place in time."""
@@ -177,16 +171,14 @@ class Scaling:
     def _look_for_references(self, stamp_s: float) -> None:
         """Say it where frames come, the last with this stamp, and no references of them."""
         self._newest_s = stamp_s
-        self._without_s = self._without_s or time.monotonic()
-        if time.monotonic() - self._without_s < OUTSIDE_S:
-            return
         if self._apart_s is not None:
             apart = f"one came {self._apart_s:+.1f} s from the newest image"
-            self.problems.report(
-                "references missing", f"no references are near an image: {apart}; have they one clock?"
-            )
-        elif self.settings.scale == "references":  # of "both" the floor may be all
-            self.problems.report("references missing", f"no references come that can be used: {', '.join(SOURCES)}")
+            what = f"no references are near an image: {apart}; have they one clock?"
+        elif self.settings.scale == "references":
+            what = f"no references come that can be used: {', '.join(SOURCES)}"
+        else:  # of "both" the floor may be all
+            return
+        self.problems.report("references missing", what, LASTING_S)
 
     def _look_at_floor(self) -> None:
         """Take the floor of the frame that waits for it, unless TF has not reached its stamp: then it waits on."""

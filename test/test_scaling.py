@@ -188,7 +188,7 @@ def test_references_that_are_never_in_the_image_are_told(make, frame, monkeypatc
 
 def test_references_that_are_of_no_image_are_told(make, frame, monkeypatch):
     """Those of a LiDAR whose clock is another, and none at all."""
-    monkeypatch.setattr(scaling, "OUTSIDE_S", 0.05)
+    monkeypatch.setattr(scaling, "LASTING_S", 0.05)
     made = make(scale="references")
     at_7s = Header(frame_id="camera", stamp=Time(sec=7))
 
