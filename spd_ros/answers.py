@@ -198,25 +198,25 @@ class Answers:
 
     def answer(self, query: Query, frame: CameraFrame) -> None:
         """Publish the one answer to a query: from its frame."""
-        started_s, busy_s, count = time.monotonic(), 0.0, len(query.uv)
+        since_s, uv = time.monotonic(), query.uv
         scale: MetricScale | None = None
-        uv, waypoint_depth_m = query.uv, None if query.waypoints_m is None else _nan(count)
+        applied: np.ndarray | float = 1.0
+        waypoint_depth_m: np.ndarray | None = None
         try:
-            status = np.full(count, Status.OK, np.uint8)
-            busy_from_s = time.monotonic()  # with what is no overhead: waiting for transforms, decoding
+            status = np.full(len(uv), Status.OK, np.uint8)
             if query.waypoints_m is not None:
                 uv, waypoint_depth_m, status = self._project(query, frame)
             scale = self.scaling.scale()
             answer = frame.encoded.answer(uv, scale)
-            busy_s = time.monotonic() - busy_from_s
+            since_s = time.monotonic()  # waiting for transforms and decoding are no overhead
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
-            applied = None if scale is None else scale.applied(answer.depth_m)
+            applied = 1.0 if scale is None else scale.applied(answer.depth_m)
             self.problems.resolved("answer")
         except Exception as error:  # out of device memory, say
             self.problems.failed("answer", error)
-            answer, applied = _nothing(count, Status.FAILED), None
+            answer, applied = _nothing(len(uv), Status.FAILED), 1.0
         self._check_network(answer.status)
-        self._publish(query, frame.header, uv, answer, waypoint_depth_m, started_s + busy_s, applied)
+        self._publish(query, frame.header, uv, answer, since_s, applied, waypoint_depth_m)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
             picture = draw_overlay(rgb, uv, answer.depth_m, caption=caption)
@@ -224,9 +224,8 @@ class Answers:
 
     def refuse(self, query: Query, why: Status) -> None:
         """Publish the one answer to a query that has no frame: NaN, and why."""
-        count, started_s = len(query.uv), time.monotonic()
-        waypoint_depth_m = _nan(count) if query.waypoints_m is not None else None
-        self._publish(query, query.header, query.uv, _nothing(count, why), waypoint_depth_m, started_s)
+        since_s = time.monotonic()
+        self._publish(query, query.header, query.uv, _nothing(len(query.uv), why), since_s)
 
     def on_frame(self, frame: CameraFrame) -> None:
         if frame.received_s > self._newest_s:  # of an older one, the stamp would say that a bag has started again
@@ -286,13 +285,15 @@ class Answers:
         header: Header,
         uv: np.ndarray,
         answer: Answer,
-        waypoint_depth_m: np.ndarray | None,
         since_s: float,
-        applied: np.ndarray | None = None,
+        applied: np.ndarray | float = 1.0,
+        waypoint_depth_m: np.ndarray | None = None,
     ) -> None:
         """Publish an answer; the time since `since_s` is the node's own."""
-        topic = "depths" if query.waypoints_m is None else "waypoint_depths"
-        applied = np.ones(len(uv), np.float32) if applied is None else applied
+        topic = "depths"
+        if query.waypoints_m is not None:
+            topic, nowhere_m = "waypoint_depths", _nan(len(uv))
+            waypoint_depth_m = nowhere_m if waypoint_depth_m is None else waypoint_depth_m
         self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
         now_s = time.monotonic()
         if query.is_grid:

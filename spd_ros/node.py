@@ -92,11 +92,6 @@ class SPDNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
-    @property
-    def _state(self) -> str:
-        """unconfigured, inactive, active or finalized, or the name of a transition."""
-        return self._state_machine.current_state[1]
-
     # --- lifecycle
 
     @transition
@@ -170,17 +165,18 @@ class SPDNode(LifecycleNode):
 
     @transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
+        self._stop()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        self._predictor = None
         return TransitionCallbackReturn.SUCCESS
 
-    @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop()
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+        return self.on_cleanup(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.on_shutdown(state)
+        return self.on_cleanup(state)
 
     def _every(self, period_s: float, kind: str, callback: Callable[[], Any]) -> None:
         """Call back until `_stop`. By the steady clock: under use_sim_time, diagnostics must come also while no clock
@@ -203,12 +199,6 @@ class SPDNode(LifecycleNode):
         for timer in self._clockwork:
             self.destroy_timer(timer)
         self._clockwork = []
-
-    def _release(self) -> None:
-        for publisher in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        self._outputs = {}
-        self._predictor = None
 
     def close(self) -> None:
         """End whatever state the node is in; waiting queries are answered first."""
@@ -239,7 +229,7 @@ class SPDNode(LifecycleNode):
             scheduler.add_note(note)
 
     def _on_set_parameters(self, asked: list[Parameter]) -> SetParametersResult:
-        is_configured = self._state in ("inactive", "active")
+        is_configured = self._predictor is not None
         try:
             values = parameters.changes(self, asked, is_configured)
         except Exception as error:
