@@ -92,6 +92,10 @@ class SPDNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
+    @property
+    def is_configured(self) -> bool:
+        return self._predictor is not None
+
     # --- lifecycle
 
     @transition
@@ -229,12 +233,11 @@ class SPDNode(LifecycleNode):
             scheduler.add_note(note)
 
     def _on_set_parameters(self, asked: list[Parameter]) -> SetParametersResult:
-        is_configured = self._predictor is not None
         try:
-            values = parameters.changes(self, asked, is_configured)
+            values = parameters.changes(self, asked, self.is_configured)
         except Exception as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if is_configured:
+        if self.is_configured:
             self._settings = p = replace(self._settings, **values)
             if self._answers is not None and self._scheduler is not None:
                 self._answers.change(p)
@@ -275,7 +278,9 @@ def main() -> int:
 
     def request_stop(signum: int, frame: Any) -> None:
         nonlocal stop
-        stop = True
+        is_first, stop = not stop, True
+        if is_first and not node.is_configured:  # nobody waits, and to configure may take minutes
+            sys.exit(0)
 
     def warn(message: Warning | str, *where: Any, **more: Any) -> None:
         get_logger("spd").warning(" ".join(str(message).split()))
@@ -283,8 +288,6 @@ def main() -> int:
     warnings.showwarning = warn
     warnings.filterwarnings("ignore", module=r"spd_ros\.answers")  # of cameras: diagnostics judge the whole sensor
     keep_freed_memory()
-    signal.signal(signal.SIGINT, request_stop)
-    signal.signal(signal.SIGTERM, request_stop)
     try:
         # rclpy's own handlers would close the publishers before the last queries are answered.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -294,6 +297,8 @@ def main() -> int:
         print(f"spd_node: {error}{hint}", file=sys.stderr)
         return 1
     try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, request_stop)
         autostart(node)
         spin(node, lambda: stop, node.report)
     finally:

@@ -88,6 +88,27 @@ def test_clean_exit(client, signum):
         assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.parametrize(("patched", "signum"), [("torch", signal.SIGINT), ("Predictor.load", signal.SIGTERM)])
+def test_a_node_that_is_not_configured_yet_ends_at_once(patched, signum):
+    """Imports and configuring take seconds, or minutes where it compiles; in a terminal Ctrl-C comes twice, from the
+    terminal and from `ros2 launch`."""
+    slow = {
+        "torch": "sys.modules['spd_ros.node'] = types.SimpleNamespace(main=wait)",
+        "Predictor.load": "import spd_ros.node\nspd_ros.node.Predictor.load = wait",
+    }
+    code = (
+        "import sys, time, types, spd_ros.__main__\n"
+        "wait = lambda *how: (print('waiting', flush=True), time.sleep(300))\n"
+        f"{slow[patched]}\nsys.exit(spd_ros.__main__.main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True)
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signum)
+    process.send_signal(signum)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
 class Operator:
     """Who turns the node through its lifecycle by hand."""
 
