@@ -7,6 +7,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
@@ -204,12 +205,16 @@ for _topic, (_reliability, _history, _note) in _QOS.items():
 
 def declare(node: Node) -> None:
     """Declare every parameter of the table on the node; of any type, because ROS would refuse a 2 where 2.0 is meant,
-    and `checked` says better what is wrong."""
+    and `checked` says better what is wrong. Those that were given and that there are not, ROS drops without a word."""
     for name, row in PARAMETERS.items():
         about = ParameterDescriptor(
             description=row.description, additional_constraints=row.expected, dynamic_typing=True
         )
         node.declare_parameter(name, list(row.default) if isinstance(row.default, tuple) else row.default, about)
+    for name in node._parameter_overrides:
+        if not node.has_parameter(name):
+            meant = "".join(f": is {known} meant?" for known in get_close_matches(name, PARAMETERS, 1))
+            node.get_logger().warning(f"there is no parameter {name!r}{meant}")
 
 
 def read(node: Node) -> Settings:
