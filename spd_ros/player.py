@@ -39,6 +39,7 @@ WAIT_FOR_NODE_S, WAIT_FOR_ANSWERS_S, WAIT_FOR_REPLY_S = 60.0, 5.0, 5.0
 WAIT_FOR_COMPILER_S = 900.0  # a node that is configured may compile its network
 WARM_UP_ID = 2**32 - 1  # of a point that no recording asks about
 REFUSALS = 5  # how often a first image may have no depth
+LATE_S = 0.5  # a replay that is later than that at its end has not had the rate that was asked for
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
 
 
@@ -212,5 +213,8 @@ def replay_live(
                 ids = asked.ids + first_id
                 waiting[int(ids[0])] = asked, time.monotonic()
                 player.queries.publish(query_cloud(asked.uv, header, ids))
+        if (late_s := time.monotonic() - due_s) > LATE_S:
+            what = f"the last frame was played {late_s:.1f} s later than a rate of {rate:g} asks"
+            player.get_logger().warning(f"{what}: reading the bag takes longer than that, and the node had more time")
         player.spin(lambda: all(a.reply is not None for frame in played for a in frame.asked), WAIT_FOR_ANSWERS_S)
     return played

@@ -307,8 +307,13 @@ def test_a_node_that_cannot_start_is_told_at_once(tmp_path, monkeypatch, capsys)
     assert error.splitlines()[-1] == "error: the node cannot start; its output above says why"
 
 
-def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch):
-    """With depth of another clock that is corrected, and a calibration that the node gets as it was recorded."""
+def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch, capfd):
+    """With depth of another clock that is corrected, and a calibration that the node gets as it was recorded; slower
+    than it was recorded, which is said."""
+    from spd_ros.player import Player
+
+    show = Player.show
+    monkeypatch.setattr(Player, "show", lambda *what: (time.sleep(0.4), show(*what)))
     monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
     path = recorded.write_ros1(tmp_path / "old.bag", recorded.usual(3, depth_offset_ns=2_500_000_000))
     results = {}
@@ -317,6 +322,7 @@ def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch):
         run(monkeypatch, "replay", path, *options, *(["--offline"] if mode == "offline" else []))
         results[mode] = json.loads((tmp_path / mode / "result.json").read_text())
     assert results["live"]["points_by_status"] == {"OK": 120}
+    assert "s later than a rate of 1 asks: reading the bag takes longer" in capfd.readouterr().err
     assert results["live"]["metrics"]["abs_rel"] == pytest.approx(results["offline"]["metrics"]["abs_rel"], rel=1e-4)
 
 
