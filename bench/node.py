@@ -56,16 +56,9 @@ def soak(
 ) -> dict:
     """Publish at `rate_hz` with a query per image, and `late_hz` queries a second for an image half a second old or the
     newest, in turns; what was answered and how."""
-    late = client.create_publisher(PointCloud2, "/spd/query_points", 50)
-    rng, sent_s, latency_ms, statuses, memory, headers = (
-        np.random.default_rng(0),
-        {},
-        defaultdict(list),
-        Counter(),
-        [],
-        [],
-    )
-    asked, asks_newest = 0, False
+    rng, late = np.random.default_rng(0), client.create_publisher(PointCloud2, "/spd/query_points", 50)
+    sent_s, latency_ms, statuses, memory, headers = {}, defaultdict(list), Counter(), [], []
+    asked, asks_newest, high = 0, False, (rgb.shape[1] - 1, rgb.shape[0] - 1)
 
     def receive(msg: PointCloud2) -> None:
         answer = cloud_to_array(msg)
@@ -79,21 +72,17 @@ def soak(
         ids = np.arange(asked, asked + points, dtype=np.uint32)
         asked += points
         sent_s[int(ids[0])] = kind, time.monotonic()
-        publisher.publish(
-            query_cloud(rng.uniform([0, 0], [rgb.shape[1] - 1, rgb.shape[0] - 1], (points, 2)), header, ids)
-        )
+        publisher.publish(query_cloud(rng.uniform(0, high, (points, 2)), header, ids))
 
     client.answers = None
     client.create_subscription(PointCloud2, "/spd/depths", receive, 500)
     client.idle(1.0)
     started, next_late = time.monotonic(), time.monotonic() + 1
     frame = 0
-    queries = 0
     while time.monotonic() < started + seconds:
         header = client.header()
         client.images.publish(rgb_to_image(rgb, header))
         ask("latency_ms", client.queries, header)
-        queries += 1
         headers.append((time.monotonic(), header))
         if late_hz and time.monotonic() >= next_late:
             next_late += 1 / late_hz
@@ -101,7 +90,6 @@ def soak(
                 ask("newest_latency_ms", late, Header(frame_id=header.frame_id))
             else:
                 ask("late_latency_ms", late, next(h for t, h in reversed(headers) if time.monotonic() - t >= 0.5))
-            queries += 1
         headers = headers[-60:]
         frame += 1
         if frame % int(rate_hz) == 0:
@@ -112,7 +100,7 @@ def soak(
     diagnostics = {v.key: v.value for v in client.diagnostics.values}
     return {
         "images": frame,
-        "queries": queries,
+        "queries": asked // points,
         "answered": sum(map(len, latency_ms.values())),
         "points_by_status": {str(k): v for k, v in statuses.items()},
         **{
@@ -155,15 +143,13 @@ def sweep(settings: dict, seconds: float) -> list[dict]:
     for size, points, rate_hz, input_size in SWEEP:
         own = {"input_size": list(input_size)} if input_size else {}
         result = loaded(settings | own, seconds, rate_hz, points, size)
-        rows.append(
-            {
-                "image": f"{size[1]}x{size[0]}",
-                "network": "own" if input_size is None else f"{input_size[1]}x{input_size[0]}",
-                "points": points,
-                "rate_hz": rate_hz,
-            }
-        )
-        rows[-1] |= {name: result[name] for name in ("with_depth", "latency_ms", "overhead_ms", "encode_ms")}
+        row = {
+            "image": f"{size[1]}x{size[0]}",
+            "network": "own" if input_size is None else f"{input_size[1]}x{input_size[0]}",
+            "points": points,
+            "rate_hz": rate_hz,
+        }
+        rows.append(row | {name: result[name] for name in ("with_depth", "latency_ms", "overhead_ms", "encode_ms")})
     return rows
 
 
@@ -203,12 +189,11 @@ def fuzz(client: Client, process, rgb: np.ndarray, count: int) -> dict:
             client.spin(lambda due=asked - 20: len(client.answers) >= due, 60)
     client.spin(lambda: len(client.answers) >= asked, 60)
     client.idle(1.5)
-    alive = process.poll() is None
     counts = {v.key: int(v.value) for v in client.diagnostics.values if v.value.isdigit()}
     return {
         "sent": count,
         "answered": len(client.answers),
-        "alive": alive,
+        "alive": process.poll() is None,
         "counts": counts,
         "memory_mb": by_tenths(memory),
     }
