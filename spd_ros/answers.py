@@ -42,6 +42,7 @@ from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_frame,
 
 REMEMBERED_INFOS = 30
 OVERLAY_PICTURES = 8  # of the last images, while someone looks at the overlay; of all frames kept: 187 MB at 1080p
+MOST_DRAWN = 5_000  # points of an answer: 200,000 take the thread that answers for seconds
 WITHOUT_CAMERA = "depths assume the training focal length, x y z are NaN"
 
 
@@ -63,6 +64,7 @@ class Calibration:
     image_topic: str  # its name may say that the images are rectified
     statistics: Statistics
     problems: Problems
+    info_topic: str = "camera_info"
     infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=REMEMBERED_INFOS))  # the newest last
 
     def receive(self, msg: CameraInfo) -> None:
@@ -78,7 +80,7 @@ class Calibration:
         known; the reason is reported."""
         if (info := self.info(image)) is None:
             self.statistics.state("camera", "")
-            self.problems.report("calibration", f"no camera_info: {WITHOUT_CAMERA}")
+            self.problems.report("calibration", f"no camera_info on {self.info_topic}: {WITHOUT_CAMERA}")
             return None
         is_rectified = is_rectified_topic(self.image_topic) if rectified == "auto" else rectified == "true"
         try:
@@ -219,7 +221,8 @@ class Answers:
         self._publish(query, frame.header, uv, answer, since_s, applied, waypoint_depth_m)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
-            picture = draw_overlay(rgb, uv, answer.depth_m, caption=caption)
+            thin = slice(None, None, 1 + len(uv) // MOST_DRAWN)
+            picture = draw_overlay(rgb, uv[thin], answer.depth_m[thin], caption=caption)
             self.outputs["overlay"].publish(rgb_to_image(picture, frame.header))
 
     def refuse(self, query: Query, why: Status) -> None:

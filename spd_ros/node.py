@@ -134,7 +134,8 @@ class SPDNode(LifecycleNode):
         p, statistics, problems = self._settings, self._statistics, self._problems
         is_raw = p.image_transport == "raw"
         image_type, image_topic = (Image, "image") if is_raw else (CompressedImage, "image/compressed")
-        calibration = Calibration(self.resolve_topic_name(image_topic), statistics, problems)
+        resolved = self.resolve_topic_name
+        calibration = Calibration(resolved(image_topic), statistics, problems, resolved("camera_info"))
         self._transforms = FrameTransforms(self, p.waypoint_frame, p.waypoint_transform)
         scaling = Scaling(self._predictor, self._transforms, p, statistics, problems)
         answers = Answers(

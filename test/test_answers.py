@@ -16,7 +16,7 @@ from spd_core.message_fields import camera_info_fields
 from spd_core.messages import cloud_to_array
 from spd_core.predictor import Answer
 from spd_core.status import Status
-from spd_ros.answers import OVERLAY_PICTURES, REMEMBERED_INFOS, Answers, Calibration, CameraFrame
+from spd_ros.answers import MOST_DRAWN, OVERLAY_PICTURES, REMEMBERED_INFOS, Answers, Calibration, CameraFrame
 from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.diagnostics import Problems, Statistics
 from spd_ros.encoded import PendingImage
@@ -240,6 +240,17 @@ def test_a_query_without_points_has_an_overlay_without_points(answers):
     assert len(cloud_to_array(answers.outputs["depths"].sent[0])) == 0
     assert len(answers.outputs["overlay"].sent) == 1
     assert "errors" not in answers.statistics.snapshot()
+
+
+def test_of_very_many_points_some_are_drawn(answers, monkeypatch):
+    drawn, count = [], 200_000
+    monkeypatch.setattr("spd_ros.answers.draw_overlay", lambda rgb, uv, depth_m, caption: drawn.append(uv) or rgb)
+    nan = np.full((count, 3), np.nan)
+    encoded = SimpleNamespace(answer=lambda uv, scale: Answer(nan[:, 0], nan[:, 0], nan, np.zeros(count, np.uint8)))
+    frame = CameraFrame(at(1), weakref.ref(PICTURE), encoded, 0.0)
+    answers.answer(answers.read_query(query_cloud(np.zeros((count, 2)), frame.header)), frame)
+    assert len(cloud_to_array(answers.outputs["depths"].sent[0])) == count
+    assert MOST_DRAWN / 2 < len(drawn[0]) <= MOST_DRAWN
 
 
 def test_the_scale_is_told_of_frames_in_the_order_in_which_they_came(answers):
