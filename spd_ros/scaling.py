@@ -43,7 +43,8 @@ SOURCES: Mapping[str, tuple[type, Callable[[Any], References | KnownPoints]]] = 
 
 @dataclass
 class Scaling:
-    """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read` and `change`."""
+    """One camera's scale, by the parameters `scale` and `scale_factor`. For one thread, but for `read`, `give_up` and
+    `change`."""
 
     predictor: Predictor  # whose answers are scaled
     transforms: FrameTransforms  # from the frames of sensors and of the floor to the camera's

@@ -16,8 +16,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import Image, PointCloud2
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from support.robot import TOPICS, client, process_status, resident_mb, rgb  # noqa: F401
 
@@ -168,6 +168,21 @@ def test_queries_that_came_before_the_end_are_told(client):
         assert points["u"].tolist() == list(range(30))
         assert set(points["status"].tolist()) == {Status.SHUTTING_DOWN}
     client.answers.clear()
+
+
+def test_a_calibration_that_was_published_once_before_the_node_came_is_heard(client):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    camera = client.create_publisher(CameraInfo, "/camera_info", latched)
+    camera.publish(CameraInfo(width=640))
+    overrides = [rclpy.parameter.Parameter("runtime", value="torch")]
+    node = SPDNode(parameter_overrides=overrides, enable_communication_interface=False)
+    node.trigger_configure()
+    node.trigger_activate()
+    heard = node._answers.calibration.infos
+    client.spin(lambda: rclpy.spin_once(node, timeout_sec=0.01) or heard)
+    assert [info.width for info in heard] == [640]
+    node.close()
+    client.destroy_publisher(camera)
 
 
 def test_a_parameter_that_is_given_and_not_there_is_told(client, capfd):
