@@ -39,7 +39,10 @@ def start_nodes(context):
     given = {name: value[name] for name in ("weights", "device", "image_transport") if value[name]}
     clock = {"use_sim_time": _is_true(value["use_sim_time"])} if value["use_sim_time"] else {}
     given |= clock
-    parameters = [value["params_file"] or str(share / "config" / "spd.yaml"), *([given] if given else [])]
+    file = Path(value["params_file"] or share / "config" / "spd.yaml").expanduser()  # after `:=` no shell does it
+    if value["params_file"] and not file.is_file():  # launch would warn, and start the node without
+        raise ValueError(f"params_file:={value['params_file']} is no file")
+    parameters = [str(file), *([given] if given else [])]
     cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
     namespace = value["namespace"].strip(" /")
     root = "/" if value["namespace"].startswith("/") else ""

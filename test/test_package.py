@@ -133,9 +133,20 @@ def test_rviz_shows_the_topics_of_each_node(monkeypatch):
         ({"use_sim_time": "false"}, [{"use_sim_time": False}]),
     ],
 )
-def test_what_is_not_said_at_launch_is_the_files(monkeypatch, given, parameters):
+def test_what_is_not_said_at_launch_is_the_files(monkeypatch, tmp_path, given, parameters):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
     [node] = launched(monkeypatch, params_file="mine.yaml", **given)
     assert node["parameters"] == ["mine.yaml", *parameters]
+
+
+def test_a_file_of_parameters_that_is_not_there_starts_no_node(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"params_file:=~/mine\.yaml is no file"):
+        launched(monkeypatch, params_file="~/mine.yaml")
+    (tmp_path / "mine.yaml").touch()
+    [node] = launched(monkeypatch, params_file="~/mine.yaml")
+    assert node["parameters"] == [str(tmp_path / "mine.yaml")]
 
 
 def launched(monkeypatch, **given):
