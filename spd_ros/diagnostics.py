@@ -21,7 +21,8 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 
 SILENCE_S = 5.0  # without an image for so long, that is worth a warning
-# A problem that did not come again for so long is over: whatever lasts is found again with every image or query.
+# A problem that was told and did not come again for so long is over: whatever lasts is found again with every image or
+# query.
 FORGET_S = 10.0
 # The log repeats a problem that lasts, and says one that changes all the time, at most so often.
 REPEAT_S, CHANGE_S = 30.0, 2.0
@@ -107,8 +108,8 @@ class Statistics:
 
 
 class Problems:
-    """What is wrong now, by kind: said in the log when it appears, and on /diagnostics until it is resolved or has not
-    come again for `FORGET_S`. Every method may be called from any thread.
+    """What is wrong now, by kind: said in the log when it appears, and on /diagnostics until it is resolved, or was
+    there and has not come again for `FORGET_S`. Every method may be called from any thread.
 
     Args:
         statistics: counts failures.
@@ -120,6 +121,7 @@ class Problems:
         self._log = log
         self._lock = threading.Lock()
         self._now: dict[str, tuple[str, float]] = {}  # by kind: the text, and when it came last
+        self._told_s = -np.inf  # when all that is wrong was asked for last
         self._since_s: dict[str, float] = {}  # by kind: when it came first since it was resolved
         self._said: dict[str, tuple[str, float]] = {}  # by kind: what the log has, and since when
 
@@ -152,7 +154,8 @@ class Problems:
     def texts(self) -> list[str]:
         """What is wrong now."""
         with self._lock:
-            until_s = time.monotonic() - FORGET_S
+            now_s = time.monotonic()
+            until_s, self._told_s = min(now_s - FORGET_S, self._told_s), now_s
             self._now = {kind: (text, last_s) for kind, (text, last_s) in self._now.items() if last_s > until_s}
             return [text for text, _ in self._now.values()]
 

@@ -16,6 +16,7 @@ from spd_core.message_fields import camera_info_fields
 from spd_core.messages import cloud_to_array
 from spd_core.predictor import Answer
 from spd_core.status import Status
+from spd_ros import diagnostics
 from spd_ros.answers import MOST_DRAWN, OVERLAY_PICTURES, REMEMBERED_INFOS, Answers, Calibration, CameraFrame
 from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.diagnostics import Problems, Statistics
@@ -232,6 +233,21 @@ def test_a_bad_query_is_told_although_another_client_s_are_good(answers):
     for msg, failure in ((bad, Status.BAD_QUERY), (good, None)):
         assert answers.read_query(msg).failure == failure
         assert len(answers.problems.texts()) == 1
+
+
+@pytest.mark.parametrize("period_s", [1, 60])
+def test_a_problem_is_told_once_at_least_and_then_forgotten(answers, monkeypatch, period_s):
+    """Also where diagnostics come seldom."""
+    now_s = 1000.0
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now_s)
+    assert answers.problems.texts() == []
+    now_s += 0.5
+    answers.problems.report("query", "a bad one")
+    told = []
+    for _ in range(20):
+        now_s += period_s
+        told += answers.problems.texts()
+    assert told == ["a bad one"] * (9 if period_s == 1 else 1)
 
 
 def test_a_query_without_points_has_an_overlay_without_points(answers):
