@@ -262,17 +262,6 @@ class SPDNode(LifecycleNode):
         self._diagnostics.publish(DiagnosticArray(header=Header(stamp=stamp), status=[status]))
 
 
-def autostart(node: SPDNode) -> None:
-    """Configure and activate, where the parameters ask for it."""
-    try:
-        is_wanted = parameters.checked("autostart", node.get_parameter("autostart").value)
-    except parameters.ParameterError as error:
-        node.get_logger().error(str(error))
-        return
-    if is_wanted and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-        node.trigger_activate()
-
-
 def main() -> int:
     """Spin until SIGINT or SIGTERM, then answer what waits and leave with 0."""
     stop = False
@@ -300,7 +289,9 @@ def main() -> int:
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, request_stop)
-        autostart(node)
+        is_wanted = node.get_parameter("autostart").value is not False  # what is no truth value, configuring refuses
+        if is_wanted and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            node.trigger_activate()
         spin(node, lambda: stop, node.report)
     finally:
         node.close()
