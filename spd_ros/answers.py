@@ -24,7 +24,7 @@ from spd_core.camera_info import (
     intrinsics_of,
     is_rectified_topic,
 )
-from spd_core.errors import SPDError
+from spd_core.errors import MessageError, SPDError
 from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
 from spd_core.predictor import Answer, EncodedFrame, Predictor
@@ -78,12 +78,11 @@ class Calibration:
     def camera(self, image: Header, size: tuple[int, int], rectified: str) -> Camera | None:
         """The camera of an image of `size` (height, width) px; `rectified` is true, false or auto. None where it is not
         known; the reason is reported."""
-        if (info := self.info(image)) is None:
-            self.statistics.state("camera", "")
-            self.problems.report("calibration", f"no camera_info on {self.info_topic}: {WITHOUT_CAMERA}")
-            return None
+        info = self.info(image)
         is_rectified = is_rectified_topic(self.image_topic) if rectified == "auto" else rectified == "true"
         try:
+            if info is None:
+                raise MessageError(f"no camera_info on {self.info_topic}")
             camera = camera_from_info(info, size, is_rectified)
         except Exception as error:  # whatever it holds, images are answered without it
             self.statistics.state("camera", "")
@@ -217,7 +216,11 @@ class Answers:
         except Exception as error:  # out of device memory, say
             self.problems.failed("answer", error)
             answer, applied = _nothing(len(uv), Status.FAILED), 1.0
-        self._check_network(answer.status)
+        if bad := np.count_nonzero(answer.status == Status.NETWORK_NAN):
+            what = f"the network's depth is not a finite number at {bad} of {len(uv)} points"
+            self.problems.report("network", what)
+        elif (answer.status == Status.OK).any():
+            self.problems.resolved("network")
         self._publish(query, frame.header, uv, answer, since_s, applied, waypoint_depth_m)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
@@ -274,14 +277,6 @@ class Answers:
             return query.uv, _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
         return projected(points_m, frame.encoded.camera)
 
-    def _check_network(self, status: np.ndarray) -> None:
-        """Report depths that are not numbers."""
-        if bad := np.count_nonzero(status == Status.NETWORK_NAN):
-            what = f"the network's depth is not a finite number at {bad} of {len(status)} points"
-            self.problems.report("network", what)
-        elif (status == Status.OK).any():
-            self.problems.resolved("network")
-
     def _publish(
         self,
         query: Query,
@@ -295,8 +290,8 @@ class Answers:
         """Publish an answer; the time since `since_s` is the node's own."""
         topic = "depths"
         if query.waypoints_m is not None:
-            topic, nowhere_m = "waypoint_depths", _nan(len(uv))
-            waypoint_depth_m = nowhere_m if waypoint_depth_m is None else waypoint_depth_m
+            topic = "waypoint_depths"
+            waypoint_depth_m = _nan(len(uv)) if waypoint_depth_m is None else waypoint_depth_m
         self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
         now_s = time.monotonic()
         if query.is_grid:

@@ -35,7 +35,7 @@ def test_missing_camera_info_answers_depth_without_xyz(running, rgb):
     assert points["status"].tolist() == [Status.NO_CAMERA_INFO, Status.OUTSIDE_IMAGE]
     assert points["depth"][0] > 0
     assert np.isnan(points["x"]).all()
-    running.spin(lambda: "no camera_info on /camera/camera_info: " in running.diagnostics.message)
+    running.spin(lambda: "no camera_info on /camera/camera_info; " in running.diagnostics.message)
 
 
 def test_answers_are_the_predictors(running, rgb):
