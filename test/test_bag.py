@@ -437,6 +437,23 @@ def test_each_depth_image_belongs_to_one_image_and_the_nearer_wins(tmp_path):
         assert bag.pairing(TOPICS).partner == {1: 0, 4: 1}
 
 
+@pytest.mark.parametrize("late_ns", [50_000_000, 150_000_000])
+def test_frames_come_in_order_where_only_some_have_depth_and_it_is_late(tmp_path, late_ns):
+    """Of a depth camera of half the rate, whose images take their time to be registered."""
+    colours = [m for m in usual(8) if m[0] == COLOUR]
+    depths = [(DEPTH, ns + late_ns, m) for topic, ns, m in usual(8) if topic == DEPTH][::2]
+    path = recorded.write(tmp_path / "bag", sorted([*colours, *depths], key=lambda m: m[1]))
+    with Bag(path) as bag:
+        frames = list(bag.frames(Topics(COLOUR, DEPTH)))
+        assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(8)]
+        assert [frame.depth_m is not None for frame in frames] == [True, False] * 4
+        [file] = bag._files
+        read = file.messages  # one that is lost since it was counted costs itself
+        file.messages = lambda topics: (m for m in read(topics) if m.log_ns != depths[1][1])
+        frames = list(bag.frames(Topics(COLOUR, DEPTH)))
+    assert [frame.depth_m is not None for frame in frames] == [True, False, False, False, True, False, True, False]
+
+
 def test_a_recording_that_was_played_twice_has_its_truth_twice(tmp_path):
     messages = [(topic, ns + k * 10**9, message) for k in range(2) for topic, ns, message in usual(3)]
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:

@@ -123,7 +123,8 @@ class Bag:
     def frames(
         self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0
     ) -> Iterator[RecordedFrame]:
-        """The images with the depth image nearest in stamp, and the camera_info and the queries of their own stamp.
+        """The images, in order, with the depth image nearest in stamp, and the camera_info and the queries of their own
+        stamp.
 
         Images without a camera_info of their own take the latest before them, those before the first take that one.
         What is damaged costs what it is: an image its frame, depth and calibration themselves.
@@ -157,10 +158,10 @@ class Bag:
                 continue
             if not is_damaged:
                 parts.setdefault(image, []).append(message)
-            if image in latest and not missing[image]:
-                done = self._frame(parts.pop(image), latest.pop(image), topics)
-                if done is not None:
-                    yield done
+            while latest and not missing[first := next(iter(latest))]:  # in their order: depth may come late, or never
+                yield from self._frame(parts.pop(first), latest.pop(first), topics)
+        for image, info in latest.items():  # of a part that was there when it was counted
+            yield from self._frame(parts[image], info, topics)
 
     def left_out(self) -> list[str]:
         """What the last `frames` could not use, one line for each kind of thing."""
@@ -224,13 +225,14 @@ class Bag:
 
     # --- a frame of its parts
 
-    def _frame(self, messages: list[Recorded], latest: Recorded | None, topics: Topics) -> RecordedFrame | None:
+    def _frame(self, messages: list[Recorded], latest: Recorded | None, topics: Topics) -> Iterator[RecordedFrame]:
+        """The frame of its parts; none where its image cannot be read."""
         [image] = (message for message in messages if message.topic == topics.image)
         depth = next((message for message in messages if message.topic == topics.depth), None)
         stamp_ns, image_type = stamp_ns_of(image), self.topics[image.topic].type_name
         rgb = self._read(image, image_to_rgb if image_type == IMAGE else compressed_to_rgb)
         if rgb is None:
-            return None
+            return
         size, rectified = rgb.shape[:2], is_rectified_topic(image.topic)
         camera = info = None
         for info in [m for m in messages if m.topic == topics.camera_info] or filter(None, [latest]):
@@ -244,7 +246,7 @@ class Bag:
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             order = "<" if data[1] == 1 else ">"
             data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)) + data[12:]
-        return RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
+        yield RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:
         """What `use` makes of the message; None, counted, where that cannot be."""
