@@ -329,6 +329,14 @@ def test_another_frame_id_is_remarked(tmp_path):
     assert "depth has the frame_id 'depth_optical' and the image 'color_optical'" in choice.lines[-1]
 
 
+def test_the_slash_that_names_of_frames_began_with_makes_no_other_frame(tmp_path):
+    messages = [*colour("/cam/rgb/image", frame_id="/optical"), *depth("/cam/depth/image", frame_id="optical")]
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        choice = bag.choose()
+    assert choice.topics.depth == "/cam/depth/image"
+    assert not any("frame_id" in line for line in choice.lines)
+
+
 def test_what_was_chosen_and_what_else_there_was_is_said(tmp_path):
     with Bag(recorded.write(tmp_path / "bag", zed())) as bag:
         lines = bag.choose().lines

@@ -288,7 +288,7 @@ def _info_score(image: Content, info: Content) -> tuple[float, int]:
     score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
     is_same = False  # or unknown
     if image.frame_id and info.frame_id:
-        is_same = image.frame_id.lstrip("/") == info.frame_id.lstrip("/")  # tf's names began with one
+        is_same = image.frame_id == info.frame_id
         score += 2.0 if is_same else -1.0 if is_beside else -math.inf
     if not is_same and _are_of_two_cameras(image.topic, info.topic):
         score = -math.inf
@@ -303,7 +303,7 @@ def content_of(recorded: Recorded, topic: Topic) -> Content:
     empty = Content(recorded.topic, topic.type_name, topic.count)
     try:
         message = deserialised(recorded, topic.type_name)
-        frame_id = message.header.frame_id
+        frame_id = message.header.frame_id.lstrip("/")  # tf's names began with one
         if topic.type_name == INFO:
             size, calibrated = (int(message.height), int(message.width)), bool(message.k[0] > 0)
             return replace(empty, size=size, frame_id=frame_id, is_calibrated=calibrated)
