@@ -471,6 +471,18 @@ def test_messages_without_a_stamp_have_the_time_of_recording(tmp_path):
         assert shown.sec * 10**9 + shown.nanosec == frame.stamp_ns
 
 
+def test_a_recorder_whose_clock_is_past_2038(tmp_path):
+    late_ns, messages = 3_155_760_000 * 10**9, list(usual(3))
+    for _, _, message in messages:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    path = recorded.write(tmp_path / "bag", [(topic, ns - T0_NS + late_ns, message) for topic, ns, message in messages])
+    with Bag(path) as bag:
+        frames = list(bag.frames(TOPICS))
+    assert [frame.stamp_ns for frame in frames] == [late_ns + i * 10**8 for i in range(3)]
+    shown = [TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp for frame in frames]
+    assert [(stamp.sec % 2**32, stamp.nanosec) for stamp in shown] == [divmod(f.stamp_ns, 10**9) for f in frames]
+
+
 def test_serialisations_of_the_other_byte_order(tmp_path):
     messages = [
         (topic, log_ns, (m.__msgtype__, bytes(TYPES.serialize_cdr(m, m.__msgtype__, little_endian=False))))

@@ -245,7 +245,8 @@ class Bag:
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             order = "<" if data[1] == 1 else ">"
-            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)) + data[12:]
+            seconds, nanoseconds = divmod(stamp_ns, 10**9)  # of a clock that may be past 2038, where ROS's end
+            data = data[:4] + struct.pack(f"{order}II", seconds % 2**32, nanoseconds) + data[12:]
         yield RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:
