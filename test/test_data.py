@@ -333,6 +333,17 @@ def test_bts_list_line_pointing_nowhere(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_a_name_that_the_system_refuses_costs_its_line(tmp_path):
+    """As a folder does that one may not enter, but for root: asking whether the file exists raises an error."""
+    write_bts(tmp_path, inputs=".")
+    with (tmp_path / "nyudepthv2_train_files_with_gt.txt").open("a") as file:
+        file.write(f"kitchen_0001/{'x' * 300}.png kitchen_0001/sync_depth_00000.png 518.8579\n")
+    dataset = open_dataset(tmp_path)
+    dataset[1]
+    with pytest.raises(DataError, match=r"xx\.png cannot be opened \(File name too long\) \(.*, line 3\)"):
+        dataset[2]
+
+
 def test_depth_of_another_size_or_type(tmp_path):
     rgb, depth_m = frame(0)
     cv2.imwrite(str(tmp_path / "a.png"), rgb)
