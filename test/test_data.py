@@ -14,7 +14,7 @@ from spd_cli.commands import check, preview
 from spd_core.camera import Camera
 from spd_core.data import nyu
 from spd_core.data.augment import Augmentation
-from spd_core.data.check import mean_depth, summarise
+from spd_core.data.check import Summary, mean_depth, summarise
 from spd_core.data.images import read_colour, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
@@ -392,6 +392,13 @@ def test_check_and_preview(tmp_path, capsys):
     with pytest.raises(DataError, match="none has no suffix of a picture"):
         preview(tmp_path / "gone", out=tmp_path / "none")
     assert picture.std() > 20
+
+
+def test_a_summary_of_many_sizes_names_some_and_counts_the_others():
+    summary = Summary(sizes={(480 + i, 640) for i in range(5)})
+    assert summary.row()[2] == "640x480, 640x481, 640x482 and 2 more"
+    summary = Summary(sizes={(480, 640), (481, 640), (482, 640)})
+    assert summary.row()[2] == "640x480, 640x481, 640x482"
 
 
 def test_a_set_without_any_depth_is_not_whole(tmp_path, capsys):
