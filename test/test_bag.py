@@ -12,7 +12,7 @@ import pytest
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import CompressionMode
 from support import recorded
-from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
+from support.recorded import CAMERA, SIZE, T0_NS, depth_mm, image, info, picture, stamp, usual
 
 from spd_core.camera import Camera
 from spd_core.data.bag import Bag, find_topics, read_frames
@@ -165,6 +165,21 @@ def test_of_a_chunk_that_is_cut_the_beginning_is_read(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])  # only the footer is lost
     _, said = frames_of(path, 12)
     assert said == []
+
+
+def test_of_an_unfinished_mcap_file_only_the_chunks_of_a_topic_are_unpacked_for_it(tmp_path, monkeypatch):
+    """Or each cloud that is rare costs as much as all the images do."""
+    path = tmp_path / "unfinished.mcap"
+    others = [("/other", stamp(3), info(stamp(3), SIZE, "other"))]
+    recorded.write_mcap(path, sorted([*usual(12), *others], key=lambda message: message[1]), 3, "zstd")
+    path.write_bytes(path.read_bytes()[:-60])
+    with Bag(path) as bag:
+        [file] = bag._files
+        unpacked, content = [], file._content
+        monkeypatch.setattr(file, "_content", lambda piece: unpacked.append(piece) or content(piece))
+        assert [message.log_ns for message in file.messages({"/other"})] == [stamp(3)]
+        whole = [piece for piece in unpacked if piece.is_chunk and piece.is_whole]  # of the last not all is known
+        assert len(whole) == 1
 
 
 @pytest.mark.parametrize("has_index", [True, False])
