@@ -290,10 +290,11 @@ def test_what_is_not_metres_is_never_depth(tmp_path, messages, why):
     assert (why in refused[0]) if why else not refused
 
 
-def test_a_coded_topic_of_floats_costs_itself(tmp_path):
-    normals = cv2.imencode(".tiff", picture().astype(np.float32) / 255)[1].tobytes()
+@pytest.mark.parametrize(("form", "channels"), [("32FC3; tiff", 3), ("bayer_rggb8; tiff", 1)])
+def test_a_coded_topic_of_floats_costs_itself(tmp_path, form, channels):
+    normals = cv2.imencode(".tiff", picture()[..., :channels].astype(np.float32) / 255)[1].tobytes()
     topic = "/camera/surface/compressed"
-    messages = [*colour("/camera/color/image_raw"), (topic, stamp(0), compressed(stamp(0), "32FC3; tiff", normals))]
+    messages = [*colour("/camera/color/image_raw"), (topic, stamp(0), compressed(stamp(0), form, normals))]
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
         choice = bag.choose()
     assert choice.topics.image == "/camera/color/image_raw"
