@@ -15,7 +15,7 @@ from support import recorded
 from support.recorded import CAMERA, SIZE, T0_NS, depth_mm, image, info, picture, stamp, usual
 
 from spd_core.camera import Camera
-from spd_core.data.bag import Bag, find_topics, read_frames
+from spd_core.data.bag import MOST_HELD, Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
 from spd_core.data.mcap import _SCHEMA, MAGIC, _records
 from spd_core.data.samples import DataError
@@ -467,6 +467,17 @@ def test_frames_come_in_order_where_only_some_have_depth_and_it_is_late(tmp_path
         file.messages = lambda topics: (m for m in read(topics) if m.log_ns != depths[1][1])
         frames = list(bag.frames(Topics(COLOUR, DEPTH)))
     assert [frame.depth_m is not None for frame in frames] == [True, False, False, False, True, False, True, False]
+
+
+def test_a_query_about_the_first_image_at_the_end_holds_not_all_in_memory(tmp_path):
+    colours = [(COLOUR, stamp(i), image(stamp(i), picture(i), "rgb8")) for i in range(MOST_HELD + 20)]
+    asked = ("/q", stamp(MOST_HELD + 20), query_message(stamp(0), np.array([[3.0, 4.0]]), np.array([7])))
+    with Bag(recorded.write(tmp_path / "bag", [*colours, asked])) as bag:
+        frames = list(bag.frames(Topics(COLOUR, query="/q")))
+    numbers = [*range(1, MOST_HELD + 20)]
+    numbers.insert(21, 0)  # at each of the last 21 images there were MOST_HELD
+    assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in numbers]
+    assert [len(frame.queries) for frame in frames if frame.stamp_ns == stamp(0)] == [1]
 
 
 def test_a_recording_that_was_played_twice_has_its_truth_twice(tmp_path):

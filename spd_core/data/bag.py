@@ -37,6 +37,7 @@ from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
+MOST_HELD = 100  # frames in memory
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,15 @@ class Bag:
         self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0
     ) -> Iterator[RecordedFrame]:
         """The images, in order, with the depth image nearest in stamp, and the camera_info and the queries of their own
-        stamp.
+        stamp. One that lacks something still when MOST_HELD wait comes later.
 
         Images without a camera_info of their own take the latest before them, those before the first take that one.
         What is damaged costs what it is: an image its frame, depth and calibration themselves.
         """
         self._left_out = {}
         partner = self.pairing(topics, tolerance_s, depth_offset_s).partner
-        image_of_depth = {depth: image for image, depth in partner.items()}
         images_of = {
-            topics.depth: image_of_depth,
+            topics.depth: {depth: image for image, depth in partner.items()},
             topics.query: self._queried(topics),
             topics.camera_info: same_stamp(self._series(topics.camera_info), self._series(topics.image)),
         }
@@ -158,8 +158,8 @@ class Bag:
                 continue
             if not is_damaged:
                 parts.setdefault(image, []).append(message)
-            while latest and not missing[first := next(iter(latest))]:  # in their order: depth may come late, or never
-                yield from self._frame(parts.pop(first), latest.pop(first), topics)
+            while (ready := _ready([*latest], missing)) is not None:
+                yield from self._frame(parts.pop(ready), latest.pop(ready), topics)
         for image, info in latest.items():  # of a part that was there when it was counted
             yield from self._frame(parts[image], info, topics)
 
@@ -279,6 +279,13 @@ def _placed(messages: Iterable[Recorded], series_of: Callable[[str], Series]) ->
             place += int(ahead.argmax())
         yield message, place
         places[message.topic] = place + 1
+
+
+def _ready(waiting: list[int], missing: Counter[int]) -> int | None:
+    """The image whose frame comes next: the first, as soon as it lacks nothing; or the first that lacks nothing where
+    MOST_HELD wait for it, as a query may ask about the first of the recording at its end."""
+    among = waiting[:1] if len(waiting) < MOST_HELD else waiting
+    return next((image for image in among if not missing[image]), None)
 
 
 def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:
