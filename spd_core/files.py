@@ -79,7 +79,7 @@ def beside(folder: Path, name: str) -> Path:
     name = name.lstrip("/")
     spellings = [name, name.replace("\\", "/").lstrip("/")]
     spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
-    return next((folder / spelling for spelling in spellings if (folder / spelling).exists()), folder / name)
+    return next((folder / spelling for spelling in spellings if os.path.exists(folder / spelling)), folder / name)
 
 
 def printable(text: str) -> str:

@@ -127,8 +127,10 @@ def compressed_to_rgb(msg: Message, takes_depth: bool = False) -> np.ndarray:
     encoding = msg.format.partition(";")[0].strip()  # image_transport says what the image was, and then what it is now
     if encoding in DEPTH_ENCODINGS and not takes_depth:
         _row(encoding)
-    if encoding.startswith("bayer_") and (mosaic := _decoded(msg, 0, cv2.IMREAD_UNCHANGED)).ndim == 2:
-        return _converted(mosaic, encoding)
+    if encoding.startswith("bayer_"):
+        mosaic = _decoded(msg, 0, cv2.IMREAD_UNCHANGED)
+        if mosaic.ndim == 2 and mosaic.dtype.kind == "u":
+            return _converted(mosaic, encoding)
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 

@@ -12,10 +12,10 @@ import pytest
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import CompressionMode
 from support import recorded
-from support.recorded import CAMERA, T0_NS, depth_mm, image, info, picture, stamp, usual
+from support.recorded import CAMERA, SIZE, T0_NS, depth_mm, image, info, picture, stamp, usual
 
 from spd_core.camera import Camera
-from spd_core.data.bag import Bag, find_topics, read_frames
+from spd_core.data.bag import MOST_HELD, Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
 from spd_core.data.mcap import _SCHEMA, MAGIC, _records
 from spd_core.data.samples import DataError
@@ -165,6 +165,21 @@ def test_of_a_chunk_that_is_cut_the_beginning_is_read(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])  # only the footer is lost
     _, said = frames_of(path, 12)
     assert said == []
+
+
+def test_of_an_unfinished_mcap_file_only_the_chunks_of_a_topic_are_unpacked_for_it(tmp_path, monkeypatch):
+    """Or each cloud that is rare costs as much as all the images do."""
+    path = tmp_path / "unfinished.mcap"
+    others = [("/other", stamp(3), info(stamp(3), SIZE, "other"))]
+    recorded.write_mcap(path, sorted([*usual(12), *others], key=lambda message: message[1]), 3, "zstd")
+    path.write_bytes(path.read_bytes()[:-60])
+    with Bag(path) as bag:
+        [file] = bag._files
+        unpacked, content = [], file._content
+        monkeypatch.setattr(file, "_content", lambda piece: unpacked.append(piece) or content(piece))
+        assert [message.log_ns for message in file.messages({"/other"})] == [stamp(3)]
+        whole = [piece for piece in unpacked if piece.is_chunk and piece.is_whole]  # of the last not all is known
+        assert len(whole) == 1
 
 
 @pytest.mark.parametrize("has_index", [True, False])
@@ -437,6 +452,34 @@ def test_each_depth_image_belongs_to_one_image_and_the_nearer_wins(tmp_path):
         assert bag.pairing(TOPICS).partner == {1: 0, 4: 1}
 
 
+@pytest.mark.parametrize("late_ns", [50_000_000, 150_000_000])
+def test_frames_come_in_order_where_only_some_have_depth_and_it_is_late(tmp_path, late_ns):
+    """Of a depth camera of half the rate, whose images take their time to be registered."""
+    colours = [m for m in usual(8) if m[0] == COLOUR]
+    depths = [(DEPTH, ns + late_ns, m) for topic, ns, m in usual(8) if topic == DEPTH][::2]
+    path = recorded.write(tmp_path / "bag", sorted([*colours, *depths], key=lambda m: m[1]))
+    with Bag(path) as bag:
+        frames = list(bag.frames(Topics(COLOUR, DEPTH)))
+        assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in range(8)]
+        assert [frame.depth_m is not None for frame in frames] == [True, False] * 4
+        [file] = bag._files
+        read = file.messages  # one that is lost since it was counted costs itself
+        file.messages = lambda topics: (m for m in read(topics) if m.log_ns != depths[1][1])
+        frames = list(bag.frames(Topics(COLOUR, DEPTH)))
+    assert [frame.depth_m is not None for frame in frames] == [True, False, False, False, True, False, True, False]
+
+
+def test_a_query_about_the_first_image_at_the_end_holds_not_all_in_memory(tmp_path):
+    colours = [(COLOUR, stamp(i), image(stamp(i), picture(i), "rgb8")) for i in range(MOST_HELD + 20)]
+    asked = ("/q", stamp(MOST_HELD + 20), query_message(stamp(0), np.array([[3.0, 4.0]]), np.array([7])))
+    with Bag(recorded.write(tmp_path / "bag", [*colours, asked])) as bag:
+        frames = list(bag.frames(Topics(COLOUR, query="/q")))
+    numbers = [*range(1, MOST_HELD + 20)]
+    numbers.insert(21, 0)  # at each of the last 21 images there were MOST_HELD
+    assert [frame.stamp_ns for frame in frames] == [stamp(i) for i in numbers]
+    assert [len(frame.queries) for frame in frames if frame.stamp_ns == stamp(0)] == [1]
+
+
 def test_a_recording_that_was_played_twice_has_its_truth_twice(tmp_path):
     messages = [(topic, ns + k * 10**9, message) for k in range(2) for topic, ns, message in usual(3)]
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
@@ -452,6 +495,18 @@ def test_messages_without_a_stamp_have_the_time_of_recording(tmp_path):
     for frame in frames:  # and a node that is shown the image gets it too
         shown = TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp
         assert shown.sec * 10**9 + shown.nanosec == frame.stamp_ns
+
+
+def test_a_recorder_whose_clock_is_past_2038(tmp_path):
+    late_ns, messages = 3_155_760_000 * 10**9, list(usual(3))
+    for _, _, message in messages:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    path = recorded.write(tmp_path / "bag", [(topic, ns - T0_NS + late_ns, message) for topic, ns, message in messages])
+    with Bag(path) as bag:
+        frames = list(bag.frames(TOPICS))
+    assert [frame.stamp_ns for frame in frames] == [late_ns + i * 10**8 for i in range(3)]
+    shown = [TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp for frame in frames]
+    assert [(stamp.sec % 2**32, stamp.nanosec) for stamp in shown] == [divmod(f.stamp_ns, 10**9) for f in frames]
 
 
 def test_serialisations_of_the_other_byte_order(tmp_path):

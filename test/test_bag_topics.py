@@ -290,10 +290,11 @@ def test_what_is_not_metres_is_never_depth(tmp_path, messages, why):
     assert (why in refused[0]) if why else not refused
 
 
-def test_a_coded_topic_of_floats_costs_itself(tmp_path):
-    normals = cv2.imencode(".tiff", picture().astype(np.float32) / 255)[1].tobytes()
+@pytest.mark.parametrize(("form", "channels"), [("32FC3; tiff", 3), ("bayer_rggb8; tiff", 1)])
+def test_a_coded_topic_of_floats_costs_itself(tmp_path, form, channels):
+    normals = cv2.imencode(".tiff", picture()[..., :channels].astype(np.float32) / 255)[1].tobytes()
     topic = "/camera/surface/compressed"
-    messages = [*colour("/camera/color/image_raw"), (topic, stamp(0), compressed(stamp(0), "32FC3; tiff", normals))]
+    messages = [*colour("/camera/color/image_raw"), (topic, stamp(0), compressed(stamp(0), form, normals))]
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
         choice = bag.choose()
     assert choice.topics.image == "/camera/color/image_raw"
@@ -327,6 +328,14 @@ def test_another_frame_id_is_remarked(tmp_path):
         choice = bag.choose()
     assert choice.topics.depth == "/camera/depth/image_rect_raw"
     assert "depth has the frame_id 'depth_optical' and the image 'color_optical'" in choice.lines[-1]
+
+
+def test_the_slash_that_names_of_frames_began_with_makes_no_other_frame(tmp_path):
+    messages = [*colour("/cam/rgb/image", frame_id="/optical"), *depth("/cam/depth/image", frame_id="optical")]
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        choice = bag.choose()
+    assert choice.topics.depth == "/cam/depth/image"
+    assert not any("frame_id" in line for line in choice.lines)
 
 
 def test_what_was_chosen_and_what_else_there_was_is_said(tmp_path):

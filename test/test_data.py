@@ -14,7 +14,7 @@ from spd_cli.commands import check, preview
 from spd_core.camera import Camera
 from spd_core.data import nyu
 from spd_core.data.augment import Augmentation
-from spd_core.data.check import mean_depth, summarise
+from spd_core.data.check import Summary, mean_depth, summarise
 from spd_core.data.images import read_colour, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
@@ -333,6 +333,17 @@ def test_bts_list_line_pointing_nowhere(tmp_path):
         open_dataset(tmp_path)
 
 
+def test_a_name_that_the_system_refuses_costs_its_line(tmp_path):
+    """As a folder does that one may not enter, but for root: asking whether the file exists raises an error."""
+    write_bts(tmp_path, inputs=".")
+    with (tmp_path / "nyudepthv2_train_files_with_gt.txt").open("a") as file:
+        file.write(f"kitchen_0001/{'x' * 300}.png kitchen_0001/sync_depth_00000.png 518.8579\n")
+    dataset = open_dataset(tmp_path)
+    dataset[1]
+    with pytest.raises(DataError, match=r"xx\.png cannot be opened \(File name too long\) \(.*, line 3\)"):
+        dataset[2]
+
+
 def test_depth_of_another_size_or_type(tmp_path):
     rgb, depth_m = frame(0)
     cv2.imwrite(str(tmp_path / "a.png"), rgb)
@@ -381,6 +392,13 @@ def test_check_and_preview(tmp_path, capsys):
     with pytest.raises(DataError, match="none has no suffix of a picture"):
         preview(tmp_path / "gone", out=tmp_path / "none")
     assert picture.std() > 20
+
+
+def test_a_summary_of_many_sizes_names_some_and_counts_the_others():
+    summary = Summary(sizes={(480 + i, 640) for i in range(5)})
+    assert summary.row()[2] == "640x480, 640x481, 640x482 and 2 more"
+    summary = Summary(sizes={(480, 640), (481, 640), (482, 640)})
+    assert summary.row()[2] == "640x480, 640x481, 640x482"
 
 
 def test_a_set_without_any_depth_is_not_whole(tmp_path, capsys):

@@ -37,6 +37,7 @@ from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
+MOST_HELD = 100  # frames in memory
 
 
 @dataclass(frozen=True)
@@ -123,16 +124,16 @@ class Bag:
     def frames(
         self, topics: Topics, tolerance_s: float = TOLERANCE_S, depth_offset_s: float = 0.0
     ) -> Iterator[RecordedFrame]:
-        """The images with the depth image nearest in stamp, and the camera_info and the queries of their own stamp.
+        """The images, in order, with the depth image nearest in stamp, and the camera_info and the queries of their own
+        stamp. One that lacks something still when MOST_HELD wait comes later.
 
         Images without a camera_info of their own take the latest before them, those before the first take that one.
         What is damaged costs what it is: an image its frame, depth and calibration themselves.
         """
         self._left_out = {}
         partner = self.pairing(topics, tolerance_s, depth_offset_s).partner
-        image_of_depth = {depth: image for image, depth in partner.items()}
         images_of = {
-            topics.depth: image_of_depth,
+            topics.depth: {depth: image for image, depth in partner.items()},
             topics.query: self._queried(topics),
             topics.camera_info: same_stamp(self._series(topics.camera_info), self._series(topics.image)),
         }
@@ -157,10 +158,10 @@ class Bag:
                 continue
             if not is_damaged:
                 parts.setdefault(image, []).append(message)
-            if image in latest and not missing[image]:
-                done = self._frame(parts.pop(image), latest.pop(image), topics)
-                if done is not None:
-                    yield done
+            while (ready := _ready([*latest], missing)) is not None:
+                yield from self._frame(parts.pop(ready), latest.pop(ready), topics)
+        for image, info in latest.items():  # of a part that was there when it was counted
+            yield from self._frame(parts[image], info, topics)
 
     def left_out(self) -> list[str]:
         """What the last `frames` could not use, one line for each kind of thing."""
@@ -224,13 +225,14 @@ class Bag:
 
     # --- a frame of its parts
 
-    def _frame(self, messages: list[Recorded], latest: Recorded | None, topics: Topics) -> RecordedFrame | None:
+    def _frame(self, messages: list[Recorded], latest: Recorded | None, topics: Topics) -> Iterator[RecordedFrame]:
+        """The frame of its parts; none where its image cannot be read."""
         [image] = (message for message in messages if message.topic == topics.image)
         depth = next((message for message in messages if message.topic == topics.depth), None)
         stamp_ns, image_type = stamp_ns_of(image), self.topics[image.topic].type_name
         rgb = self._read(image, image_to_rgb if image_type == IMAGE else compressed_to_rgb)
         if rgb is None:
-            return None
+            return
         size, rectified = rgb.shape[:2], is_rectified_topic(image.topic)
         camera = info = None
         for info in [m for m in messages if m.topic == topics.camera_info] or filter(None, [latest]):
@@ -243,8 +245,9 @@ class Bag:
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             order = "<" if data[1] == 1 else ">"
-            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)) + data[12:]
-        return RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
+            seconds, nanoseconds = divmod(stamp_ns, 10**9)  # of a clock that may be past 2038, where ROS's end
+            data = data[:4] + struct.pack(f"{order}II", seconds % 2**32, nanoseconds) + data[12:]
+        yield RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:
         """What `use` makes of the message; None, counted, where that cannot be."""
@@ -276,6 +279,13 @@ def _placed(messages: Iterable[Recorded], series_of: Callable[[str], Series]) ->
             place += int(ahead.argmax())
         yield message, place
         places[message.topic] = place + 1
+
+
+def _ready(waiting: list[int], missing: Counter[int]) -> int | None:
+    """The image whose frame comes next: the first, as soon as it lacks nothing; or the first that lacks nothing where
+    MOST_HELD wait for it, as a query may ask about the first of the recording at its end."""
+    among = waiting[:1] if len(waiting) < MOST_HELD else waiting
+    return next((image for image in among if not missing[image]), None)
 
 
 def _registered(message: Any, size: tuple[int, int]) -> np.ndarray:

@@ -43,6 +43,7 @@ class Summary:
     def row(self) -> list[str]:
         """The cells of `spd data check`: images, broken, sizes, depth, median, without depth, focal."""
         sizes = ", ".join(f"{width}x{height}" for height, width in sorted(self.sizes)[:3])
+        sizes += f" and {len(self.sizes) - 3} more" * (len(self.sizes) > 3)
         depth = f"{self.nearest_m:.2f} ... {self.farthest_m:.2f}" if self.medians_m else "-"
         median = f"{np.median(self.medians_m):.2f}" if self.medians_m else "-"
         invalid = f"{np.mean(self.invalid):.1%}" if self.invalid else "-"

@@ -7,6 +7,7 @@ was made from the turned picture, which its size shows, has the picture turned t
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def _decoding(file: Path) -> Iterator[None]:
         raise DataError(f"{file} is no picture in colours: {error}") from error
     except (OSError, CodingError) as error:
         magic = MAGIC.get(file.suffix.lower(), PNG_START)
-        what = f"; it cannot be decoded as an image: {error}" if file.exists() else ""
+        what = f"; it cannot be decoded as an image: {error}" if os.path.exists(file) else ""
         raise DataError(f"{file} {problem(file, magic)}{what}") from error
 
 

@@ -189,30 +189,36 @@ class McapStorage:
             else:
                 is_message = opcode == _MESSAGE and stop - at >= 22
                 piece = _Piece(struct.unpack_from("<Q", data, at + 6)[0] if is_message else 0, at - 9, stop, False)
-            self._scan_piece(piece)
+            piece = self._scanned(piece)
             if opcode in (_CHUNK, _MESSAGE):
                 self._pieces.append(piece)
         if not is_whole:
             if data[last : last + 1] == bytes([_CHUNK]) and last + 49 <= len(data):
                 cut = _Piece(struct.unpack_from("<Q", data, last + 9)[0], last + 9, len(data), True, is_whole=False)
-                self._scan_piece(cut)
-                self._pieces.append(cut)
+                self._pieces.append(self._scanned(cut))
             self.faults.append(
                 f"{self.path} is unfinished or damaged from byte {last} of {len(data)}: what comes before is read;"
                 " `mcap recover` repairs it"
             )
 
-    def _scan_piece(self, piece: _Piece) -> None:
-        """Note the channels in it and count its messages; what is damaged is told when it is read."""
+    def _scanned(self, piece: _Piece) -> _Piece:
+        """The piece with the channels of its messages, which are counted, as those that it defines are noted; what is
+        damaged is told when it is read."""
+        counts = Counter[int]()
         try:
             content, begin, end = self._content(piece)
+            stop = begin
             for opcode, at, stop in _records(content, begin, end):
                 if opcode == _MESSAGE and stop - at >= 22:
-                    self._counts[struct.unpack_from("<H", content, at)[0]] += 1
+                    counts[struct.unpack_from("<H", content, at)[0]] += 1
                 elif opcode in (_SCHEMA, _CHANNEL):
                     self._define(opcode, at, content)
+            if stop == end:
+                piece = piece._replace(channels=frozenset(counts))
         except (ValueError, struct.error):
             pass
+        self._counts += counts
+        return piece
 
     def _define(self, opcode: int, at: int, data: bytes | mmap.mmap) -> None:
         """Remember a schema or a channel.

@@ -16,7 +16,6 @@ from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-COLOUR_SUFFIXES = (".rgb", ".color")  # of the stem
 # Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
 # but one at the edge is the middle of a picture of twice the size.
 OFF_CENTRE = 0.42
@@ -151,7 +150,7 @@ def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
     """Of pictures those with depth, one for each: `<name>.rgb.*` and `<name>.color.*` before `<name>.*`. What is left
     over is said."""
     by_depth: dict[Path, Path] = {}
-    for file in sorted(pictures, key=lambda file: not file.stem.endswith(COLOUR_SUFFIXES)):
+    for file in sorted(pictures, key=lambda file: file.stem == _name(file)):
         if (depth := _depth_file(file)).exists():
             by_depth.setdefault(depth, file)
     chosen = set(by_depth.values())
@@ -170,10 +169,7 @@ def _depth_file(image_file: Path) -> Path:
 
 def _name(image_file: Path) -> str:
     """Of the frame: without what says that it is its picture."""
-    stem = image_file.stem
-    for suffix in COLOUR_SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    return stem
+    return image_file.stem.removesuffix(".rgb").removesuffix(".color")
 
 
 def open_folder(path: Path, split: str) -> RGBDFolder | None:

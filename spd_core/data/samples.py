@@ -129,15 +129,10 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
     return Subset(dataset, np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
 
 
-def known_median_m(depth_m: np.ndarray) -> float:
-    """Median of the known depths of a map [H, W] m; 0 where there is none."""
-    known_m = depth_m[depth_m > 0]
-    return float(np.median(known_m)) if known_m.size else 0.0
-
-
 def unit_fault(depth_m: np.ndarray) -> str:
     """What is wrong with a depth map [H, W] m that is of no room and no street, or ""."""
-    median_m = known_median_m(depth_m)
+    known_m = depth_m[depth_m > 0]
+    median_m = np.median(known_m) if known_m.size else 0.0
     if median_m > PLAUSIBLE_MEDIAN_M:
         return f"the median depth is {median_m:.0f} m; is it in millimetres?"
     if 0 < median_m < LEAST_MEDIAN_M:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from ..camera_info import is_rectified_topic
@@ -43,7 +44,7 @@ _WORDS = {
         *("colored", "colormap", "colorized", "preview", "thumbnail"),
     ),
 }
-_SIDES = (("left", "right"), ("front", "rear"), ("front", "back"))
+_SIDES = ({"left", "right"}, {"front", "rear"}, {"front", "back"})
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _NO_COLOUR = ("16UC1", "32FC1")
 _ALIGNED = {"aligned", "registered", "registration"}
@@ -90,12 +91,13 @@ class Choice:
     expects_depth: bool
 
 
-# Of a colour topic and a depth topic: what share of the images has a depth image of its time.
-Matched = Callable[[str, str], float]
-
-
-def choose(path: object, contents: list[Content], given: dict[str, str | None], matched: Matched) -> Choice:
+def choose(
+    path: object, contents: list[Content], given: dict[str, str | None], matched: Callable[[str, str], float]
+) -> Choice:
     """The topics of a recording; a name that is `given` (by "image", "depth", "camera_info", "query") is taken instead.
+
+    Args:
+        matched: of a colour topic and a depth topic: what share of the images has a depth image of its time.
 
     Raises:
         DataError: a named topic that it lacks or that cannot be what it was named for, or no colour image.
@@ -191,23 +193,20 @@ def _parts(topic: str) -> list[str]:
     return parts
 
 
-def _folder(topic: str) -> str:
-    return "/".join(_parts(topic)[:-1])
+def _folder(topic: str) -> list[str]:
+    return _parts(topic)[:-1]
 
 
-def _words(part: str) -> list[str]:
-    """image_rect -> image, rect; depthImage -> depth, image; infra1 -> infra."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)]
+def _words(topic: str) -> list[str]:
+    """/cam/image_rect -> cam, image, rect; depthImage -> depth, image; infra1 -> infra."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", "/".join(_parts(topic)))]
 
 
 def _kind(topic: str) -> str:
     """What the name says that the topic holds: a key of `_WORDS`, or ""."""
-    for part in reversed(_parts(topic)):
-        # depth_to_rgb is depth, and rgb_to_depth colour, seen from the other camera
-        for word in reversed(_words(re.sub(r"_to_[A-Za-z0-9]+", "", part))):
-            if word in _KINDS:
-                return _KINDS[word]
-    return ""
+    # depth_to_rgb is depth, and rgb_to_depth colour, seen from the other camera
+    words = _words(re.sub(r"_to_[A-Za-z0-9]+", "", topic))
+    return next((_KINDS[word] for word in reversed(words) if word in _KINDS), "")
 
 
 def _is_own(topic: str) -> bool:
@@ -241,7 +240,7 @@ def _why_no_depth(content: Content) -> str:
 
 def _colour_score(content: Content) -> float | None:
     """How much a topic looks like the colour image; None where it cannot be."""
-    kind, words = _kind(content.topic), [w for part in _parts(content.topic) for w in _words(part)]
+    kind, words = _kind(content.topic), _words(content.topic)
     if content.encoding in ("", *_NO_COLOUR) or _is_own(content.topic):
         return None
     is_grey = content.encoding.startswith(("mono", "8UC1"))
@@ -256,7 +255,7 @@ def _colour_score(content: Content) -> float | None:
 
 def _pair_score(image: Content, depth: Content) -> float:
     """How much a depth topic looks registered to this image."""
-    words = {word for part in _parts(depth.topic) for word in _words(part)}
+    words = set(_words(depth.topic))
     score = 8.0 if image.size == depth.size else -8.0
     if image.frame_id and depth.frame_id:
         score += 4.0 if image.frame_id == depth.frame_id else -2.0
@@ -270,28 +269,26 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
     """Whether names that two topics have in common are numbered differently in them, or one is left and the other
     right, front and rear: cam_0 and cam_1."""
     numbers = [dict(re.findall(r"([a-z]+)_?(\d+)", topic.lower())) for topic in (a, b)]
-    words = [{word for part in _parts(topic) for word in _words(part)} for topic in (a, b)]
-    sides = [[word in found for found in words] for pair in _SIDES for word in pair]
-    are_opposite = any(here != there and here == there[::-1] for here, there in zip(sides[::2], sides[1::2]))
+    sides = [(both & set(_words(a)), both & set(_words(b))) for both in _SIDES]
+    are_opposite = any(here and there and not here & there for here, there in sides)
     both = numbers[0].keys() & numbers[1].keys()
     return are_opposite or any(int(numbers[0][name]) != int(numbers[1][name]) for name in both)
 
 
 def _shared(a: str, b: str) -> int:
     """How many names two topics begin with in common."""
-    pairs = zip(_parts(a)[:-1], _parts(b)[:-1])
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(_parts(a)), len(_parts(b))) - 1)
+    return len(list(takewhile(bool, map(str.__eq__, _folder(a), _folder(b)))))
 
 
 def _info_score(image: Content, info: Content) -> tuple[float, int]:
     """How much a camera_info looks like that of an image; below zero: of another camera."""
     neutral = {"image", "camera", "info", "raw", "color", "mono", "rect"}
-    words, own = ({w for part in _parts(t) for w in _words(part)} - neutral for t in (info.topic, image.topic))
+    words, own = (set(_words(topic)) - neutral for topic in (info.topic, image.topic))
     is_beside = _folder(info.topic) == _folder(image.topic)
     score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
     is_same = False  # or unknown
     if image.frame_id and info.frame_id:
-        is_same = image.frame_id.lstrip("/") == info.frame_id.lstrip("/")  # tf's names began with one
+        is_same = image.frame_id == info.frame_id
         score += 2.0 if is_same else -1.0 if is_beside else -math.inf
     if not is_same and _are_of_two_cameras(image.topic, info.topic):
         score = -math.inf
@@ -306,7 +303,7 @@ def content_of(recorded: Recorded, topic: Topic) -> Content:
     empty = Content(recorded.topic, topic.type_name, topic.count)
     try:
         message = deserialised(recorded, topic.type_name)
-        frame_id = message.header.frame_id
+        frame_id = message.header.frame_id.lstrip("/")  # tf's names began with one
         if topic.type_name == INFO:
             size, calibrated = (int(message.height), int(message.width)), bool(message.k[0] > 0)
             return replace(empty, size=size, frame_id=frame_id, is_calibrated=calibrated)
