@@ -15,6 +15,7 @@ from .diagnostics import Problems
 # For a message that was published once, before this node was there. Subscribed to beside the usual one, which does not
 # get it, and only where there is such a publisher: all others would warn that they cannot serve it.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MOST_UNREAD = 5000  # messages that Fast DDS lets wait in a queue for all
 
 
 class Inputs:
@@ -48,7 +49,7 @@ class Inputs:
     def close(self) -> None:
         for reader in self._answered:  # what has come and was not read yet would be gone with it
             read: Any = reader.callback
-            for _ in range(reader.qos_profile.depth):
+            for _ in range(MOST_UNREAD):
                 if (taken := reader.handle.take_message(reader.msg_type, reader.raw)) is None:
                     break
                 read(taken[0])

@@ -13,7 +13,7 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from spd_core.errors import SPDError
 from spd_core.runtimes import PRECISIONS, RUNTIMES
@@ -180,13 +180,13 @@ class Settings:
     qos: Mapping[str, QoSProfile] = field(default_factory=dict)  # by topic
 
 
-# topic -> its default reliability and how many messages wait in its queue, and what to know about the first. DDS drops
-# what is too much for a queue and tells nobody; of queries the scheduler refuses it.
+# topic -> its default reliability and how many messages wait in its queue, 0 for all that come, and what to know about
+# the first. DDS drops what is too much for a queue and tells nobody; of queries the scheduler refuses it.
 _QOS = {
     "image": ("best_effort", 5, "best_effort accepts every publisher"),
     "camera_info": ("best_effort", 5, "best_effort accepts every publisher; latched ones are heard in any case"),
-    "query_points": ("reliable", 1000, "best_effort accepts every publisher, but may lose queries"),
-    "waypoints": ("reliable", 1000, "best_effort accepts every publisher, but may lose paths"),
+    "query_points": ("reliable", 0, "best_effort accepts every publisher, but may lose queries"),
+    "waypoints": ("reliable", 0, "best_effort accepts every publisher, but may lose paths"),
     "reference_depths": ("best_effort", 5, "best_effort accepts every publisher"),
     "reference_scan": ("best_effort", 5, "best_effort accepts every publisher"),
     "reference_range": ("best_effort", 5, "best_effort accepts every publisher"),
@@ -199,8 +199,8 @@ PARAMETERS: dict[str, Row] = {f.name: f.metadata["row"] for f in fields(Settings
 for _topic, (_reliability, _history, _note) in _QOS.items():
     _about = f"QoS reliability of the topic {_topic}: reliable or best_effort; {_note}"
     PARAMETERS[f"{_topic}_reliability"] = _one_of(_reliability, ("reliable", "best_effort"), _about).metadata["row"]
-    _about = f"QoS history of the topic {_topic}: how many messages may wait"
-    PARAMETERS[f"{_topic}_history"] = _between(_history, 1, 10_000, _about).metadata["row"]
+    _about = f"QoS history of the topic {_topic}: how many messages may wait" + "; 0: all" * (_history == 0)
+    PARAMETERS[f"{_topic}_history"] = _between(_history, min(_history, 1), 10_000, _about).metadata["row"]
 
 
 def declare(node: Node) -> None:
@@ -228,7 +228,8 @@ def read(node: Node) -> Settings:
         topic: QoSProfile(
             reliability=ReliabilityPolicy[values.pop(f"{topic}_reliability").upper()],
             durability=DurabilityPolicy.VOLATILE,
-            depth=values.pop(f"{topic}_history"),
+            depth=(depth := values.pop(f"{topic}_history")),
+            history=HistoryPolicy.KEEP_LAST if depth else HistoryPolicy.KEEP_ALL,
         )
         for topic in _QOS
     }

@@ -92,7 +92,7 @@ def test_waypoints_in_an_unknown_frame(running, rgb, ask_waypoints):
 
 def test_bursts_of_queries_and_paths_are_answered(running, rgb):
     """More at once than the scheduler lets wait: the answers say so, none is missing."""
-    header, count = running.show(rgb), 300
+    header, count = running.show(rgb), 2000
     assert running.statuses([[1, 1]], header) == [Status.OK]
     queries = running.create_publisher(PointCloud2, "/spd/query_points", count)
     paths, of_paths = running.create_publisher(Path, "/spd/waypoints", count), []
@@ -105,7 +105,7 @@ def test_bursts_of_queries_and_paths_are_answered(running, rgb):
     ):
         for _ in range(count):
             publisher.publish(message)
-        running.spin(lambda answers=answers: len(answers) >= count, 10)
+        running.spin(lambda answers=answers: len(answers) >= count, 20)
         running.idle(0.2)
         assert len(answers) == count
         assert {int(cloud_to_array(msg)["status"][0]) for msg in answers} <= {Status.OK, Status.TIMED_OUT}
