@@ -7,7 +7,6 @@ import json as json_format
 import math
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -93,7 +92,6 @@ def ask(
         if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
             raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
     if camera is not None and camera.isdecimal():
-        _check_device(camera)
         sources, camera = [*sources, camera], None
     if not sources:
         raise AskError("no picture was named: spd ask photo.jpg 320,240")
@@ -170,15 +168,6 @@ def _no_pixel(word: str) -> str:
     if len(numbers) == 2 and all(math.isfinite(float(number)) for number in numbers):
         return f"pixels are u,v; got {word!r}, did you mean {','.join(numbers)}?"
     return f"pixels are u,v, two numbers, say 320,240; got {word!r}"
-
-
-def _check_device(number: str) -> None:
-    """Say of a --camera that is one number that there is no such camera; elsewhere than on Linux, that it is large."""
-    if not (os.path.exists(f"/dev/video{number}") if sys.platform == "linux" else len(number) < 3):
-        raise AskError(
-            f"camera {number} cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a file with them, or"
-            " the number of a camera to look through, 0 for the first"
-        )
 
 
 def _points(words: list[str]) -> np.ndarray:
