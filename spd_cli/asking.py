@@ -9,7 +9,6 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -130,7 +129,9 @@ def ask(
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)
-            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(_words(asked)))
+            metres = map(in_metres, asked.answer.depth_m, asked.answer.sigma_m)
+            said = (f"{u:g},{v:g}: {words}" for (u, v), words in zip(asked.uv, metres))
+            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(said))
         else:
             _show(asked)
         if out is not None:
@@ -214,11 +215,6 @@ def _show(asked: Asked) -> None:
         table.add_row(f"{u:g}", f"{v:g}", *numbers, "" if status == Status.OK else Status(status).name)
     make_console().print(table)
     say(about_the_camera(asked.known, asked.frame) + ("" if asked.known.camera else " Without it there is no x y z."))
-
-
-def _words(asked: Asked) -> Iterator[str]:
-    for (u, v), depth_m, sigma_m in zip(asked.uv, asked.answer.depth_m, asked.answer.sigma_m):
-        yield f"{u:g},{v:g}: {in_metres(depth_m, sigma_m)}"
 
 
 def _record(asked: Asked) -> dict:
