@@ -151,14 +151,14 @@ class Parser(ArgumentParser):
                 raise FileError(f"{file}: {name} is {value!r}; expected lines of 'name: value' below it")
         return self.parse_string(text, file.name, *arguments, **options)
 
-    def format_help(self) -> str:
+    def format_help(self, *arguments: Any, **options: Any) -> str:
         """The help, with arguments as one writes them: words in the place of a list, nothing between the words of a
         command."""
         self.prog = self.prog.replace(" [options]", "")
         for action in self._actions:
             if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
                 action.metavar = f"{action.dest} ..."
-        text = re.sub(r"\s+\(required,\s+type:[^)]*\)", "", super().format_help())
+        text = re.sub(r"\s+\(required,\s+type:[^)]*\)", "", super().format_help(*arguments, **options))
         return re.sub(r"<class\s+'(\w+)'>", r"\1", text)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
