@@ -7,10 +7,8 @@ import json as json_format
 import math
 import os
 import re
-import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -93,7 +91,6 @@ def ask(
         if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
             raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
     if camera is not None and camera.isdecimal():
-        _check_device(camera)
         sources, camera = [*sources, camera], None
     if not sources:
         raise AskError("no picture was named: spd ask photo.jpg 320,240")
@@ -132,7 +129,9 @@ def ask(
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)
-            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(_words(asked)))
+            metres = map(in_metres, asked.answer.depth_m, asked.answer.sigma_m)
+            said = (f"{u:g},{v:g}: {words}" for (u, v), words in zip(asked.uv, metres))
+            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(said))
         else:
             _show(asked)
         if out is not None:
@@ -170,15 +169,6 @@ def _no_pixel(word: str) -> str:
     if len(numbers) == 2 and all(math.isfinite(float(number)) for number in numbers):
         return f"pixels are u,v; got {word!r}, did you mean {','.join(numbers)}?"
     return f"pixels are u,v, two numbers, say 320,240; got {word!r}"
-
-
-def _check_device(number: str) -> None:
-    """Say of a --camera that is one number that there is no such camera; elsewhere than on Linux, that it is large."""
-    if not (os.path.exists(f"/dev/video{number}") if sys.platform == "linux" else len(number) < 3):
-        raise AskError(
-            f"camera {number} cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a file with them, or"
-            " the number of a camera to look through, 0 for the first"
-        )
 
 
 def _points(words: list[str]) -> np.ndarray:
@@ -225,11 +215,6 @@ def _show(asked: Asked) -> None:
         table.add_row(f"{u:g}", f"{v:g}", *numbers, "" if status == Status.OK else Status(status).name)
     make_console().print(table)
     say(about_the_camera(asked.known, asked.frame) + ("" if asked.known.camera else " Without it there is no x y z."))
-
-
-def _words(asked: Asked) -> Iterator[str]:
-    for (u, v), depth_m, sigma_m in zip(asked.uv, asked.answer.depth_m, asked.answer.sigma_m):
-        yield f"{u:g},{v:g}: {in_metres(depth_m, sigma_m)}"
 
 
 def _record(asked: Asked) -> dict:

@@ -92,10 +92,9 @@ def evaluate_checkpoint(
         )
     say_without_camera(first)
     result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
-    scored = {
-        weights: result["mean"],
-        **({f"always {constant_m:.2f} m": result["constant"]} if constant_m is not None else {}),
-    }
+    scored = {weights: result["mean"]}
+    if constant_m is not None:
+        scored[f"always {constant_m:.2f} m"] = result["constant"]
     title = f"{result['mean']['n_images']} images of {data} ({result['layout']})"
     table = Table("", *map(printable, scored), title=printable(title))
     for name in result["mean"]:

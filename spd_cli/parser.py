@@ -6,7 +6,6 @@ import argparse
 import difflib
 import inspect
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -65,13 +64,9 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
         elif "=" not in word and word not in ("--help", "-h"):
             options += words[:1]
             words = words[1:]
-    as_yaml = re.sub(r"[\x7f-\x9f\ufeff\ufffe\uffff]", _escaped, json.dumps(positional, ensure_ascii=False))
-    return [arguments[0], as_yaml, *options]
-
-
-def _escaped(found: re.Match[str]) -> str:
-    """A character that YAML does not take as it is; of others, beyond 16 bits, it takes no escapes as JSON has them."""
-    return f"\\u{ord(found[0]):04x}"
+    # Characters that YAML does not take as they are; of others, beyond 16 bits, it takes no escapes as JSON has them.
+    not_yaml, words_in_one = r"[\x7f-\x9f\ufeff\ufffe\uffff]", json.dumps(positional, ensure_ascii=False)
+    return [arguments[0], re.sub(not_yaml, lambda found: f"\\u{ord(found[0]):04x}", words_in_one), *options]
 
 
 def check_unused(command: Callable, why: str, **options: Any) -> None:
@@ -83,17 +78,11 @@ def check_unused(command: Callable, why: str, **options: Any) -> None:
 
 def check_text(arguments: list[str]) -> None:
     """Say of an argument that it is no text: the parser, which reads YAML, would say something else."""
+    encoding = sys.getfilesystemencoding().upper()
+    way_on = "rename it" if encoding == "UTF-8" else "rename it, or set PYTHONUTF8=1 where it is UTF-8"
     for argument in arguments:
-        if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's bytes that are no UTF-8
-            raise FileError(f"the name {argument} {_why_no_text(argument)}")
-
-
-def _why_no_text(argument: str) -> str:
-    try:
-        os.fsencode(argument).decode("utf-8")
-    except UnicodeDecodeError:
-        return "is not UTF-8; expected one that is: rename it"
-    return f"is UTF-8, which Python does not read here ({sys.getfilesystemencoding()}); set PYTHONUTF8=1"
+        if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's bytes that are no text
+            raise FileError(f"the name {argument} is not {encoding}; expected one that is: {way_on}")
 
 
 def check_settings_files(arguments: list[str]) -> None:
@@ -162,6 +151,16 @@ class Parser(ArgumentParser):
                 raise FileError(f"{file}: {name} is {value!r}; expected lines of 'name: value' below it")
         return self.parse_string(text, file.name, *arguments, **options)
 
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        """The help, with arguments as one writes them: words in the place of a list, nothing between the words of a
+        command."""
+        self.prog = self.prog.replace(" [options]", "")
+        for action in self._actions:
+            if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
+                action.metavar = f"{action.dest} ..."
+        text = re.sub(r"\s+\(required,\s+type:[^)]*\)", "", super().format_help(*arguments, **options))
+        return re.sub(r"<class\s+'(\w+)'>", r"\1", text)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line."""
         unknown = re.search(
@@ -169,26 +168,23 @@ class Parser(ArgumentParser):
             r" is not",
             message,
         )
-        message = " ".join(message.split())
+        message, asked = " ".join(message.split()), _asked(self, sys.argv[1:])
         if unknown:
             name = next(filter(None, unknown.groups()))
-            known = _option_names(self, sys.argv[1:])
+            known = [option.lstrip("-") for action in asked._actions for option in action.option_strings]
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
                 k for k in known if k.split(".")[-1] == name.split(".")[-1]
             ]
             if near:
                 message += f". Did you mean {' or '.join(near)}?"
-        program = getattr(ex, "subcommand_parser", None) or self
-        help_of = program.prog.replace(" [options]", "")
+        help_of = asked.prog.replace(" [options]", "")
         say(f"{message} (`{help_of} --help` lists what there is)", "bold red", stderr=True, title="error: ")
         sys.exit(2)
 
 
-def _option_names(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
-    """Names of the options of `parser`, and of the sub-command that `words` name."""
-    names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+def _asked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser:
+    """The parser of the command that `words` begin with, itself or one below it."""
     for action in parser._actions:
-        for name, sub_parser in (action.choices or {}).items() if isinstance(action.choices, dict) else ():
-            if name in words:
-                names += _option_names(sub_parser, words)
-    return names
+        if isinstance(action.choices, dict) and words and words[0] in action.choices:
+            return _asked(action.choices[words[0]], words[1:])
+    return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,13 +98,24 @@ def check_frames(most: int | None) -> None:
 
 
 def check_sources(sources: list[str]) -> None:
-    """Say of an address that it is no file; before the first is opened, and as it was written: a path has no //. And of
-    an empty variable of a shell that it is not the folder that one is in."""
+    """Before the first is opened, say of an address, as it was written, that it is no file (a path has no //); of a
+    number that there is no such camera; of an empty variable of a shell that it is not the folder that one is in."""
     if "" in sources:
         raise SourceError("expected the name of a picture, a folder, a video or a bag, got ''")
     for source in sources:
         if "://" in source and not os.path.exists(files.expanded(source)):
             raise SourceError(f"{source} is an address; expected a file: save what is there, and name the file")
+        is_there = os.path.exists(f"/dev/video{source}") if sys.platform == "linux" else len(source) < 3
+        if _is_camera(source) and not is_there:
+            raise SourceError(
+                f"camera {source} cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a file with them,"
+                " or the number of a camera to look through, 0 for the first"
+            )
+
+
+def _is_camera(source: str) -> bool:
+    """The number of one; a longer one is a date."""
+    return source.isdecimal() and len(source) < 10 and not files.expanded(source).exists()
 
 
 def pictures(sources: list[str], most: int | None = None, topic: str | None = None) -> Iterator[Picture]:
@@ -127,7 +139,7 @@ def _pictures(source: str, most: int | None, topic: str | None) -> Iterator[Pict
         yield from _recorded(source, path, most, topic)
     elif topic is not None:
         raise SourceError(f"--image {topic} is a topic of a bag, and {source} is none")
-    elif source.isdecimal() and len(source) < 10 and not path.exists():  # a longer number is no camera, but a date
+    elif _is_camera(source):
         yield from _captured(source, int(source), most)
     elif path.is_char_device() or path.suffix.lower() in VIDEOS:
         yield from _captured(source, str(path), most)
@@ -177,11 +189,9 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
     if lost or (count and is_cut):
         say(f"{name}: {count} of {total} pictures could be read; it is damaged, or was cut off", "yellow", stderr=True)
     if count == 0:
-        what = (
-            f"camera {source} cannot be opened"
-            if isinstance(source, int)
-            else f"{source} {files.problem(Path(source))}"
-        )
+        if isinstance(source, int):
+            raise SourceError(f"camera {source} gives OpenCV no picture; does another program use it?")
+        what = f"{source} {files.problem(Path(source))}"
         raise SourceError(f"{what}; OpenCV reads no picture from it, as it is damaged, or of a codec that it lacks")
 
 

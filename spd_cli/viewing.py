@@ -119,7 +119,7 @@ def _say_what_is_wrong(shown: Gallery) -> None:
 
 
 def _free_port(port: int | None) -> int:
-    for number in [port] if port is not None else [PORT, 0]:
+    for number in [PORT, 0] if port is None else [port]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             try:
@@ -128,11 +128,8 @@ def _free_port(port: int | None) -> int:
             except OverflowError as error:
                 raise ViewError(f"a port is 1 to 65535, got {number}") from error
             except OSError as error:
-                if port is not None:
-                    raise ViewError(
-                        f"port {port} of {HOST} cannot be had ({error.strerror}); --port names another"
-                    ) from error
-    raise ViewError(f"no port of {HOST} can be had")
+                reason = error.strerror
+    raise ViewError(f"port {number} of {HOST} cannot be had ({reason}); --port names another")
 
 
 def _collected(what: list[str], most: int, topic: str | None = None) -> list[Picture]:

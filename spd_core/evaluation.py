@@ -111,7 +111,7 @@ def evaluate(
     pixels_beyond = 0
     constant: list[dict[str, float]] = []
     numbers = range(part[0], len(dataset), part[1])
-    for index, sample in zip(numbers, opened(Subset(dataset, numbers), "evaluate", workers, progress)):
+    for sample, index in zip(opened(Subset(dataset, numbers), "evaluate", workers, progress), numbers):
         truth_m = sample.truth_m
         pixels_beyond += int(evaluated_pixels(truth_m, protocol.max_depth_m, math.inf, crop).sum())
         at = chosen_pixels(protocol, sample, crop, index)

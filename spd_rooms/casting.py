@@ -113,9 +113,7 @@ class Scene:
     ) -> list[tuple[Tensor, Tensor]]:
         """Ray numbers and candidate primitives of each image tile. The rays [H * W, 3] start within `margin_m` of
         `apex` [3]."""
-        everything = torch.arange(len(self.kinds))
-        numbers = torch.arange(len(rays))
-        bands = numbers.reshape(size).split(TILE_PX)
+        bands = torch.arange(len(rays)).reshape(size).split(TILE_PX)
         tiles = [tile.reshape(-1) for band in bands for tile in band.split(TILE_PX, dim=1)]
         unit = F.normalize(rays, dim=1)
         axes = F.normalize(torch.stack([unit[tile].mean(0) for tile in tiles]), dim=1)
@@ -126,7 +124,7 @@ class Scene:
         sphere = ((self.half.norm(dim=1) + margin_m) / distance).clamp(max=1).asin()
         angle = (axes @ (offset / distance[:, None]).T).clamp(-1, 1).acos()
         seen = (angle <= cone[:, None] + sphere + 1e-3) | (sphere >= math.pi / 2 - 1e-3)
-        return [(tile, everything[row]) for tile, row in zip(tiles, seen)]
+        return [(tile, row.nonzero()[:, 0]) for tile, row in zip(tiles, seen)]
 
     def cast(self, origin: Tensor, direction: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """First hit of the rays of an image of `size`. origin [3] in the room, direction [R, 3] -> distance [R],

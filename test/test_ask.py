@@ -390,6 +390,7 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, monkeypatch
         (["none.mp4", "20,30"], r"none\.mp4 does not exist"),
         (["notes.mp4", "20,30"], "is text that begins with 'hello'; OpenCV reads no picture from it"),
         (["--camera", "97", "20,30"], "camera 97 cannot be opened"),
+        (["97", "20,30"], "camera 97 cannot be opened: there is none"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):

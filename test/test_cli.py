@@ -1,6 +1,7 @@
 """The command line: text from outside stays text, errors are one line, bugs show themselves."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,7 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["train", "--steps", "many"], "steps"),
         (["info", "--wieghts", "a"], "Did you mean weights?"),
         (["replay"], "replay.bag"),
+        (["bag", "make"], "(`spd bag make --help` lists what there is)"),
         (["export", "out", "--size", "[1,x]"], "size"),
         (["eval", ".", "--limit", "1", "--out"], "--out needs a value"),
         (["eval", ".", "--out", "--flip-average"], "--out needs a value"),
@@ -260,6 +262,17 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
 )
 def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, fault):
     assert fault in failing(monkeypatch, capsys, *arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"), [("view", "what ..."), ("data check", "path"), ("average", "weights ...")]
+)
+def test_help_has_the_arguments_as_one_writes_them(monkeypatch, capsys, command, argument):
+    with pytest.raises(SystemExit):
+        spd(monkeypatch, *command.split(), "--help")
+    said = capsys.readouterr().out
+    assert re.match(rf"usage: spd {command} \[--config CONFIG\][^.]* {re.escape(argument)}\n", said)
+    assert not re.search(r"required|ITEM|<class", said)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 
@@ -187,7 +188,9 @@ def test_command(tmp_path, rooms, monkeypatch, capsys):
     assert written["protocol"]["flip_average"] is True
     expected = depth_metrics(predict(Predictor.load("embedded"), sample, Protocol(flip_average=True)), sample.depth_m)
     assert written["mean"]["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-2)  # depth rounded to millimetres
-    assert "left out" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out" not in said
+    assert re.search("^evaluate .* 100%", said, re.MULTILINE), "the bar comes to its end"
     small = ["--precision", "int8", "--floor", "true", "--out", str(tmp_path / "small")]
     monkeypatch.setattr(sys, "argv", ["spd", "eval", str(tmp_path), *small])
     main()

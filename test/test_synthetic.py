@@ -1,5 +1,7 @@
 """Synthetic rooms: the same seed is the same frame, and depth is what geometry says."""
 
+from multiprocessing import active_children
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from spd_core.camera import Camera
 from spd_core.data.samples import DataError
 from spd_core.data.shards import SHARD, RoomShards
 from spd_rooms.casting import Pose, Scene, camera_rays
+from spd_rooms.film import film
 from spd_rooms.primitives import BOX, CYLINDER, ELLIPSOID
 from spd_rooms.rooms import random_room
 from spd_rooms.shards import draw_rooms
@@ -106,6 +109,13 @@ def test_the_optical_frame_is_right_handed_and_the_floor_is_below():
 def test_sizes_that_cannot_be_drawn_are_refused():
     with pytest.raises(ValueError, match="multiples of 4"):
         draw(random_room(0), CAMERA, Pose(np.ones(3), 0, 0, 0), (97, 128))
+
+
+def test_no_process_beside_the_films_own_hears_its_interruption():
+    frames = film(2)
+    assert next(frames).rgb.shape == (480, 640, 3)
+    assert active_children() == []
+    frames.close()
 
 
 def test_rooms_do_not_hide_other_frames(tmp_path):
