@@ -1,6 +1,6 @@
 """Training at K random valid pixels of each image, in the product's trainer.
 
-python -m spd_research.training --config training/research/exp09_v14_triple.yaml
+python -m spd_research.training --config training/research/base.yaml --config training/research/exp09_v14_triple.yaml
 """
 
 from __future__ import annotations
