@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import files
 from .data.loader import AugmentedSamples, training_batches
@@ -131,14 +130,9 @@ class TrainingRun:
         self.validation = limited(open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil((config.epochs or 0) * len(self.samples) / per_step)
-        average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
-            if config.ema
-            else None
-        )
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        self.record = Record(config, fabric, model, self.optimizer, average, self.steps, len(self.samples))
+        self.record = Record(config, fabric, model, self.optimizer, self.steps, len(self.samples))
 
     def initial_model(self, config: TrainConfig) -> SPD:
         return initial_model(config)
@@ -245,7 +239,7 @@ class TrainingRun:
         if not torch.isfinite(means[0] + norm):
             raise _diverged(step, norm.item(), seen, fabric, state_file(config))
         self.optimizer.step()
-        if record.average:
+        if config.ema:
             record.update_average()
         return means[0].item()
 

@@ -1,6 +1,5 @@
 """Real short training runs: they learn, survive a kill, agree with their distributed twin, and say what is wrong."""
 
-import copy
 import itertools
 import json
 import resource
@@ -170,17 +169,18 @@ def test_schedule_ends_at_the_last_step():
         assert {learning_rate(step, 100, 10, 0.0, final) for step in range(100)} == {0.0}
 
 
-def test_the_average_is_that_of_torch():
+def test_the_average_is_that_of_torch(rooms, tmp_path):
     model = SPD.from_preset("atto")
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
-    record = SimpleNamespace(average=copy.deepcopy(average), raw_model=model, _averaged=[])
-    for _ in range(4):
+    fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, is_global_zero=False)
+    record = training_record.Record(config(rooms, tmp_path, ema=0.7), fabric, model, None, 4, 1)
+    for record.step in range(4):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn(parameter.shape)
         average.update_parameters(model)
-        training_record.Record.update_average(record)
-    for name, tensor in average.state_dict().items():
+        record.update_average()
+    for name, tensor in average.module.state_dict().items():
         assert torch.equal(record.average.state_dict()[name], tensor), name
 
 
@@ -233,6 +233,7 @@ def test_a_state_of_before_some_settings_goes_on(rooms, interrupted, tmp_path):
     state["recipe"]["augment"]["crop_scale"] = [1.0, 1.2]  # a setting that is gone
     for name in ("broken", "first_step", "trained_s", "waited_s"):
         del state[name]
+    state["average"] = {"n_averaged": torch.tensor(2), **{f"module.{n}": x for n, x in state["average"].items()}}
     torch.save(state, file)
     report = train(config(rooms, tmp_path / "run", steps=2, in_memory=True))
     assert (report["step"], report["step_s"]) == (2, None)
