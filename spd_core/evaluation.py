@@ -11,7 +11,7 @@ import numpy as np
 
 from .camera import Camera
 from .data.loader import opened
-from .data.samples import Dataset, Sample, Subset, limited
+from .data.samples import Dataset, Sample, limited
 from .errors import SPDError, at_least
 from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
@@ -89,7 +89,6 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     constant_m: float | None = None,
-    part: tuple[int, int] = (0, 1),
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -97,7 +96,6 @@ def evaluate(
 
     Args:
         constant_m: also score this depth, predicted everywhere.
-        part: (k, n): only every n-th sample, from number k on, each as in the whole; of n processes.
         workers: processes that read samples; 0 reads in this one.
 
     Raises:
@@ -106,21 +104,14 @@ def evaluate(
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
     crop = crop_of(protocol, dataset)
-    settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image: list[dict[str, Any]] = []
-    pixels_beyond = 0
     constant: list[dict[str, float]] = []
-    numbers = range(part[0], len(dataset), part[1])
-    for index, sample in zip(numbers, opened(Subset(dataset, numbers), "evaluate", workers, progress)):
-        truth_m = sample.truth_m
-        pixels_beyond += int(evaluated_pixels(truth_m, protocol.max_depth_m, math.inf, crop).sum())
-        at = chosen_pixels(protocol, sample, crop, index)
-        pred_m = predict(predictor, sample, protocol, at)
-        gt_m, cut = (truth_m, crop) if at is None else (truth_m[at[:, 1], at[:, 0]], None)
-        metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
-        per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
-        if constant_m is not None:
-            constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
+    pixels_beyond = 0
+    for index, sample in enumerate(opened(dataset, "evaluate", workers, progress)):
+        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
+        own, of_constant = score(predictor, sample, protocol, crop, index, constant_m)
+        per_image.append(own)
+        constant.append(of_constant)
     result: Evaluation = {
         "protocol": {**asdict(protocol), "crop": crop or "none"},
         "layout": dataset.layout,
@@ -132,6 +123,24 @@ def evaluate(
     if constant_m is not None:
         result |= {"constant_m": constant_m, "constant": mean_metrics(constant)}
     return result
+
+
+def score(
+    predictor: Predictor,
+    sample: Sample,
+    protocol: Protocol,
+    crop: str | None,
+    index: int,
+    constant_m: float | None = None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The metrics of sample number `index` with its name, and those of predicting `constant_m` everywhere, if that is
+    asked."""
+    at = chosen_pixels(protocol, sample, crop, index)
+    pred_m = predict(predictor, sample, protocol, at)
+    gt_m, cut = (sample.truth_m, crop) if at is None else (sample.truth_m[at[:, 1], at[:, 0]], None)
+    how: Any = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m, "crop": cut}
+    own = {"name": sample.name, **depth_metrics(pred_m, gt_m, **how), **range_metrics(pred_m, gt_m, **how)}
+    return own, {} if constant_m is None else depth_metrics(np.full_like(gt_m, constant_m), gt_m, **how)
 
 
 def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:

@@ -26,7 +26,7 @@ from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
 from .errors import SPDError
-from .evaluation import evaluate, predict
+from .evaluation import crop_of, predict, score
 from .extras import extra
 from .metrics import collapsed, mean_metrics
 from .model import SPD
@@ -246,12 +246,12 @@ class TrainingRun:
     def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
         config, fabric, record = self.config, self.fabric, self.record
-        part = (fabric.global_rank, fabric.world_size)
         predictor = Predictor(record.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
-        is_enough = fabric.global_rank < len(self.validation)
+        data, protocol = self.validation, config.validation
         own, faults = list[dict](), list[SPDError]()
         try:
-            own = evaluate(predictor, self.validation, config.validation, part=part)["per_image"] if is_enough else []
+            for i in range(fabric.global_rank, len(data), fabric.world_size):
+                own.append(score(predictor, data[i], protocol, crop_of(protocol, data), i)[0])
         except SPDError as error:
             faults.append(error)
         for fault in _gathered(faults, fabric):  # of one process, and the end of all of them

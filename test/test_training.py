@@ -19,11 +19,11 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from spd_core import SPD, checkpoint, training, training_record
+from spd_core import SPD, Predictor, checkpoint, training, training_record
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
 from spd_core.errors import SPDError
-from spd_core.evaluation import Protocol
+from spd_core.evaluation import Protocol, score
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate, train
@@ -462,6 +462,25 @@ def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):
     broken.write_bytes(content)
     assert torch.load(tmp_path / "out" / "state.pt", weights_only=True)["step"] == 2
     assert [validation["step"] for validation in train(run)["history"]] == [0, 2, 4]
+
+
+def test_a_share_of_the_validation_may_have_no_depth(rooms, tmp_path, monkeypatch):
+    """One process's: the others have some. Here is the second of two, and the first one's image is the same."""
+    val = tmp_path / "val"
+    val.mkdir()
+    for n, depth_mm in enumerate((2000, 0)):
+        cv2.imwrite(str(val / f"{n}.png"), np.full((*SIZE, 3), 90, np.uint8))
+        cv2.imwrite(str(val / f"{n}.depth.png"), np.full(SIZE, depth_mm, np.uint16))
+    (val / "camera.txt").write_text("80 80 47.5 31.5\n")
+    settings = config(rooms, tmp_path / "run", val=val)
+    run = TrainingRun(settings, _fabric(settings))
+    of_first, _ = score(Predictor(run.record.evaluated, "cpu"), run.validation[0], settings.validation, None, 0)
+    of_first_process = iter([[], [of_first]])  # faults, metrics
+    run.fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=1, world_size=2, print=print)
+    monkeypatch.setattr(training, "_gathered", lambda part, fabric: next(of_first_process) + part)
+    run._validate(loss=None)
+    assert run.record.history[-1]["n_images"] == 1
+    assert run.record.history[-1]["abs_rel"] == of_first["abs_rel"]
 
 
 def test_data_that_changed_are_another_run(rooms, tmp_path):
