@@ -29,7 +29,7 @@ from .errors import SPDError
 from .evaluation import crop_of, predict, score
 from .extras import extra
 from .metrics import collapsed, mean_metrics
-from .model import SPD
+from .model import MIN_SIZE, SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 from .runtimes import pick_device, without_tf32
@@ -124,7 +124,13 @@ class TrainingRun:
         if config.encoder_lr == 0:
             model.encoder.eval()  # the statistics of a BatchNorm move in training mode, whatever the rate
         datasets = open_training_data(config)
-        augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
+        crop, variation = config.augment.crop or model.config.input_size, config.augment.crop_variation
+        if min(crop) * (1 - variation) < MIN_SIZE:
+            raise TrainingError(
+                f"crops of {list(crop)} px (augment.crop), up to {variation:.0%} shorter (crop_variation), are smaller"
+                f" than the network can see; expected sides of {MIN_SIZE} px at least"
+            )
+        augment = replace(config.augment, crop=crop)
         to_focal = model.config.fit == "focal"
         self.samples = AugmentedSamples(datasets, augment, model.config.training_focal_px, config.seed, to_focal)
         self.validation = limited(open_validation_data(config), config.validation.limit)

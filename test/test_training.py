@@ -385,6 +385,13 @@ def test_rooms_need_a_validation_set(rooms, tmp_path):
         train(config(rooms, tmp_path, val=None))
 
 
+@pytest.mark.parametrize("crop", [{"crop": (64, 48)}, {"crop": (96, 80), "crop_variation": 0.3}])
+def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_path, crop):
+    """A batch of some thousand steps later would be the first of such a size."""
+    with pytest.raises(TrainingError, match=r"\(augment\.crop\), up to \d+% .* sides of 64 px at least"):
+        train(config(rooms, tmp_path, augment=Augmentation(**crop)))
+
+
 def test_data_without_any_depth_are_refused(rooms, tmp_path):
     """After so many steps that it is no accident: one crop of sparse depth may show none."""
     for n in range(4):
