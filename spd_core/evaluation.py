@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from .camera import Camera
 from .data.loader import opened
 from .data.samples import Dataset, Sample, limited
 from .errors import SPDError, at_least
@@ -151,31 +150,28 @@ def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    camera = None if protocol.ignore_intrinsics else sample.camera
-    pred_m = _answer(predictor, sample.rgb, camera, protocol, at)
+    pred_m = _answer(predictor, sample, protocol, at)
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
-    mirrored = None if camera is None else camera.mirrored(last + 1)
-    there = None if at is None else [last, 0] + at * [-1, 1]
-    other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, protocol, there)
+    camera = None if sample.camera is None else sample.camera.mirrored(last + 1)
+    mirrored = replace(sample, rgb=np.ascontiguousarray(sample.rgb[:, ::-1]), camera=camera)
+    other = _answer(predictor, mirrored, protocol, None if at is None else [last, 0] + at * [-1, 1])
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
 
-def _answer(
-    predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol, at: np.ndarray | None
-) -> np.ndarray:
-    frame = encode(predictor, rgb, camera, protocol)
+def _answer(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None) -> np.ndarray:
+    frame = encode(predictor, sample, protocol)
     return frame.dense_depth() if at is None else frame.depth_at(at)
 
 
-def encode(predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol) -> EncodedFrame:
-    """An image encoded by the protocol."""
-    height, width = (max(extent, MIN_SIZE) for extent in rgb.shape[:2])
+def encode(predictor: Predictor, sample: Sample, protocol: Protocol) -> EncodedFrame:
+    """The image of a sample, encoded by the protocol."""
+    height, width = (max(extent, MIN_SIZE) for extent in sample.rgb.shape[:2])
     own_size = None if predictor.model.config.fit == "focal" else (height, width)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the result file says so
-        return predictor.encode(rgb, camera, protocol.resize_eval or own_size)
+    camera = None if protocol.ignore_intrinsics else sample.camera
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the result file says so
+        return predictor.encode(sample.rgb, camera, protocol.resize_eval or own_size)
 
 
 def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: int) -> np.ndarray | None:
