@@ -80,6 +80,8 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
             except Timeout as error:
                 raise TrainingError(f"another training is writing to {folder}; choose another out") from error
+            except OSError as error:  # as some network disks say
+                print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
         report = (kind or TrainingRun)(config, fabric).loop()
         if fabric.world_size > 1:
             fabric.barrier()  # none goes on, or ends, while another one saves

@@ -1,5 +1,6 @@
 """Real short training runs: they learn, survive a kill, agree with their distributed twin, and say what is wrong."""
 
+import errno
 import itertools
 import json
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -446,6 +448,12 @@ def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, mo
         train(config(rooms, tmp_path, steps=1))
     assert not (tmp_path / "state.pt").exists()
     train(config(rooms, tmp_path, steps=1))
+
+
+def test_a_disk_without_locks_is_trained_on(rooms, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    assert train(config(rooms, tmp_path), Started)["device"] == "cpu"
+    assert "cannot be locked ([Errno 37] No locks available)" in capsys.readouterr().out
 
 
 def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):

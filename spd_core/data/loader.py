@@ -126,7 +126,7 @@ def training_batches(
     numbers: Any = range(last * world * batch_size)  # a data set for torch, as in `read_all`
     for batch in DataLoader(
         numbers,
-        batch_sampler=[list(range(start, start + batch_size)) for start in starts],
+        batch_sampler=(list(range(start, start + batch_size)) for start in starts),
         num_workers=workers,
         collate_fn=partial(attempt, samples.batch),  # an error that a worker raises comes with its traceback
         pin_memory=pin,
