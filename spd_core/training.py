@@ -25,7 +25,7 @@ from . import files
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
-from .errors import SPDError
+from .errors import SPDError, first_line
 from .evaluation import crop_of, predict, score
 from .extras import extra
 from .metrics import collapsed, mean_metrics
@@ -61,7 +61,8 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
 
     Raises:
         TrainingError: the loss or the gradient became NaN or infinite (with the files of that batch), too many broken
-            samples, the folder holds another run or is written to by one, or a file could not be written.
+            samples, a process that reads them ended, the folder holds another run or is written to by one, or a file
+            could not be written.
         SPDError: there is no such device, or the folder cannot be written to.
     """
     if TorchElasticEnvironment.detect():  # torchrun has started the processes
@@ -82,7 +83,16 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 raise TrainingError(f"another training is writing to {folder}; choose another out") from error
             except OSError as error:  # as some network disks say
                 print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
-        report = (kind or TrainingRun)(config, fabric).loop()
+        try:
+            report = (kind or TrainingRun)(config, fabric).loop()
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
+                raise
+            raise TrainingError(
+                f"a process that reads data was ended by the system, or is stuck ({first_line(error)}); is there too"
+                f" little memory, or shared memory (in Docker --shm-size)? workers is {config.workers}, each prepares"
+                f" several batches; the same command goes on with {config.out}, with fewer workers too"
+            ) from error
         if fabric.world_size > 1:
             fabric.barrier()  # none goes on, or ends, while another one saves
             torch.distributed.destroy_process_group()  # whose threads may abort a process that ends with them

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import os
 import resource
 import shutil
 import signal
@@ -23,12 +24,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spd_core import SPD, Predictor, checkpoint, training, training_record
 from spd_core.checkpoint import CheckpointError
+from spd_core.data import loader
 from spd_core.data.augment import Augmentation
+from spd_core.data.samples import Subset
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol, score
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate, train
+from spd_core.training_config import open_training_data
 
 SIZE = (64, 96)
 MODEL = {"fit": "inside"}
@@ -392,6 +396,32 @@ def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_p
     """A batch of some thousand steps later would be the first of such a size."""
     with pytest.raises(TrainingError, match=r"\(augment\.crop\), up to \d+% .* sides of 64 px at least"):
         train(config(rooms, tmp_path, augment=Augmentation(**crop)))
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stuck():
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("fate", [killed, stuck])
+def test_a_process_that_reads_no_more_ends_the_run_with_words(rooms, tmp_path, monkeypatch, fate):
+    """Killed where memory ends; a batch that does not fit into shared memory never comes."""
+    monkeypatch.setattr(loader, "PATIENCE_S", 2.0)
+    run = config(rooms, tmp_path, workers=1)
+    test = os.getpid()
+
+    class Ends(Subset):
+        def __getitem__(self, index):
+            return super().__getitem__(index) if os.getpid() == test else fate()
+
+    dataset = open_training_data(run)[0][0]
+    ends = Ends(dataset, range(len(dataset)))
+    monkeypatch.setattr(training, "open_training_data", lambda config: [(ends, 1.0)])
+    with pytest.raises(TrainingError, match=r"ended by the system, or is stuck \(.*DataLoader .*workers is 1"):
+        train(run)
 
 
 def test_data_without_any_depth_are_refused(rooms, tmp_path):
