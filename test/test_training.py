@@ -664,7 +664,9 @@ def test_an_encoder_without_a_learning_rate_stays(rooms, tmp_path):
     torch.manual_seed(0)
     model = {**MODEL, "encoder": "resnet10t"}
     before = SPD.from_preset("atto", **model).state_dict()
-    train(config(rooms, tmp_path, model=model, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2))
+    settings = config(rooms, tmp_path, model=model, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2)
+    assert not any(p.requires_grad for p in TrainingRun(settings, _fabric(settings)).model.encoder.parameters())
+    train(settings)
     after = checkpoint.load(tmp_path / "last.safetensors").state_dict()
     same = {name.split(".")[0]: True for name in before}
     for name, tensor in before.items():
