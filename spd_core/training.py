@@ -61,8 +61,8 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
 
     Raises:
         TrainingError: the loss or the gradient became NaN or infinite (with the files of that batch), too many broken
-            samples, a process that reads them ended, the folder holds another run or is written to by one, or a file
-            could not be written.
+            samples, a process that reads them ended, a GPU has too little memory, the folder holds another run or is
+            written to by one, or a file could not be written.
         SPDError: there is no such device, or the folder cannot be written to.
     """
     if TorchElasticEnvironment.detect():  # torchrun has started the processes
@@ -85,6 +85,10 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
         try:
             report = (kind or TrainingRun)(config, fabric).loop()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{first_line(error)}; a smaller batch_size with a larger accumulate learns the same, in another `out`"
+            ) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
                 raise

@@ -398,6 +398,15 @@ def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_p
         train(config(rooms, tmp_path, augment=Augmentation(**crop)))
 
 
+def test_a_gpu_that_is_full_is_said_with_the_way_on(rooms, tmp_path):
+    class Full(Started):
+        def loop(self):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with pytest.raises(TrainingError, match=r"allocate 9 GiB\.; a smaller batch_size with a larger accumulate"):
+        train(config(rooms, tmp_path), Full)
+
+
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
