@@ -49,8 +49,8 @@ class TrainConfig:
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
         accumulate: micro-batches per optimiser step.
-        encoder_lr: AdamW learning rate of the encoder; 0 leaves it as it is, and a step takes a third of the time.
-        decoder_lr: AdamW learning rate of the rest, likewise.
+        encoder_lr: AdamW learning rate of the encoder; 0 leaves it as it is, and steps are much faster.
+        decoder_lr: AdamW learning rate of the rest; 0 leaves it as it is.
         final_lr: both end here, after a cosine.
         warmup: steps of linear warm-up.
         weight_decay: not applied to norms and biases.
