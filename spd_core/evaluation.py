@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from .camera import Camera
 from .data.loader import opened
-from .data.samples import Dataset, Sample, Subset, limited
+from .data.samples import Dataset, Sample, limited
 from .errors import SPDError, at_least
 from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
@@ -89,7 +88,6 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     constant_m: float | None = None,
-    part: tuple[int, int] = (0, 1),
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -97,7 +95,6 @@ def evaluate(
 
     Args:
         constant_m: also score this depth, predicted everywhere.
-        part: (k, n): only every n-th sample, from number k on, each as in the whole; of n processes.
         workers: processes that read samples; 0 reads in this one.
 
     Raises:
@@ -106,21 +103,14 @@ def evaluate(
     protocol = protocol or Protocol()
     dataset = limited(dataset, protocol.limit)
     crop = crop_of(protocol, dataset)
-    settings = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m}
     per_image: list[dict[str, Any]] = []
-    pixels_beyond = 0
     constant: list[dict[str, float]] = []
-    numbers = range(part[0], len(dataset), part[1])
-    for sample, index in zip(opened(Subset(dataset, numbers), "evaluate", workers, progress), numbers):
-        truth_m = sample.truth_m
-        pixels_beyond += int(evaluated_pixels(truth_m, protocol.max_depth_m, math.inf, crop).sum())
-        at = chosen_pixels(protocol, sample, crop, index)
-        pred_m = predict(predictor, sample, protocol, at)
-        gt_m, cut = (truth_m, crop) if at is None else (truth_m[at[:, 1], at[:, 0]], None)
-        metrics = depth_metrics(pred_m, gt_m, crop=cut, **settings)
-        per_image.append({"name": sample.name, **metrics, **range_metrics(pred_m, gt_m, crop=cut, **settings)})
-        if constant_m is not None:
-            constant.append(depth_metrics(np.full_like(gt_m, constant_m), gt_m, crop=cut, **settings))
+    pixels_beyond = 0
+    for index, sample in enumerate(opened(dataset, "evaluate", workers, progress)):
+        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
+        own, of_constant = score(predictor, sample, protocol, crop, index, constant_m)
+        per_image.append(own)
+        constant.append(of_constant)
     result: Evaluation = {
         "protocol": {**asdict(protocol), "crop": crop or "none"},
         "layout": dataset.layout,
@@ -134,6 +124,24 @@ def evaluate(
     return result
 
 
+def score(
+    predictor: Predictor,
+    sample: Sample,
+    protocol: Protocol,
+    crop: str | None,
+    index: int,
+    constant_m: float | None = None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The metrics of sample number `index` with its name, and those of predicting `constant_m` everywhere, if that is
+    asked."""
+    at = chosen_pixels(protocol, sample, crop, index)
+    pred_m = predict(predictor, sample, protocol, at)
+    gt_m, cut = (sample.truth_m, crop) if at is None else (sample.truth_m[at[:, 1], at[:, 0]], None)
+    how: Any = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m, "crop": cut}
+    own = {"name": sample.name, **depth_metrics(pred_m, gt_m, **how), **range_metrics(pred_m, gt_m, **how)}
+    return own, {} if constant_m is None else depth_metrics(np.full_like(gt_m, constant_m), gt_m, **how)
+
+
 def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:
     """The crop that `depth_metrics` takes."""
     wanted = dataset.evaluation_crop if protocol.crop == "auto" else protocol.crop
@@ -142,31 +150,28 @@ def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:
 
 def predict(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None = None) -> np.ndarray:
     """Depth, m, by the protocol: the map [H, W], or [K] at pixels `at` [K, 2]."""
-    camera = None if protocol.ignore_intrinsics else sample.camera
-    pred_m = _answer(predictor, sample.rgb, camera, protocol, at)
+    pred_m = _answer(predictor, sample, protocol, at)
     if not protocol.flip_average:
         return pred_m
     last = sample.rgb.shape[1] - 1
-    mirrored = None if camera is None else camera.mirrored(last + 1)
-    there = None if at is None else [last, 0] + at * [-1, 1]
-    other = _answer(predictor, np.ascontiguousarray(sample.rgb[:, ::-1]), mirrored, protocol, there)
+    camera = None if sample.camera is None else sample.camera.mirrored(last + 1)
+    mirrored = replace(sample, rgb=np.ascontiguousarray(sample.rgb[:, ::-1]), camera=camera)
+    other = _answer(predictor, mirrored, protocol, None if at is None else [last, 0] + at * [-1, 1])
     return (pred_m + (other if at is not None else other[:, ::-1])) / 2
 
 
-def _answer(
-    predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol, at: np.ndarray | None
-) -> np.ndarray:
-    frame = encode(predictor, rgb, camera, protocol)
+def _answer(predictor: Predictor, sample: Sample, protocol: Protocol, at: np.ndarray | None) -> np.ndarray:
+    frame = encode(predictor, sample, protocol)
     return frame.dense_depth() if at is None else frame.depth_at(at)
 
 
-def encode(predictor: Predictor, rgb: np.ndarray, camera: Camera | None, protocol: Protocol) -> EncodedFrame:
-    """An image encoded by the protocol."""
-    height, width = (max(extent, MIN_SIZE) for extent in rgb.shape[:2])
+def encode(predictor: Predictor, sample: Sample, protocol: Protocol) -> EncodedFrame:
+    """The image of a sample, encoded by the protocol."""
+    height, width = (max(extent, MIN_SIZE) for extent in sample.rgb.shape[:2])
     own_size = None if predictor.model.config.fit == "focal" else (height, width)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the result file says so
-        return predictor.encode(rgb, camera, protocol.resize_eval or own_size)
+    camera = None if protocol.ignore_intrinsics else sample.camera
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the result file says so
+        return predictor.encode(sample.rgb, camera, protocol.resize_eval or own_size)
 
 
 def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: int) -> np.ndarray | None:

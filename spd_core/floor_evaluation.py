@@ -126,7 +126,7 @@ def evaluate_floor(
         if sample.camera is None or (found := find_floor(truth_m, sample.camera.strided(STEP_PX), index)) is None:
             continue
         plane, shows = found
-        frame, scale = encode(predictor, sample.rgb, sample.camera, protocol), ScaleFilter(predictor, prior)
+        frame, scale = encode(predictor, sample, protocol), ScaleFilter(predictor, prior)
         network_m = frame.dense_depth()[::STEP_PX, ::STEP_PX]
         claimed = scale.update_floor(frame, misjudged(plane, np.random.default_rng([protocol.seed, index])))
         corrected_m, _ = scale.correct(network_m, np.full_like(network_m, np.nan))

@@ -120,7 +120,10 @@ def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:
     """
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:
-        raise SPDError(f"none of {len(per_image)} images has a valid depth pixel")
+        raise SPDError(
+            f"none of {len(per_image)} images has a pixel of known depth to compare with; depths count that lie between"
+            " min_depth_m and max_depth_m (10 m, where it is not set), in the crop"
+        )
     mean = {}
     for key in (key for key in counted[0] if key != "name"):
         values = [m[key] for m in counted if key not in RANGES_M or not np.isnan(m[key])]

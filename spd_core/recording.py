@@ -125,8 +125,8 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
     outliers (`scale_evaluation.draw_references`), at other pixels than those asked about."""
     scale = ScaleFilter(predictor) if references else None
     for index, frame in enumerate(frames):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the status of every point says so
+        # Without intrinsics the status of every point says so.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             if index == 0:
                 predictor.warm_up()  # as the node does
                 predictor.encode(frame.rgb, frame.camera).answer(np.zeros((1, 2)))

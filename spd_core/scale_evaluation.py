@@ -88,7 +88,7 @@ def evaluate_scale(
             continue
         frame, at, truth_m = at_points
         answer = frame.answer(at)
-        said = answer if sigma_of is None else _encoded(sigma_of, sample, protocol).answer(at)
+        said = answer if sigma_of is None else encode(sigma_of, sample, protocol).answer(at)
         network_m, sigma_log = answer.depth_m, said.sigma_m / said.depth_m
         points.append((network_m, sigma_log, truth_m))
         for count in (0, *counts):
@@ -153,11 +153,7 @@ def _at_points(
     if at is None or not len(at):
         return None
     truth_m = sample.truth_m[at[:, 1], at[:, 0]].astype(np.float64)
-    return _encoded(predictor, sample, protocol), at.astype(np.float64), truth_m
-
-
-def _encoded(predictor: Predictor, sample: Sample, protocol: Protocol) -> EncodedFrame:
-    return encode(predictor, sample.rgb, None if protocol.ignore_intrinsics else sample.camera, protocol)
+    return encode(predictor, sample, protocol), at.astype(np.float64), truth_m
 
 
 def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
@@ -221,8 +217,7 @@ def measure_scale(
         without_camera += frame.camera is None
         chosen = np.random.default_rng([seed, index]).permutation(len(u))[:MEASURED]
         uv = np.stack([u[chosen], v[chosen]], axis=1).astype(np.float64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no intrinsics: the caller says so
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the caller says so
             network_m = predictor.encode(frame.rgb, frame.camera).depth_at(uv)
         if not np.isfinite(network_m).all():
             raise SPDError("the network's depth of a frame is not finite: no scale can be measured by it")

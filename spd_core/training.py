@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import files
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
-from .errors import SPDError
-from .evaluation import evaluate, predict
+from .errors import SPDError, first_line
+from .evaluation import crop_of, predict, score
 from .extras import extra
 from .metrics import collapsed, mean_metrics
-from .model import SPD
+from .model import MIN_SIZE, SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 from .runtimes import pick_device, without_tf32
@@ -62,7 +61,8 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
 
     Raises:
         TrainingError: the loss or the gradient became NaN or infinite (with the files of that batch), too many broken
-            samples, the folder holds another run or is written to by one, or a file could not be written.
+            samples, a process that reads them ended, a GPU has too little memory, the folder holds another run or is
+            written to by one, or a file could not be written.
         SPDError: there is no such device, or the folder cannot be written to.
     """
     if TorchElasticEnvironment.detect():  # torchrun has started the processes
@@ -81,7 +81,22 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
             except Timeout as error:
                 raise TrainingError(f"another training is writing to {folder}; choose another out") from error
-        report = (kind or TrainingRun)(config, fabric).loop()
+            except OSError as error:  # as some network disks say
+                print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
+        try:
+            report = (kind or TrainingRun)(config, fabric).loop()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{first_line(error)}; a smaller batch_size with a larger accumulate learns the same, in another `out`"
+            ) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
+                raise
+            raise TrainingError(
+                f"a process that reads data was ended by the system, or is stuck ({first_line(error)}); is there too"
+                f" little memory, or shared memory (in Docker --shm-size)? workers is {config.workers}, each prepares"
+                f" several batches; the same command goes on with {config.out}, with fewer workers too"
+            ) from error
         if fabric.world_size > 1:
             fabric.barrier()  # none goes on, or ends, while another one saves
             torch.distributed.destroy_process_group()  # whose threads may abort a process that ends with them
@@ -123,22 +138,24 @@ class TrainingRun:
             set_drop_path(model.encoder, config.drop_path)
         model.train()
         if config.encoder_lr == 0:
-            model.encoder.eval()  # the statistics of a BatchNorm move in training mode, whatever the rate
+            # A BatchNorm's statistics move in training mode, whatever the rate; gradients cost two thirds of a step.
+            model.encoder.eval().requires_grad_(False)
         datasets = open_training_data(config)
-        augment = replace(config.augment, crop=config.augment.crop or model.config.input_size)
+        crop, variation = config.augment.crop or model.config.input_size, config.augment.crop_variation
+        if min(crop) * (1 - variation) < MIN_SIZE:
+            raise TrainingError(
+                f"crops of {list(crop)} px (augment.crop), up to {variation:.0%} shorter (crop_variation), are smaller"
+                f" than the network can see; expected sides of {MIN_SIZE} px at least"
+            )
+        augment = replace(config.augment, crop=crop)
         to_focal = model.config.fit == "focal"
         self.samples = AugmentedSamples(datasets, augment, model.config.training_focal_px, config.seed, to_focal)
         self.validation = limited(open_validation_data(config), config.validation.limit)
         per_step = config.batch_size * config.accumulate * fabric.world_size
         self.steps = config.steps or math.ceil((config.epochs or 0) * len(self.samples) / per_step)
-        average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True).to(fabric.device)
-            if config.ema
-            else None
-        )
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        self.record = Record(config, fabric, model, self.optimizer, average, self.steps, len(self.samples))
+        self.record = Record(config, fabric, model, self.optimizer, self.steps, len(self.samples))
 
     def initial_model(self, config: TrainConfig) -> SPD:
         return initial_model(config)
@@ -245,19 +262,19 @@ class TrainingRun:
         if not torch.isfinite(means[0] + norm):
             raise _diverged(step, norm.item(), seen, fabric, state_file(config))
         self.optimizer.step()
-        if record.average:
+        if config.ema:
             record.update_average()
         return means[0].item()
 
     def _validate(self, loss: float | None) -> None:
         """Score the weights that count, each process its share of the images; keep them if they are the best."""
         config, fabric, record = self.config, self.fabric, self.record
-        part = (fabric.global_rank, fabric.world_size)
         predictor = Predictor(record.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
-        is_enough = fabric.global_rank < len(self.validation)
+        data, protocol = self.validation, config.validation
         own, faults = list[dict](), list[SPDError]()
         try:
-            own = evaluate(predictor, self.validation, config.validation, part=part)["per_image"] if is_enough else []
+            for i in range(fabric.global_rank, len(data), fabric.world_size):
+                own.append(score(predictor, data[i], protocol, crop_of(protocol, data), i)[0])
         except SPDError as error:
             faults.append(error)
         for fault in _gathered(faults, fabric):  # of one process, and the end of all of them

@@ -20,18 +20,9 @@ from .model import SPD, SPDConfig
 Precision = Literal["32-true", "bf16-mixed"]
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
 FREE_TO_CHANGE = (
-    "out",
-    "in_memory",
-    "device",
-    "workers",
-    "threads",
-    "validate_every",
-    "save_every",
-    "pictures",
-    "max_broken",
+    *("out", "in_memory", "device", "workers", "threads"),
+    *("validate_every", "save_every", "pictures", "max_broken"),
 )
-
-
 MOST_THREADS = 1024  # where the system has no more of them, torch ends the process
 
 
@@ -58,8 +49,8 @@ class TrainConfig:
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
         accumulate: micro-batches per optimiser step.
-        encoder_lr: AdamW learning rate of the encoder; 0 leaves it as it is.
-        decoder_lr: AdamW learning rate of the rest, likewise.
+        encoder_lr: AdamW learning rate of the encoder; 0 leaves it as it is, and steps are much faster.
+        decoder_lr: AdamW learning rate of the rest; 0 leaves it as it is.
         final_lr: both end here, after a cosine.
         warmup: steps of linear warm-up.
         weight_decay: not applied to norms and biases.
@@ -123,14 +114,8 @@ class TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise TrainingError(f"give either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
         for name in (
-            "steps",
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "validate_every",
-            "save_every",
-            "devices",
-            "num_nodes",
+            *("steps", "epochs", "batch_size", "accumulate"),
+            *("validate_every", "save_every", "devices", "num_nodes"),
         ):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive and finite, got {getattr(self, name)}")

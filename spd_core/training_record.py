@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import platform
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import checkpoint, files
 from .extras import extra
@@ -32,8 +33,7 @@ class Record:
 
     Args:
         steps: how many the whole run has.
-        optimizer: as Fabric wraps it.
-        average: of the weights, or None.
+        model, optimizer: on their device, the second as Fabric wraps it.
     """
 
     def __init__(
@@ -42,13 +42,17 @@ class Record:
         fabric: Fabric,
         model: SPD,
         optimizer: torch.optim.Optimizer,
-        average: AveragedModel | None,
         steps: int,
         samples: int,
     ):
         self.config, self.fabric, self.steps, self.samples = config, fabric, steps, samples
-        self.raw_model, self.optimizer, self.average = model, optimizer, average
-        self._averaged: list[list[torch.Tensor]] = []  # tensors of the average, and those of the model
+        self.raw_model, self.optimizer = model, optimizer
+        self.average = copy.deepcopy(model) if config.ema else None
+        # Found once: torch's `AveragedModel` looks for them at each step, 8 ms on a CPU where a GPU's step has 40.
+        self._averaged = [
+            [x for x in itertools.chain(one.parameters(), one.buffers()) if x.is_floating_point()]
+            for one in (self.evaluated, model)
+        ]
         self.out = files.expanded(config.out)
         self.environment = environment(fabric)  # that of the start: asking git at every save costs time
         self.step, self.broken, self.is_blind = 0, 0, True  # no batch had depth yet
@@ -68,23 +72,11 @@ class Record:
     @property
     def evaluated(self) -> SPD:
         """The weights that count: the average where there is one."""
-        return cast(SPD, self.average.module) if self.average else self.raw_model
+        return self.average or self.raw_model
 
     def update_average(self) -> None:
-        """`AveragedModel.update_parameters`, which looks for the tensors of both models at each step: 8 ms on a CPU,
-        where a GPU's step has 40."""
-        average = self.average
-        assert average is not None
-        assert average.multi_avg_fn is not None
-        if not self._averaged:
-            average.update_parameters(self.raw_model)
-            self._averaged = [
-                [x for x in itertools.chain(model.parameters(), model.buffers()) if x.is_floating_point()]
-                for model in (average.module, self.raw_model)
-            ]
-        else:
-            average.multi_avg_fn(self._averaged[0], self._averaged[1], average.n_averaged)
-            average.n_averaged += 1
+        """Take the weights of this step into the average, which begins with those of the first."""
+        get_ema_multi_avg_fn(self.config.ema if self.step else 0.0)(*self._averaged, self.step)
 
     @property
     def stops_early(self) -> bool:
@@ -178,7 +170,8 @@ class Record:
             self.raw_model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
-                self.average.load_state_dict(state["average"])
+                average = state["average"].items()  # older states have that of torch's `AveragedModel`
+                self.average.load_state_dict({n.removeprefix("module."): x for n, x in average if n != "n_averaged"})
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"

@@ -67,7 +67,7 @@ def _company(predictor: Predictor, dataset: Dataset, protocol: Protocol) -> dict
         sample = dataset[index]
         at = chosen_pixels(protocol, sample, crop_of(protocol, dataset), index)
         assert at is not None  # as points are asked for
-        frame = encode(predictor, sample.rgb, None if protocol.ignore_intrinsics else sample.camera, protocol)
+        frame = encode(predictor, sample, protocol)
         together_m = frame.depth_at(at)[:ALONE]
         if isinstance(decoder, V13):
             for level, chosen in decoder.chosen.items():

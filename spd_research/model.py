@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from spd_core import checkpoint
@@ -92,6 +92,5 @@ def load(path: Path) -> SPD:
     if "queries" not in config:
         return checkpoint.load(path)
     model = QuerySPD(QueryConfig(**config))
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    model.load_state_dict(load_file(path))
     return model.eval()

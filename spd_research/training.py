@@ -1,6 +1,6 @@
 """Training at K random valid pixels of each image, in the product's trainer.
 
-python -m spd_research.training --config training/research/exp09_v14_triple.yaml
+python -m spd_research.training --config training/research/base.yaml --config training/research/exp09_v14_triple.yaml
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from jsonargparse import auto_cli
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -108,6 +109,11 @@ def main() -> None:
     keep_freed_memory()
     config = auto_cli(QueryTrainConfig)
     train(config, QueryRun)
+    _judge(config)
+
+
+@rank_zero_only  # of the processes of a training
+def _judge(config: QueryTrainConfig) -> None:
     out = files.expanded(config.out)
     found = judge(load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device)
     files.write_json(out / "judgement.json", found)

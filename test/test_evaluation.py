@@ -15,7 +15,7 @@ from support import data_sets
 from spd_cli import main
 from spd_core import SPD, Camera, Predictor
 from spd_core.data.samples import DataError
-from spd_core.evaluation import Protocol, evaluate, predict
+from spd_core.evaluation import Protocol, evaluate, predict, score
 from spd_core.metrics import depth_metrics
 from spd_core.reports import write_evaluation
 
@@ -60,7 +60,7 @@ def test_parts_are_evaluated_as_in_the_whole(predictor, rooms):
     protocol = Protocol(points=50)
     whole = evaluate(predictor, rooms, protocol)["per_image"]
     for k in range(3):
-        part = evaluate(predictor, rooms, protocol, part=(k, 3))["per_image"]
+        part = [score(predictor, rooms[i], protocol, None, i)[0] for i in range(k, len(rooms), 3)]
         assert json.dumps(part) == json.dumps(whole[k::3])  # NaN, where nothing is that far, is not itself
 
 

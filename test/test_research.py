@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from setuptools import find_packages
 
 from bench import queries as comparison
@@ -19,6 +20,7 @@ from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
 from spd_core.losses import Loss
 from spd_core.training import TrainingError, train
+from spd_research import training as query_training
 from spd_research.judging import judge, multiply_accumulates
 from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
@@ -240,6 +242,16 @@ def test_a_query_decoder_gives_no_map_and_says_so(rooms, tmp_path):
         frame.dense_depth()
 
 
+def test_one_process_of_a_training_judges(rooms, tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr(query_training, "judge", lambda *_: judged.append(1) or {})
+    monkeypatch.setattr(query_training, "load", lambda file: None)
+    for rank in range(2):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        query_training._judge(config(rooms, tmp_path, "v13"))
+    assert judged == [1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -314,11 +326,12 @@ def test_systems_differ_in_their_decoder_alone(tmp_path):
     assert replace(common, out=configs[-1].out, model=comparison.SYSTEMS["dpt"]["model"]) == configs[-1]
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "research").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "research").glob("exp*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_is_understood(recipe):
     from jsonargparse import auto_cli
 
-    settings = auto_cli(QueryTrainConfig, args=["--config", str(recipe)])
+    files = [recipe.with_name("base.yaml"), recipe]
+    settings = auto_cli(QueryTrainConfig, args=[f"--config={file}" for file in files])
     run = QueryRun.__new__(QueryRun)
     with torch.device("meta"):
         model = run.initial_model(replace(settings, pretrained=False))

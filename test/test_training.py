@@ -1,8 +1,9 @@
 """Real short training runs: they learn, survive a kill, agree with their distributed twin, and say what is wrong."""
 
-import copy
+import errno
 import itertools
 import json
+import os
 import resource
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -20,14 +22,17 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from spd_core import SPD, checkpoint, training, training_record
+from spd_core import SPD, Predictor, checkpoint, training, training_record
 from spd_core.checkpoint import CheckpointError
+from spd_core.data import loader
 from spd_core.data.augment import Augmentation
+from spd_core.data.samples import Subset
 from spd_core.errors import SPDError
-from spd_core.evaluation import Protocol
+from spd_core.evaluation import Protocol, score
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, TrainingRun, _fabric, learning_rate, train
+from spd_core.training_config import open_training_data
 
 SIZE = (64, 96)
 MODEL = {"fit": "inside"}
@@ -170,17 +175,18 @@ def test_schedule_ends_at_the_last_step():
         assert {learning_rate(step, 100, 10, 0.0, final) for step in range(100)} == {0.0}
 
 
-def test_the_average_is_that_of_torch():
+def test_the_average_is_that_of_torch(rooms, tmp_path):
     model = SPD.from_preset("atto")
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
-    record = SimpleNamespace(average=copy.deepcopy(average), raw_model=model, _averaged=[])
-    for _ in range(4):
+    fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, is_global_zero=False)
+    record = training_record.Record(config(rooms, tmp_path, ema=0.7), fabric, model, None, 4, 1)
+    for record.step in range(4):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn(parameter.shape)
         average.update_parameters(model)
-        training_record.Record.update_average(record)
-    for name, tensor in average.state_dict().items():
+        record.update_average()
+    for name, tensor in average.module.state_dict().items():
         assert torch.equal(record.average.state_dict()[name], tensor), name
 
 
@@ -233,6 +239,7 @@ def test_a_state_of_before_some_settings_goes_on(rooms, interrupted, tmp_path):
     state["recipe"]["augment"]["crop_scale"] = [1.0, 1.2]  # a setting that is gone
     for name in ("broken", "first_step", "trained_s", "waited_s"):
         del state[name]
+    state["average"] = {"n_averaged": torch.tensor(2), **{f"module.{n}": x for n, x in state["average"].items()}}
     torch.save(state, file)
     report = train(config(rooms, tmp_path / "run", steps=2, in_memory=True))
     assert (report["step"], report["step_s"]) == (2, None)
@@ -384,6 +391,48 @@ def test_rooms_need_a_validation_set(rooms, tmp_path):
         train(config(rooms, tmp_path, val=None))
 
 
+@pytest.mark.parametrize("crop", [{"crop": (64, 48)}, {"crop": (96, 80), "crop_variation": 0.3}])
+def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_path, crop):
+    """A batch of some thousand steps later would be the first of such a size."""
+    with pytest.raises(TrainingError, match=r"\(augment\.crop\), up to \d+% .* sides of 64 px at least"):
+        train(config(rooms, tmp_path, augment=Augmentation(**crop)))
+
+
+def test_a_gpu_that_is_full_is_said_with_the_way_on(rooms, tmp_path):
+    class Full(Started):
+        def loop(self):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with pytest.raises(TrainingError, match=r"allocate 9 GiB\.; a smaller batch_size with a larger accumulate"):
+        train(config(rooms, tmp_path), Full)
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stuck():
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("fate", [killed, stuck])
+def test_a_process_that_reads_no_more_ends_the_run_with_words(rooms, tmp_path, monkeypatch, fate):
+    """Killed where memory ends; a batch that does not fit into shared memory never comes."""
+    monkeypatch.setattr(loader, "PATIENCE_S", 2.0)
+    run = config(rooms, tmp_path, workers=1)
+    test = os.getpid()
+
+    class Ends(Subset):
+        def __getitem__(self, index):
+            return super().__getitem__(index) if os.getpid() == test else fate()
+
+    dataset = open_training_data(run)[0][0]
+    ends = Ends(dataset, range(len(dataset)))
+    monkeypatch.setattr(training, "open_training_data", lambda config: [(ends, 1.0)])
+    with pytest.raises(TrainingError, match=r"ended by the system, or is stuck \(.*DataLoader .*workers is 1"):
+        train(run)
+
+
 def test_data_without_any_depth_are_refused(rooms, tmp_path):
     """After so many steps that it is no accident: one crop of sparse depth may show none."""
     for n in range(4):
@@ -440,6 +489,12 @@ def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, mo
     train(config(rooms, tmp_path, steps=1))
 
 
+def test_a_disk_without_locks_is_trained_on(rooms, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    assert train(config(rooms, tmp_path), Started)["device"] == "cpu"
+    assert "cannot be locked ([Errno 37] No locks available)" in capsys.readouterr().out
+
+
 def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):
     """A picture is emptied on the way; mended, the run goes on with the validation that is due."""
     val = tmp_path / "val"
@@ -461,6 +516,25 @@ def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):
     broken.write_bytes(content)
     assert torch.load(tmp_path / "out" / "state.pt", weights_only=True)["step"] == 2
     assert [validation["step"] for validation in train(run)["history"]] == [0, 2, 4]
+
+
+def test_a_share_of_the_validation_may_have_no_depth(rooms, tmp_path, monkeypatch):
+    """One process's: the others have some. Here is the second of two, and the first one's image is the same."""
+    val = tmp_path / "val"
+    val.mkdir()
+    for n, depth_mm in enumerate((2000, 0)):
+        cv2.imwrite(str(val / f"{n}.png"), np.full((*SIZE, 3), 90, np.uint8))
+        cv2.imwrite(str(val / f"{n}.depth.png"), np.full(SIZE, depth_mm, np.uint16))
+    (val / "camera.txt").write_text("80 80 47.5 31.5\n")
+    settings = config(rooms, tmp_path / "run", val=val)
+    run = TrainingRun(settings, _fabric(settings))
+    of_first, _ = score(Predictor(run.record.evaluated, "cpu"), run.validation[0], settings.validation, None, 0)
+    of_first_process = iter([[], [of_first]])  # faults, metrics
+    run.fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=1, world_size=2, print=print)
+    monkeypatch.setattr(training, "_gathered", lambda part, fabric: next(of_first_process) + part)
+    run._validate(loss=None)
+    assert run.record.history[-1]["n_images"] == 1
+    assert run.record.history[-1]["abs_rel"] == of_first["abs_rel"]
 
 
 def test_data_that_changed_are_another_run(rooms, tmp_path):
@@ -599,7 +673,9 @@ def test_an_encoder_without_a_learning_rate_stays(rooms, tmp_path):
     torch.manual_seed(0)
     model = {**MODEL, "encoder": "resnet10t"}
     before = SPD.from_preset("atto", **model).state_dict()
-    train(config(rooms, tmp_path, model=model, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2))
+    settings = config(rooms, tmp_path, model=model, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2)
+    assert not any(p.requires_grad for p in TrainingRun(settings, _fabric(settings)).model.encoder.parameters())
+    train(settings)
     after = checkpoint.load(tmp_path / "last.safetensors").state_dict()
     same = {name.split(".")[0]: True for name in before}
     for name, tensor in before.items():

@@ -18,6 +18,7 @@ from .augment import Augmentation
 from .samples import DataError, Dataset, Sample, attempt
 
 MAX_BROKEN_IN_A_ROW = 20
+PATIENCE_S = 600.0  # for a batch: one that does not fit into shared memory is lost, and would be waited for for ever
 BLOCK = 1000  # positions for each data set of a mixture, in which each has its share of samples, to one
 
 
@@ -121,16 +122,18 @@ def training_batches(
 
     Raises:
         DataError: too many samples in a row are broken.
+        RuntimeError: torch's, that begins with "DataLoader": a worker was killed, or gives nothing for PATIENCE_S.
     """
     starts = ((micro * world + rank) * batch_size for micro in range(first, last))
     numbers: Any = range(last * world * batch_size)  # a data set for torch, as in `read_all`
     for batch in DataLoader(
         numbers,
-        batch_sampler=[list(range(start, start + batch_size)) for start in starts],
+        batch_sampler=(list(range(start, start + batch_size)) for start in starts),
         num_workers=workers,
         collate_fn=partial(attempt, samples.batch),  # an error that a worker raises comes with its traceback
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        timeout=PATIENCE_S if workers else 0,
         worker_init_fn=_on_one_thread,
     ):
         if isinstance(batch, DataError):
