@@ -102,7 +102,7 @@ def count(module, *names: str) -> int:
 
 
 def test_parameters_of_v14():
-    """Thousands, by the rows of the research plan's table (section 8) and of experiments 8 and 9."""
+    """Thousands, by the rows of the proposal's table (section 8) and of experiments 8 and 9."""
     v14, triple = (QUERY_DECODERS[name](CHANNELS) for name in ("v14", "v14_triple"))
     canvas = ("write.", "read.", "smooth")
     memory = ("3.cross.key", "3.cross.value", "4.cross.key", "4.cross.value")
