@@ -169,3 +169,17 @@ def test_answer_layout():
     np.testing.assert_array_equal(points["sigma"], depth / 10)
     np.testing.assert_array_equal(points["scale"], [1.25, np.nan])
     np.testing.assert_allclose(points["x"], xyz[:, 0])
+
+
+def test_sensor_msgs_py_reads_answers_and_writes_queries():
+    theirs = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="sensor_msgs_py comes with a ROS installation")
+    depth = np.array([1.5, np.nan], np.float32)
+    answer = Answer(depth, depth / 10, np.stack([depth] * 3, axis=1), np.array([Status.OK, Status.OUTSIDE_IMAGE]))
+    ids, uv = np.array([7, 9], np.uint32), np.array([[3.5, 4.0], [5.0, -6.0]])
+    msg = answer_cloud(Header(), uv, ids, answer, 1.0, waypoint_depth_m=depth)
+    read, ours = theirs.read_points(msg), cloud_to_array(msg)
+    assert read.dtype.names == tuple(field.name for field in msg.fields)
+    for name in read.dtype.names:
+        np.testing.assert_array_equal(read[name], ours[name])
+    fields = [PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate("uv")]
+    np.testing.assert_array_equal(query_points(theirs.create_cloud(Header(), fields, uv))[0], uv)
