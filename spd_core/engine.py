@@ -62,18 +62,11 @@ class SparseDecoder:
             ]
         return sum(count * layer.weight.numel() for count, layer in sites if isinstance(layer, (Conv3x3, nn.Linear)))
 
-    def run(
-        self,
-        plan: Plan,
-        inputs: list[Tensor],
-        known: Known = UNKNOWN,
-        on_step: Callable[[int], None] | None = None,
-    ) -> tuple[Tensor, Known]:
+    def run(self, plan: Plan, inputs: list[Tensor], known: Known = UNKNOWN) -> tuple[Tensor, Known]:
         """Evaluate the planned points, going on from what is known of these inputs.
 
         Args:
             inputs: dense maps [B, H, W, C] in the order of `self.inputs`.
-            on_step: called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
 
         Returns:
             Values [B, K, C'], and what is known then.
@@ -88,9 +81,7 @@ class SparseDecoder:
             if maps[value].dim() == 4:
                 maps[value] = _with_border(maps[value])
         kept = {value: maps[value] for value in plan.after.sites.keys() & maps.keys()}
-        if on_step is not None:
-            on_step(-1)
-        for index, step in enumerate(plan.steps):
+        for step in plan.steps:
             layer = self.graph.layer(step.value)
             if step.dense:
                 values = [_as_map(maps[read.value], plan.grids[read.value]) for read in step.reads]
@@ -113,8 +104,6 @@ class SparseDecoder:
                 kept[step.value] = out
             for value in step.last_use:
                 del maps[value]
-            if on_step is not None:
-                on_step(index)
         sample = plan.sample
         assert sample.weights is not None  # a point is a weighted sum
         at_points = weighted_sum(_as_rows(maps[sample.value]), sample.taps, sample.weights)
