@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .layer_graph import LayerGraph
 from .layers import Conv3x3, TapLayer, weighted_sum
-from .plan import DENSE_ABOVE, NOTHING, UNKNOWN, Coverage, Known, Plan, Read, TapRead, make_plan
+from .plan import DENSE_ABOVE, NOTHING, UNKNOWN, Coverage, Known, Plan, Read, make_plan
 from .sites import Grid
 
 
@@ -105,6 +105,7 @@ class SparseDecoder:
             for value in step.last_use:
                 del maps[value]
         sample = plan.sample
+        assert sample.taps is not None
         assert sample.weights is not None  # a point is a weighted sum
         at_points = weighted_sum(_as_rows(maps[sample.value]), sample.taps, sample.weights)
         return at_points.reshape(*plan.shape, at_points.shape[1]), Known(plan.after, kept)
@@ -114,9 +115,9 @@ def _apply(layer: Callable[..., Tensor], inputs: list[tuple[Tensor, Read]]) -> T
     """A layer on rows, each input read as it says."""
     (rows, read), *_ = inputs
     if isinstance(layer, TapLayer):
-        assert isinstance(read, TapRead)  # as it was planned
+        assert read.taps is not None  # as it was planned
         return layer.on_rows(rows, read.taps, read.weights)
-    return layer(*(x.index_select(0, read.taps) if isinstance(read, TapRead) else x for x, read in inputs))
+    return layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in inputs))
 
 
 def _cleared(rows: Tensor, zero: Tensor) -> Tensor:
