@@ -94,8 +94,7 @@ def placed(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
     if device.type == "cuda" and dtype == torch.float32:
         without_tf32()
     first = next(model.parameters())
-    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-    is_there = first.device.type == device.type and (first.device.index == index or device.type == "cpu")
+    is_there = first.device == torch.empty(0, device=device).device  # "cuda" is the current one
     has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     if is_there and first.dtype == dtype and not model.training and not has_batch_norm:
         return model
