@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -82,17 +83,17 @@ def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
         "dense": model.sparse_decoder.multiply_accumulates(features.grids),
         "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
-    variants = dense_ways(model, features) | {"full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
+    variants = dense_ways(model, features) | {"full DPT decoder": partial(dpt.decode_dense, dpt_features)}
     for case, points in cases.items():
         plan = model.plan_points(points, features.grids, features.size)
         macs[case] = model.sparse_decoder.multiply_accumulates(plan)
-        variants[case, "plan"] = lambda points=points: model.plan_points(points, features.grids, features.size)
-        variants[case, "fresh"] = lambda points=points: model.decode_points(features, points)
-        variants[case, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
+        variants[case, "plan"] = partial(model.plan_points, points, features.grids, features.size)
+        variants[case, "fresh"] = partial(model.decode_points, features, points)
+        variants[case, "reused"] = partial(model.decode_points, features, plan=plan)
     if preset == "v15":
         for count in PATCH_COUNTS:
             points = torch.from_numpy(cases["pixels", count][0]).float().to(DEVICE)
-            variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
+            variants["patches", count] = partial(patch_method, model.decoder, features.maps, points)
     times = interleaved(variants, repeats)
     times["dense"] = min(times["dense"], times.pop("dense by the engine"))
     return {
@@ -108,10 +109,7 @@ def dense_ways(model: SPD, features: Features) -> dict[str, Callable]:
     better one is what we compare with."""
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     plan = decoder.plan(np.zeros((1, 1, 2)), features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
-    return {
-        "dense": lambda: model.decode_dense(features),
-        "dense by the engine": lambda: decoder.run(plan, maps),
-    }
+    return {"dense": partial(model.decode_dense, features), "dense by the engine": partial(decoder.run, plan, maps)}
 
 
 @torch.inference_mode()
@@ -174,8 +172,8 @@ def peak_memory(model: SPD, features: Features, cases: dict[tuple[str, int], np.
     """MB that each call needs at its peak, beyond what is there before it."""
     points = {f"{count} pixels": cases["pixels", count] for count in (128, 1024, 16384)}
     points["every pixel"] = list(cases.values())[-1]
-    dense = {"dense": peak_mb(lambda: model.decode_dense(features))}
-    return dense | {name: peak_mb(lambda at=at: model.decode_points(features, at)) for name, at in points.items()}
+    dense = {"dense": peak_mb(partial(model.decode_dense, features))}
+    return dense | {name: peak_mb(partial(model.decode_points, features, at)) for name, at in points.items()}
 
 
 def draw(result: dict, title: str):
