@@ -21,15 +21,15 @@ them), so that no neighbour is a special case.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layer_graph import LayerGraph
 from .layers import Conv3x3, TapLayer, weighted_sum
-from .plan import DENSE_ABOVE, NOTHING, UNKNOWN, Coverage, Known, Plan, Read, make_plan
+from .plan import UNKNOWN, Known, Plan, Read, make_plan
 from .sites import Grid
 
 
@@ -39,16 +39,7 @@ class SparseDecoder:
     def __init__(self, decoder: nn.Module):
         self.graph = LayerGraph(decoder)
         self.inputs = self.graph.inputs
-
-    def plan(
-        self,
-        points_px: np.ndarray,
-        inputs: tuple[Grid, ...],
-        dense_above: tuple[float, float] = DENSE_ABOVE,
-        before: Coverage = NOTHING,
-    ) -> Plan:
-        """As `make_plan`."""
-        return make_plan(self.graph, points_px, inputs, dense_above, before)
+        self.plan = partial(make_plan, self.graph)
 
     def multiply_accumulates(self, work: Plan | tuple[Grid, ...]) -> int:
         """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over inputs of
