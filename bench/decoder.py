@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +23,8 @@ from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare
 
 from spd_core import SPD
 from spd_core.layers import Conv3x3
-from spd_core.plan import DENSE_ABOVE
+from spd_core.model import Features
+from spd_core.plan import DENSE_ABOVE, Step
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)
@@ -52,12 +56,8 @@ def patch_method(decoder, maps: dict[str, torch.Tensor], points: torch.Tensor) -
         y, x_ = torch.meshgrid(offset, offset, indexing="ij")
         at = torch.stack([points[:, 0, None, None] / stride + x_, points[:, 1, None, None] / stride + y], dim=-1)
         at = 2 * at / torch.tensor([x.shape[2] - 1, x.shape[1] - 1], device=x.device) - 1
-        sampled = F.grid_sample(
-            x.permute(0, 3, 1, 2), at.reshape(1, -1, 9, 2), padding_mode="zeros", align_corners=True
-        )
-        return (
-            sampled.reshape(x.shape[3], len(points), 9, 9).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        )
+        cut = F.grid_sample(x.permute(0, 3, 1, 2), at.reshape(1, -1, 9, 2), align_corners=True)  # zeros outside
+        return cut.unflatten(2, (-1, 9))[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
     def conv(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:
         return F.gelu(F.conv2d(x, layer.weight, layer.bias))
@@ -77,41 +77,39 @@ def patch_method(decoder, maps: dict[str, torch.Tensor], points: torch.Tensor) -
 def measure(preset: str, size: tuple[int, int], repeats: int) -> dict:
     """Milliseconds and multiply-accumulates of every variant."""
     model, dpt = (SPD.from_preset(name).eval().to(DEVICE) for name in (preset, "dpt"))
-    images = torch.randn(1, 3, *size, device=DEVICE)
+    images, cases = torch.randn(1, 3, *size, device=DEVICE), queries(size)
     features, dpt_features = model.encode(images), dpt.encode(images)
     macs = {
         "dense": model.sparse_decoder.multiply_accumulates(features.grids),
         "full DPT decoder": dpt.sparse_decoder.multiply_accumulates(dpt_features.grids),
     }
-    whole, maps = (
-        model.sparse_decoder.plan(queries(size)["pixels", 1], features.grids, dense_above=(0.0, 0.0)).to(DEVICE),
-        list(features.maps.values()),
-    )
-    variants = {
-        "dense": lambda: model.decode_dense(features),
-        "dense by the engine": lambda: model.sparse_decoder.run(whole, maps),
-    }
-    variants |= {"full DPT decoder": lambda: dpt.decode_dense(dpt_features)}
-    for case, points in queries(size).items():
+    variants = dense_ways(model, features) | {"full DPT decoder": partial(dpt.decode_dense, dpt_features)}
+    for case, points in cases.items():
         plan = model.plan_points(points, features.grids, features.size)
         macs[case] = model.sparse_decoder.multiply_accumulates(plan)
-        variants[case, "plan"] = lambda points=points: model.plan_points(points, features.grids, features.size)
-        variants[case, "fresh"] = lambda points=points: model.decode_points(features, points)
-        variants[case, "reused"] = lambda plan=plan: model.decode_points(features, plan=plan)
+        variants[case, "plan"] = partial(model.plan_points, points, features.grids, features.size)
+        variants[case, "fresh"] = partial(model.decode_points, features, points)
+        variants[case, "reused"] = partial(model.decode_points, features, plan=plan)
     if preset == "v15":
         for count in PATCH_COUNTS:
-            points = torch.from_numpy(queries(size)["pixels", count][0]).float().to(DEVICE)
-            variants["patches", count] = lambda points=points: patch_method(model.decoder, features.maps, points)
+            points = torch.from_numpy(cases["pixels", count][0]).float().to(DEVICE)
+            variants["patches", count] = partial(patch_method, model.decoder, features.maps, points)
     times = interleaved(variants, repeats)
-    # The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The better
-    # one is what we compare with.
     times["dense"] = min(times["dense"], times.pop("dense by the engine"))
     return {
         "macs": macs,
         "ms": times,
-        "stages": stages(model, features, queries(size)["pixels", 128]),
-        "memory_mb": peak_memory(model, features, size),
+        "stages": stages(model, features, cases["pixels", 128]),
+        "memory_mb": peak_memory(model, features, cases),
     }
+
+
+def dense_ways(model: SPD, features: Features) -> dict[str, Callable]:
+    """The same layers, dense, in two ways of holding memory: which is faster changes from process to process. The
+    better one is what we compare with."""
+    decoder, maps = model.sparse_decoder, list(features.maps.values())
+    plan = decoder.plan(np.zeros((1, 1, 2)), features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
+    return {"dense": partial(model.decode_dense, features), "dense by the engine": partial(decoder.run, plan, maps)}
 
 
 @torch.inference_mode()
@@ -122,67 +120,60 @@ def thresholds(preset: str, size: tuple[int, int], shares: list[float], repeats:
     features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     cases = {count: points for (kind, count), points in queries(size).items() if kind in ("pixels", "every pixel")}
-    whole = decoder.plan(cases[1], features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
-    variants = {"dense": lambda: model.decode_dense(features), "by the engine": lambda: decoder.run(whole, maps)}
+    variants = dense_ways(model, features)
     for count, points in cases.items():
         for share in shares:
             variants[count, share] = lambda points=points, share=share: decoder.run(
                 decoder.plan(points, features.grids, (share, DENSE_ABOVE[1])).to(DEVICE), maps
             )
     times = interleaved(variants, repeats)
-    dense_ms = min(times["dense"], times["by the engine"])
+    dense_ms = min(times["dense"], times["dense by the engine"])
     return {str(count): {str(share): dense_ms / times[count, share] for share in shares} for count in cases}
 
 
-def stages(model: SPD, features, points: np.ndarray, repeats: int = 15) -> list[dict]:
+def stages(model: SPD, features: Features, points: np.ndarray, repeats: int = 15) -> list[dict]:
     """Time and GFLOP/s of each layer at 128 pixels, and of the same layer on its whole map."""
     decoder, maps = model.sparse_decoder, list(features.maps.values())
     plan = decoder.plan(points, features.grids).to(DEVICE)
     dense = decoder.plan(points, features.grids, dense_above=(0.0, 0.0)).to(DEVICE)
+    ms = np.empty((2, repeats, len(plan.steps)))
+    for repeat in range(repeats):
+        for way, way_ms in zip((plan, dense), ms):
+            decoder.run(replace(way, steps=timed(way.steps, way_ms[repeat])), maps)
     rows = []
-    for sparse_step, dense_step in zip(plan.steps, dense.steps):
-        layer = decoder.graph.layer(sparse_step.value)
+    for step, dense_step, step_ms, dense_ms in zip(plan.steps, dense.steps, *np.median(ms, axis=1).tolist()):
+        layer = decoder.graph.layer(step.value)
+        macs = layer.weight.numel() if isinstance(layer, (Conv3x3, torch.nn.Linear)) else 0
         rows.append(
             {
                 "layer": type(layer).__name__,
-                "sites": sparse_step.sites,
-                "sparse": not sparse_step.dense,
-                "ms": [],
-                "dense_ms": [],
+                "sites": step.sites,
+                "sparse": not step.dense,
+                "ms": step_ms,
+                "dense_ms": dense_ms,
+                "macs": macs * step.sites,
+                "dense_macs": macs * dense_step.sites,
             }
         )
-        macs = layer.weight.numel() if isinstance(layer, (Conv3x3, torch.nn.Linear)) else 0
-        rows[-1] |= {"macs": macs * sparse_step.sites, "dense_macs": macs * dense_step.sites}
-    clock = {"started": 0.0}
-
-    def timed(step_rows, column):
-        def tick(index: int) -> None:
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            now = time.perf_counter()
-            if index >= 0:
-                step_rows[index][column].append(1000 * (now - clock["started"]))
-            clock["started"] = now
-
-        return tick
-
-    for _ in range(repeats):
-        decoder.run(plan, maps, on_step=timed(rows, "ms"))
-        decoder.run(dense, maps, on_step=timed(rows, "dense_ms"))
-    for row in rows:
-        row["ms"], row["dense_ms"] = float(np.median(row["ms"])), float(np.median(row["dense_ms"]))
     return rows
 
 
-def peak_memory(model: SPD, features, size: tuple[int, int]) -> dict[str, float]:
+def timed(steps: list[Step], ms: np.ndarray) -> Iterator[Step]:
+    """The steps of a plan, and milliseconds from handing one out until the next is asked for."""
+    for index, step in enumerate(steps):
+        started = time.perf_counter()
+        yield step
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        ms[index] = 1000 * (time.perf_counter() - started)
+
+
+def peak_memory(model: SPD, features: Features, cases: dict[tuple[str, int], np.ndarray]) -> dict[str, float]:
     """MB that each call needs at its peak, beyond what is there before it."""
-    cases = {"dense": lambda: model.decode_dense(features)}
-    for count in (128, 1024, 16384):
-        points = queries(size)["pixels", count]
-        cases[f"{count} pixels"] = lambda points=points: model.decode_points(features, points)
-    every = queries(size)["every pixel", size[0] * size[1]]
-    cases["every pixel"] = lambda: model.decode_points(features, every)
-    return {name: peak_mb(run) for name, run in cases.items()}
+    points = {f"{count} pixels": cases["pixels", count] for count in (128, 1024, 16384)}
+    points["every pixel"] = list(cases.values())[-1]
+    dense = {"dense": peak_mb(partial(model.decode_dense, features))}
+    return dense | {name: peak_mb(partial(model.decode_points, features, at)) for name, at in points.items()}
 
 
 def draw(result: dict, title: str):
@@ -197,31 +188,17 @@ def draw(result: dict, title: str):
     axes[0].loglog(counts, [result["ms"][("pixels", k), "reused"] for k in counts], ".:", label="pixels, plan reused")
     patches = [k for k in PATCH_COUNTS if ("patches", k) in result["ms"]]
     if patches:
-        axes[0].loglog(
-            patches,
-            [result["ms"]["patches", k] for k in patches],
-            "x-",
-            color="tab:red",
-            label="patches (not exact)",
-        )
+        style = {"marker": "x", "color": "tab:red"}
+        axes[0].loglog(patches, [result["ms"]["patches", k] for k in patches], label="patches (not exact)", **style)
         macs = [PATCH_MACS / 1e6 * k for k in COUNTS[:8]]
-        axes[1].loglog(COUNTS[:8], macs, "x-", color="tab:red", label="patches, 7.4 M each")
+        axes[1].loglog(COUNTS[:8], macs, label="patches, 7.4 M each", **style)
     break_even = round(result["macs"]["full DPT decoder"] / PATCH_MACS)
+    full_dpt = {"color": "grey", "linestyle": "-.", "label": "full DPT decoder (once per frame parts included)"}
+    crossing = {"color": "tab:red", "linestyle": ":", "label": f"break-even of patches, K = {break_even}"}
     for axis, column, scale in ((axes[0], "ms", 1), (axes[1], "macs", 1e6)):
         axis.axhline(result[column]["dense"] / scale, color="black", label="dense decoder")
-        axis.axhline(
-            result[column]["full DPT decoder"] / scale,
-            color="grey",
-            linestyle="-.",
-            label="full DPT decoder (once per frame parts included)",
-        )
-        axis.axvline(
-            break_even,
-            color="tab:red",
-            linestyle=":",
-            linewidth=1,
-            label=f"break-even of patches, K = {break_even}",
-        )
+        axis.axhline(result[column]["full DPT decoder"] / scale, **full_dpt)
+        axis.axvline(break_even, linewidth=1, **crossing)
         axis.set(xlabel="points", ylabel={"ms": "ms", "macs": "million multiply-accumulates"}[column])
         axis.grid(alpha=0.3)
         axis.set_ylim(top=50 * result[column]["dense"] / scale)  # room for the legend
@@ -257,81 +234,37 @@ def main() -> None:
         return
     roof = matmul_gflops()
     result = measure(arguments.preset, size, arguments.repeats)
-    dense_ms, dense_macs = result["ms"]["dense"], result["macs"]["dense"]
-    columns = (
-        "points",
-        "plan [ms]",
-        "fresh [ms]",
-        "dense ÷ fresh",
-        "reused [ms]",
-        "dense ÷ reused",
-        "MACs",
-        "dense MACs ÷ MACs",
-        "patches [ms]",
-    )
-    table, rows = Table(*columns, title=title), {}
-    for kind, count in (case for case in result["macs"] if isinstance(case, tuple)):
-        plan_ms, fresh_ms, reused_ms = (result["ms"][(kind, count), what] for what in ("plan", "fresh", "reused"))
-        macs, patches_ms = (
-            result["macs"][kind, count],
-            result["ms"].get(("patches", count)) if kind == "pixels" else None,
-        )
-        rows[f"{count} {kind}"] = {
-            "plan_ms": plan_ms,
-            "fresh_ms": fresh_ms,
-            "reused_ms": reused_ms,
-            "macs": macs,
-            "patches_ms": patches_ms,
-        }
-        numbers = (
-            plan_ms,
-            fresh_ms,
-            dense_ms / fresh_ms,
-            reused_ms,
-            dense_ms / reused_ms,
-            macs / 1e6,
-            dense_macs / macs,
-            patches_ms,
-        )
+    ms, macs = result["ms"], result["macs"]
+    table, rows = Table("points", "plan [ms]", "fresh [ms]", "dense ÷ fresh", "reused [ms]", title=title), {}
+    for column in ("dense ÷ reused", "MACs", "dense MACs ÷ MACs", "patches [ms]"):
+        table.add_column(column)
+    for case in (case for case in macs if isinstance(case, tuple)):
+        kind, count = case
+        row = {f"{what}_ms": ms[case, what] for what in ("plan", "fresh", "reused")}
+        row |= {"macs": macs[case], "patches_ms": ms.get(("patches", count)) if kind == "pixels" else None}
+        rows[f"{count} {kind}"] = row
+        plan_ms, fresh_ms, reused_ms, _, patches_ms = row.values()
+        numbers = [plan_ms, fresh_ms, ms["dense"] / fresh_ms, reused_ms, ms["dense"] / reused_ms]
+        numbers += [macs[case] / 1e6, macs["dense"] / macs[case], patches_ms]
         table.add_row(f"{count} {kind}", *("" if number is None else f"{number:.1f}" for number in numbers))
     console.print(table)
-    dpt = {what: result[what]["full DPT decoder"] for what in ("ms", "macs")}
     console.print(
-        f"dense {dense_ms:.0f} ms, {dense_macs / 1e9:.2f} G; full DPT decoder {dpt['ms']:.0f} ms,"
-        f" {dpt['macs'] / 1e9:.2f} G; MACs above in millions"
+        f"dense {ms['dense']:.0f} ms, {macs['dense'] / 1e9:.2f} G; full DPT decoder {ms['full DPT decoder']:.0f} ms,"
+        f" {macs['full DPT decoder'] / 1e9:.2f} G; MACs above in millions"
     )
-    stage_table = Table(
-        "layer",
-        "sites at 128 pixels",
-        "ms",
-        "GFLOP/s",
-        "on the whole map [ms]",
-        "GFLOP/s",
-        title=f"stages; torch.mm reaches {roof:.0f} GFLOP/s",
-    )
+    titles = ("layer", "sites at 128 pixels", "ms", "GFLOP/s", "on the whole map [ms]", "GFLOP/s")
+    stage_table = Table(*titles, title=f"stages; torch.mm reaches {roof:.0f} GFLOP/s")
     for row in result["stages"]:
         speed, dense_speed = (
-            f"{2 * macs / ms / 1e6:.0f}" if macs else ""
-            for macs, ms in ((row["macs"], row["ms"]), (row["dense_macs"], row["dense_ms"]))
+            f"{2 * row[work] / row[time_ms] / 1e6:.0f}" if row[work] else ""
+            for work, time_ms in (("macs", "ms"), ("dense_macs", "dense_ms"))
         )
-        stage_table.add_row(
-            row["layer"],
-            f"{row['sites']}{'' if row['sparse'] else ' (dense)'}",
-            f"{row['ms']:.2f}",
-            speed,
-            f"{row['dense_ms']:.2f}",
-            dense_speed,
-        )
+        sites = f"{row['sites']}{'' if row['sparse'] else ' (dense)'}"
+        stage_table.add_row(row["layer"], sites, f"{row['ms']:.2f}", speed, f"{row['dense_ms']:.2f}", dense_speed)
     console.print(stage_table)
     console.print("peak memory, MB: " + ", ".join(f"{name} {mb:.0f}" for name, mb in result["memory_mb"].items()))
-    everything = {
-        "title": title,
-        "matmul_gflops": roof,
-        "dense_ms": dense_ms,
-        "dense_macs": dense_macs,
-        "full_dpt": dpt,
-        "points": rows,
-    }
+    everything = {"title": title, "matmul_gflops": roof, "dense_ms": ms["dense"], "dense_macs": macs["dense"]}
+    everything |= {"full_dpt": {what: result[what]["full DPT decoder"] for what in ("ms", "macs")}, "points": rows}
     everything |= {"stages": result["stages"], "memory_mb": result["memory_mb"]}
     write("decoder" if arguments.preset == "v15" else f"decoder_{arguments.preset}", everything, draw(result, title))
 

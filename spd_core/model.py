@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +31,10 @@ MIN_SIZE = 64  # px: two sites of the stride-32 level
 def check_input_size(input_size: Sequence[int] | np.ndarray) -> tuple[int, int]:
     """`input_size` as a tuple; SPDError where it is not (height, width) px that the network can see."""
     sizes = list(input_size) if isinstance(input_size, tuple | list | np.ndarray) else []
-    if len(sizes) != 2 or not all(_is_whole(n) and n >= MIN_SIZE for n in sizes):
+    fit = [isinstance(n, int | float | np.number) and n >= MIN_SIZE and float(n).is_integer() for n in sizes]
+    if len(sizes) != 2 or not all(fit):
         raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
     return int(sizes[0]), int(sizes[1])
-
-
-def _is_whole(value: Any) -> bool:
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value == int(value)
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,11 @@ LARGE_SITES, LARGE_TIMES = 16384, 1.5
 
 @dataclass
 class Read:
-    """How a layer reads one input: the whole map, or the very same rows in order."""
+    """How a layer reads one input value: rows of it, `taps` [S, T] their numbers, with the `weights` [S, T] of a
+    weighted sum; without `taps` the whole map, or the very same rows in order."""
 
     value: int
-
-
-@dataclass
-class TapRead(Read):
-    """Reads chosen rows: `taps` [S, T] are row numbers of the input value, `weights` [S, T] those of a weighted sum."""
-
-    taps: Tensor
+    taps: Tensor | None = None
     weights: Tensor | None = None
 
 
@@ -90,7 +85,7 @@ class Plan:
 
     grids: tuple[Grid, ...]
     steps: list[Step]
-    sample: TapRead
+    sample: Read
     shape: tuple[int, int]
     bordered: set[int]
     before: Coverage
@@ -289,12 +284,12 @@ def _requested_sites(
 def _read_same_sites(argument: int, source: Sites | None, out: Sites, grid: Grid) -> Read:
     """A pointwise layer reads its own sites, which are among those of its input: as many means the same."""
     if source is None:
-        return TapRead(argument, torch.from_numpy(grid.map_rows(out.numbers)))
-    return Read(argument) if len(source) == len(out) else TapRead(argument, torch.from_numpy(source.rows(out.numbers)))
+        return Read(argument, torch.from_numpy(grid.map_rows(out.numbers)))
+    return Read(argument, None if len(source) == len(out) else torch.from_numpy(source.rows(out.numbers)))
 
 
 def _read_taps(
     argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None
-) -> TapRead:
+) -> Read:
     rows = grid.map_rows(numbers) if source is None else source.rows(numbers)
-    return TapRead(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights))
+    return Read(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights))

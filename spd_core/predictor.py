@@ -48,8 +48,8 @@ class Predictor:
     """A model ready to answer, on one device. Nothing about it changes once it is made.
 
     Args:
-        model: used as it is where it is in eval mode, on that device, of that precision and without BatchNorm; else a
-            copy is made ready. The model given is never changed.
+        model: used as it is where it is in eval mode, on that device, of that precision and without BatchNorm to fold;
+            else a copy is made ready. The model given is never changed.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
         precision: "fp32" (for the whole process without TF32), "bf16", on a GPU "fp16" (the head stays in fp32), or, on
             a CPU, "int8" (of the encoder; for EfficientNet-Lite).

@@ -32,11 +32,10 @@ def int8_graph(graph: bytes) -> bytes:
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Pictures(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._pictures = pictures()
+        feed = ({"images": picture} for picture in pictures())
 
         def get_next(self) -> dict | None:
-            return next(({"images": picture} for picture in self._pictures), None)
+            return next(self.feed, None)
 
     model = onnx.load_from_string(graph)
     # "Pre-processed", or it logs that it should be: there is nothing to fuse, BatchNorm is folded.

@@ -89,23 +89,29 @@ def without_tf32() -> None:
 
 
 def placed(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
-    """`model` itself where it is in eval mode, on the device, of the type and has no BatchNorm to run; else a copy that
-    is ready."""
+    """`model` itself where it is in eval mode, on the device, of the type and has no BatchNorm to fold; else a copy
+    that is ready."""
     if device.type == "cuda" and dtype == torch.float32:
         without_tf32()
     first = next(model.parameters())
-    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
-    is_there = first.device.type == device.type and (first.device.index == index or device.type == "cpu")
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    if is_there and first.dtype == dtype and not model.training and not has_batch_norm:
+    is_there = first.device == torch.empty(0, device=device).device  # "cuda" is the current one
+    is_folded = not _folds(model) or not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if is_there and first.dtype == dtype and not model.training and is_folded:
         return model
     return made_ready(copy.deepcopy(model), device, dtype)
 
 
 def made_ready(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
-    """`model` itself, changed: in eval mode, without BatchNorm, on the device and of the type."""
-    fold_batch_norm(model.eval().encoder)
+    """`model` itself, changed: in eval mode, EfficientNet-Lite without BatchNorm, on the device and of the type."""
+    if _folds(model.eval()):
+        fold_batch_norm(model.encoder)
     return model.to(device, dtype)
+
+
+def _folds(model: SPD) -> bool:
+    """Whether each BatchNorm of the encoder follows the convolution that stands before it in the list of modules: of
+    timm's others some have a sum in between."""
+    return isinstance(model.encoder, LiteEncoder)
 
 
 class Runtime:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spd_core import checkpoint
-from spd_core.engine import NOTHING, Coverage, Known
 from spd_core.errors import SPDError
 from spd_core.model import SPD, Features, SPDConfig
+from spd_core.plan import NOTHING, Coverage, Known
 from spd_core.sites import Grid
 
 from .layers import QueryDecoder

@@ -12,7 +12,7 @@ import torch
 from golden import efficientnet_lite
 from torch import nn
 
-from spd_core import SPD, export
+from spd_core import SPD, Predictor, export
 from spd_core.backbones import EncoderError
 from spd_core.encoders import normalise
 from spd_core.lite_encoder import LiteEncoder, fold_batch_norm, imagenet_weights
@@ -100,6 +100,15 @@ def test_statistics_stand_still_in_training_and_factors_learn(images):
     norms = [module for module in model.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(norm.weight.grad is not None and norm.weight.grad.abs().sum() > 0 for norm in norms)
+
+
+def test_batch_norm_of_other_encoders_stays_as_it_is(images):
+    """RepViT adds another convolution to what comes before its BatchNorm."""
+    model = with_statistics(SPD.from_preset("v15", encoder="repvit_m0_9"))
+    predictor = Predictor(copy.deepcopy(model).train(), "cpu", runtime="torch")  # a copy, made ready
+    with torch.inference_mode():
+        for name, expected in model.encode(images).maps.items():
+            torch.testing.assert_close(predictor.encoder(images).maps[name], expected)
 
 
 def test_folded_it_is_the_same_function_without_batch_norm(images):

@@ -186,6 +186,15 @@ def test_response_normalisation_is_timms(use_conv, device):
     torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))  # timm's own
 
 
+def test_backbones_whose_maps_are_channels_last_already():
+    encoder = SPD.from_preset("v15", encoder="mambaout_femto").eval().encoder
+    with torch.inference_mode():
+        levels = encoder(torch.randn(1, 3, 64, 96))
+    assert [level.shape[1:] for level in levels] == [
+        (64 // stride, 96 // stride, channels) for stride, channels in zip((4, 8, 16, 32), encoder.channels)
+    ]
+
+
 def test_pyramids_normalise_responses_in_fewer_passes():
     mlps = [module for module in SPD.from_preset("atto").encoder.modules() if isinstance(module, GlobalResponseNormMlp)]
     assert mlps
