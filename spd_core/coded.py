@@ -14,7 +14,8 @@ from .errors import SPDError
 NOT_WHOLE = "expected JPEG or PNG, neither damaged nor cut short"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
 SATURATED = 2**16 - 1  # mm in 16 bits: no reading, of sensors and data sets (7-Scenes) that have no 0 for it
-PNG_START, TIFF_STARTS = b"\x89PNG", (b"II*\x00", b"MM\x00*")
+PNG_START = b"\x89PNG"
+TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two of BigTIFF
 
 
 class CodingError(SPDError):

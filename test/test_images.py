@@ -20,26 +20,27 @@ XMP = (
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "avif", "xmp.jpg"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "big.tif", "avif", "xmp.jpg"])
 def test_pictures_are_turned_as_pillow_turns_them(tmp_path, kind, orientation):
     if kind == "avif" and not HAS_AVIF:
         pytest.skip("libraries without AVIF")
     tags, file = Image.Exif(), tmp_path / f"p.{kind}"
     tags[ORIENTATION] = orientation
     about = {"xmp": XMP.format(orientation).encode()} if kind == "xmp.jpg" else {"exif": tags}
-    Image.fromarray(SMOOTH).save(file, quality=95, **about)
+    Image.fromarray(SMOOTH).save(file, quality=95, big_tiff=kind == "big.tif", **about)
     with Image.open(file) as picture:
         expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     turned = read_colour(file, turned=True)
     assert turned.shape == (SIZE if orientation < 5 else SIZE[::-1]) + (3,)
     assert np.abs(turned.astype(float) - expected).mean() < 3  # decoders differ
-    if kind != "tif":
+    if "tif" not in kind:
         assert np.abs(read_colour(file).astype(float) - SMOOTH).mean() < 6, "as it is stored"
 
 
+@pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_what_is_masked_in_a_tiff_is_not_black(tmp_path, alpha):
-    Image.fromarray(np.dstack([PIXELS, np.full(SIZE, alpha, np.uint8)])).save(tmp_path / "p.tif")
+def test_what_is_masked_in_a_tiff_is_not_black(tmp_path, alpha, big):
+    Image.fromarray(np.dstack([PIXELS, np.full(SIZE, alpha, np.uint8)])).save(tmp_path / "p.tif", big_tiff=big)
     np.testing.assert_array_equal(read_colour(tmp_path / "p.tif"), PIXELS)
 
 
