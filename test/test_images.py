@@ -1,14 +1,15 @@
 """Pictures from files, held against what Pillow makes of them."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
-from support.photographs import ORIENTATION, PIXELS, SIZE
+from support.photographs import ORIENTATION, PIXELS, SIZE, photograph
 
-from spd_core.data.images import read_colour
+from spd_core.data.images import orientation_of, read_colour
 from spd_core.data.samples import DataError
 
 SMOOTH = cv2.resize(PIXELS[:6, :8], SIZE[::-1], interpolation=cv2.INTER_CUBIC)
@@ -35,6 +36,13 @@ def test_pictures_are_turned_as_pillow_turns_them(tmp_path, kind, orientation):
     assert np.abs(turned.astype(float) - expected).mean() < 3  # decoders differ
     if "tif" not in kind:
         assert np.abs(read_colour(file).astype(float) - SMOOTH).mean() < 6, "as it is stored"
+
+
+def test_exif_is_read_of_the_largest_photographs_that_phones_take(tmp_path):
+    file = photograph(tmp_path / "p.jpg", orientation=6)
+    jpeg = bytearray(file.read_bytes())
+    struct.pack_into(">HH", jpeg, jpeg.index(b"\xff\xc0") + 5, 12240, 16320)
+    assert orientation_of(io.BytesIO(jpeg)) == orientation_of(file) == 6
 
 
 @pytest.mark.parametrize("big", [False, True])

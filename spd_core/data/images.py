@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ..coded import PNG_START, TIFF_STARTS, CodingError, PixelTypeError, decoded, metres
 from ..files import PNM, problem, write_bytes
@@ -45,11 +46,18 @@ def exif_of(picture: Path | io.BytesIO, part: int | None = None) -> Mapping[int,
     if isinstance(picture, Path) and not picture.is_file():  # a pipe gives its picture once
         return {}
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(picture) as opened:
+        with warnings.catch_warnings(action="ignore"), _opened(picture) as opened:
             tags = opened.getexif()
             return tags if part is None else tags.get_ifd(part)
     except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
         return {}
+
+
+def _opened(picture: Path | io.BytesIO) -> Image.Image:
+    """A picture whose pixels are not read."""
+    with suppress(SyntaxError):  # no JPEG
+        return JpegImageFile(picture)  # of any size: `Image.open` refuses the 200 megapixels that phones have
+    return Image.open(picture)
 
 
 def orientation_of(picture: Path | io.BytesIO) -> int:
