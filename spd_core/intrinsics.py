@@ -34,6 +34,7 @@ EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
 PLANE_PER_UNIT_ACROSS, PLANE_UNIT, DIGITAL_ZOOM, CUSTOM_RENDERED = 0xA20E, 0xA210, 0xA404, 0xA401
 PANORAMA = 6  # of CUSTOM_RENDERED, as phones write it
+PANORAMA_XMP = b"GPano:ProjectionType"  # of spheres and cylinders, as viewers know them, whatever their shape
 
 
 class IntrinsicsError(SPDError):
@@ -218,7 +219,8 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
     if across and down and not _is_same_shape((down, across), size):
         whole, part = f"{across:g}x{down:g} px", f"{size[1]}x{size[0]} px"
         return KnownCamera(None, f"nothing (EXIF is of {whole}, and this picture of {part} was cut out of it)")
-    if tags.get(CUSTOM_RENDERED) == PANORAMA or max(size) > WIDEST * min(size):
+    is_panorama = tags.get(CUSTOM_RENDERED) == PANORAMA or PANORAMA_XMP in file.read_bytes()
+    if is_panorama or max(size) > WIDEST * min(size):
         return KnownCamera(None, "nothing (EXIF is of one shot, and this picture is a panorama or a strip of one)")
     focal_px, source = plausible[0]
     return KnownCamera(centred_camera(focal_px, size), source)

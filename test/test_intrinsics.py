@@ -110,6 +110,16 @@ def test_exif_of_a_panorama_says_no_focal_length(tmp_path, tags, size, is_told):
     assert ("a panorama" in known.source) != is_told
 
 
+def test_exif_of_a_sphere_says_no_focal_length(tmp_path):
+    file = photograph(tmp_path / "p.jpg", {F35: 26}, (32, 64))
+    assert camera_of_picture(file, (32, 64)).camera is not None
+    with Image.open(file) as picture:
+        xmp = b'<x:xmpmeta><rdf:Description GPano:ProjectionType="equirectangular"/></x:xmpmeta>'
+        picture.save(tmp_path / "sphere.jpg", exif=picture.getexif(), xmp=xmp)
+    known = camera_of_picture(tmp_path / "sphere.jpg", (32, 64))
+    assert known.camera is None and "a panorama" in known.source
+
+
 def test_the_size_in_exif_that_says_no_focal_length_is_no_reason(tmp_path):
     known = camera_of_picture(photograph(tmp_path / "p.jpg", {ACROSS: 640, DOWN: 480}), (160, 160))
     assert (known.camera, known.source) == (None, "nothing")
