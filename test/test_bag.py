@@ -114,6 +114,10 @@ def test_the_files_of_a_split_bag_are_one(tmp_path):
         shutil.move(written / "part.db3", folder / name)
     frames, _ = frames_of(folder, 6)
     assert [f.stamp_ns for f in frames] == [stamp(i) for i in range(6)]
+    (folder / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  relative_file_paths: [bag_10.db3]\n")
+    _, [said] = frames_of(folder, 3)
+    assert "metadata.yaml does not name bag_9.db3, which is not read" in said
+    (folder / "metadata.yaml").unlink()
     (folder / "bag_9.db3").write_bytes(b"")
     frames, said = frames_of(folder, 3)
     assert any("bag_9.db3 is empty" in line for line in said)
@@ -452,6 +456,14 @@ def test_messages_without_a_stamp_have_the_time_of_recording(tmp_path):
     for frame in frames:  # and a node that is shown the image gets it too
         shown = TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp
         assert shown.sec * 10**9 + shown.nanosec == frame.stamp_ns
+
+
+def test_times_of_recording_may_be_later_than_a_stamp_can_be(tmp_path):
+    messages = [(topic, ns + 2**31 * 10**9, message) for topic, ns, message in usual(3)]
+    for _, _, message in messages:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    with Bag(recorded.write(tmp_path / "bag", messages)) as bag:
+        assert [frame.stamp_ns for frame in bag.frames(TOPICS)] == [stamp(i) + 2**31 * 10**9 for i in range(3)]
 
 
 def test_serialisations_of_the_other_byte_order(tmp_path):

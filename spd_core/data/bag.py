@@ -37,6 +37,7 @@ from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
+MOST_NS = 2**31 * 10**9  # what the seconds of a stamp have bits for; a clock may say more
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class Bag:
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             order = "<" if data[1] == 1 else ">"
-            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)) + data[12:]
+            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns % MOST_NS, 10**9)) + data[12:]
         return RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:
