@@ -200,6 +200,10 @@ def _words(part: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)]
 
 
+def _all_words(topic: str) -> set[str]:
+    return {word for part in _parts(topic) for word in _words(part)}
+
+
 def _kind(topic: str) -> str:
     """What the name says that the topic holds: a key of `_WORDS`, or ""."""
     for part in reversed(_parts(topic)):
@@ -241,7 +245,7 @@ def _why_no_depth(content: Content) -> str:
 
 def _colour_score(content: Content) -> float | None:
     """How much a topic looks like the colour image; None where it cannot be."""
-    kind, words = _kind(content.topic), [w for part in _parts(content.topic) for w in _words(part)]
+    kind, words = _kind(content.topic), _all_words(content.topic)
     if content.encoding in ("", *_NO_COLOUR) or _is_own(content.topic):
         return None
     is_grey = content.encoding.startswith(("mono", "8UC1"))
@@ -256,21 +260,21 @@ def _colour_score(content: Content) -> float | None:
 
 def _pair_score(image: Content, depth: Content) -> float:
     """How much a depth topic looks registered to this image."""
-    words = {word for part in _parts(depth.topic) for word in _words(part)}
+    words = _all_words(depth.topic)
     score = 8.0 if image.size == depth.size else -8.0
     if image.frame_id and depth.frame_id:
         score += 4.0 if image.frame_id == depth.frame_id else -2.0
     score += 2.0 * bool(words & _ALIGNED or "_to_" in depth.topic) + 1.0 * (_kind(depth.topic) == "depth")
     score += 1.0 * (is_rectified_topic(image.topic) == ("rect" in words or "raw" not in words))
     score -= 2.0 * _are_of_two_cameras(image.topic, depth.topic)  # or of two sensors of one, as RealSense numbers them
-    return score + min(_shared(image.topic, depth.topic), 3) - 0.25 * (depth.type_name == COMPRESSED)
+    return score + _shared(image.topic, depth.topic) - 0.25 * (depth.type_name == COMPRESSED)
 
 
 def _are_of_two_cameras(a: str, b: str) -> bool:
     """Whether names that two topics have in common are numbered differently in them, or one is left and the other
     right, front and rear: cam_0 and cam_1."""
     numbers = [dict(re.findall(r"([a-z]+)_?(\d+)", topic.lower())) for topic in (a, b)]
-    words = [{word for part in _parts(topic) for word in _words(part)} for topic in (a, b)]
+    words = [_all_words(topic) for topic in (a, b)]
     sides = [[word in found for found in words] for pair in _SIDES for word in pair]
     are_opposite = any(here != there and here == there[::-1] for here, there in zip(sides[::2], sides[1::2]))
     both = numbers[0].keys() & numbers[1].keys()
@@ -278,15 +282,14 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
 
 
 def _shared(a: str, b: str) -> int:
-    """How many names two topics begin with in common."""
-    pairs = zip(_parts(a)[:-1], _parts(b)[:-1])
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(_parts(a)), len(_parts(b))) - 1)
+    """How many words that say something two topics have in common: /rgb/wrist and /depth/wrist one."""
+    return len((_all_words(a) & _all_words(b)) - {"image", "raw", "rect", "info"})
 
 
 def _info_score(image: Content, info: Content) -> tuple[float, int]:
     """How much a camera_info looks like that of an image; below zero: of another camera."""
     neutral = {"image", "camera", "info", "raw", "color", "mono", "rect"}
-    words, own = ({w for part in _parts(t) for w in _words(part)} - neutral for t in (info.topic, image.topic))
+    words, own = (_all_words(topic) - neutral for topic in (info.topic, image.topic))
     is_beside = _folder(info.topic) == _folder(image.topic)
     score = 4.0 * is_beside + 2.0 * len(words & own) / max(len(words | own), 1) + _shared(image.topic, info.topic)
     is_same = False  # or unknown
