@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps, features
 from support.photographs import ORIENTATION, PIXELS, SIZE, photograph
 
-from spd_core.data.images import orientation_of, read_colour
+from spd_core.data.images import orientation_of, read_colour, write_picture
 from spd_core.data.samples import DataError
 
 SMOOTH = cv2.resize(PIXELS[:6, :8], SIZE[::-1], interpolation=cv2.INTER_CUBIC)
@@ -64,3 +64,16 @@ def test_what_is_no_picture_at_all_is_named(tmp_path):
     (tmp_path / "p.png").write_bytes(picture.getvalue()[:2000])
     with pytest.raises(DataError, match=r"p\.png is damaged, or was not written .*; it cannot be decoded"):
         read_colour(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".jp2"])
+def test_formats_that_are_written_are_read(tmp_path, suffix):
+    write_picture(tmp_path / f"p{suffix}", SMOOTH)
+    assert np.abs(read_colour(tmp_path / f"p{suffix}").astype(float) - SMOOTH).mean() < 6
+
+
+@pytest.mark.parametrize(("suffix", "width"), [(".webp", 16_384), (".jpg", 65_536), (".gif", 65_536)])
+def test_a_picture_that_a_format_cannot_hold_is_said_and_not_written(tmp_path, suffix, width):
+    with pytest.raises(DataError, match=rf"p\{suffix} cannot hold a picture of {width}x8 px; expected another format"):
+        write_picture(tmp_path / f"p{suffix}", np.zeros((8, width, 3), np.uint8))
+    assert not any(tmp_path.iterdir())

@@ -112,11 +112,7 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
 
 def check_picture_name(file: Path) -> None:
     """Raise DataError where the suffix of a file is that of no format that OpenCV writes colour in."""
-    try:
-        is_written = cv2.imencode(file.suffix, np.zeros((8, 8, 3), np.uint8))[0]
-    except cv2.error:
-        is_written = False
-    if not is_written:
+    if not _coded(file.suffix, np.zeros((64, 64, 3), np.uint8)):  # JPEG 2000 takes no smaller ones
         raise DataError(f"{file} has no suffix of a picture in colour, such as .png or .jpg")
 
 
@@ -125,7 +121,19 @@ def write_picture(file: Path, rgb: np.ndarray) -> None:
 
     Raises:
         FileError: it cannot be written.
-        DataError: there is no such format.
+        DataError: there is no such format, or it holds no picture of that size.
     """
     check_picture_name(file)
-    write_bytes(file, cv2.imencode(file.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
+    if not (data := _coded(file.suffix, rgb)):
+        height, width = rgb.shape[:2]
+        raise DataError(f"{file} cannot hold a picture of {width}x{height} px; expected another format, say .png")
+    write_bytes(file, data)
+
+
+def _coded(suffix: str, rgb: np.ndarray) -> bytes:
+    """RGB uint8 [H, W, 3] in the format of a suffix; nothing where that cannot be."""
+    try:
+        is_coded, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        return b""
+    return data.tobytes() if is_coded else b""
