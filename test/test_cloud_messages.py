@@ -14,6 +14,7 @@ from spd_core.messages import (
 from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import answer_cloud, blocked_probability, query_cloud
+from spd_ros.waypoints import projected
 
 
 def cloud(fields, points: np.ndarray, **changes) -> PointCloud2:
@@ -169,3 +170,11 @@ def test_answer_layout():
     np.testing.assert_array_equal(points["sigma"], depth / 10)
     np.testing.assert_array_equal(points["scale"], [1.25, np.nan])
     np.testing.assert_allclose(points["x"], xyz[:, 0])
+
+
+def test_pixels_and_places_beyond_float32_are_no_warning(recwarn):
+    nowhere = Answer(*np.full((2, 1), np.nan), np.full((1, 3), np.nan), np.array([Status.OUTSIDE_IMAGE]))
+    msg = answer_cloud(Header(), np.array([[1e300, -1e300]]), np.arange(1, dtype=np.uint32), nowhere, np.ones(1))
+    assert cloud_to_array(msg)[["u", "v"]].tolist() == [(np.inf, -np.inf)]
+    assert projected(np.array([[0.0, 0.0, 1e300]]), None)[1] == np.inf
+    assert not recwarn.list
