@@ -43,6 +43,9 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         pixels = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH) if len(data) else None
     except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
         raise CodingError(error.err or NOT_WHOLE) from error
+    if pixels is None and len(data):  # of one channel of floats OpenCV makes no colour
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels = None if pixels is None or pixels.dtype in (np.uint8, np.uint16) else pixels
     if pixels is None:
         raise CodingError(NOT_WHOLE)
     if data[:4].tobytes() in TIFF_STARTS and flags != cv2.IMREAD_UNCHANGED and pixels.dtype == np.uint8:

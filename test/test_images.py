@@ -52,8 +52,9 @@ def test_what_is_masked_in_a_tiff_is_not_black(tmp_path, alpha, big):
     np.testing.assert_array_equal(read_colour(tmp_path / "p.tif"), PIXELS)
 
 
-def test_pixels_that_are_no_colours_are_named(tmp_path):
-    cv2.imwrite(str(tmp_path / "p.tif"), np.ones((*SIZE, 3), np.float32))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_that_are_no_colours_are_named(tmp_path, channels):
+    cv2.imwrite(str(tmp_path / "p.tif"), np.ones((*SIZE, channels), np.float32))
     with pytest.raises(DataError, match=r"p\.tif is no picture in colours: its pixels are float32; expected uint8 or"):
         read_colour(tmp_path / "p.tif")
 
