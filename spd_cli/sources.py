@@ -164,7 +164,8 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
     if isinstance(source, str) and not Path(source).exists():
         raise SourceError(f"{source} does not exist")
     camera, camera_source = _beside(Path(source)) if isinstance(source, str) else (None, "")
-    capture = cv2.VideoCapture(source)
+    # A whole path: FFmpeg takes 2026-11-30T12:30:05.mp4 for an address, of the protocol 2026-11-30T12.
+    capture = cv2.VideoCapture(os.path.abspath(source) if isinstance(source, str) else source)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if isinstance(source, str) else 0
     rate_hz = capture.get(cv2.CAP_PROP_FPS)
     count = failed = lost = 0

@@ -14,7 +14,8 @@ from .errors import SPDError
 NOT_WHOLE = "expected JPEG or PNG, neither damaged nor cut short"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xda"
 SATURATED = 2**16 - 1  # mm in 16 bits: no reading, of sensors and data sets (7-Scenes) that have no 0 for it
-PNG_START, TIFF_STARTS = b"\x89PNG", (b"II*\x00", b"MM\x00*")
+PNG_START = b"\x89PNG"
+TIFF_STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two of BigTIFF
 
 
 class CodingError(SPDError):
@@ -42,6 +43,9 @@ def decoded(data: bytes | np.ndarray, flags: int) -> np.ndarray:
         pixels = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH) if len(data) else None
     except cv2.error as error:  # more pixels than OPENCV_IO_MAX_IMAGE_PIXELS
         raise CodingError(error.err or NOT_WHOLE) from error
+    if pixels is None and len(data):  # of one channel of floats OpenCV makes no colour
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        pixels = None if pixels is None or pixels.dtype in (np.uint8, np.uint16) else pixels
     if pixels is None:
         raise CodingError(NOT_WHOLE)
     if data[:4].tobytes() in TIFF_STARTS and flags != cv2.IMREAD_UNCHANGED and pixels.dtype == np.uint8:

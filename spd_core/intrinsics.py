@@ -28,12 +28,14 @@ EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 deg
 SHAPE_TOLERANCE = 0.02  # of the aspect of a whole picture, by its EXIF, to that of the picture
 WIDEST = 2.5  # width to height, either way round, of one shot; longer ones are panoramas
 DISTORTION_KEYS = ("distortion_coefficients", "d", "D", "distortion_coeffs", "dist_coeffs", "dist_coeff", "distCoeffs")
+LENS_KEY = "(lens_)?dist(ort|_?co)|radial|tangential|[kp][1-6]$"  # what others may be called, in lower case
 EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
 PLANE_PER_UNIT_ACROSS, PLANE_UNIT, DIGITAL_ZOOM, CUSTOM_RENDERED = 0xA20E, 0xA210, 0xA404, 0xA401
 PANORAMA = 6  # of CUSTOM_RENDERED, as phones write it
+PANORAMA_XMP = b"GPano:ProjectionType"  # of spheres and cylinders, as viewers know them, whatever their shape
 
 
 class IntrinsicsError(SPDError):
@@ -167,7 +169,9 @@ def _as_message(content: dict) -> SimpleNamespace:
 
     def numbers(*names: str) -> list:
         value = said(*names)
-        value = value.get("data") if isinstance(value, dict) else value
+        if isinstance(value, dict) and "data" not in value:
+            raise IntrinsicsError(f"it has {', '.join(map(str, value))}; expected {names[0]} as a list of numbers")
+        value = value["data"] if isinstance(value, dict) else value
         return [] if value is None else np.ravel(value).tolist()
 
     k = numbers("camera_matrix", "k", "K")
@@ -177,7 +181,7 @@ def _as_message(content: dict) -> SimpleNamespace:
     if len(k) != 9 or k[2] == k[5] == 0 != k[6]:
         raise IntrinsicsError(f"its camera matrix is {k}; expected nine numbers, fx 0 cx 0 fy cy 0 0 1")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
-    others = [key for key in content if re.match("dist(ort|_?co)", str(key).lower())]
+    others = [key for key in content if re.match(LENS_KEY, str(key).lower())]
     if unknown := set(others) - {*DISTORTION_KEYS, "distortion_model"}:
         raise IntrinsicsError(f"it has the key {min(unknown)!r}; expected a lens as {' or '.join(DISTORTION_KEYS)}")
     d = numbers(*DISTORTION_KEYS) or [0.0] * 4  # as a fisheye they are no pinhole
@@ -218,7 +222,8 @@ def _from_exif(file: Path, size: tuple[int, int]) -> KnownCamera:
     if across and down and not _is_same_shape((down, across), size):
         whole, part = f"{across:g}x{down:g} px", f"{size[1]}x{size[0]} px"
         return KnownCamera(None, f"nothing (EXIF is of {whole}, and this picture of {part} was cut out of it)")
-    if tags.get(CUSTOM_RENDERED) == PANORAMA or max(size) > WIDEST * min(size):
+    is_panorama = tags.get(CUSTOM_RENDERED) == PANORAMA or PANORAMA_XMP in file.read_bytes()
+    if is_panorama or max(size) > WIDEST * min(size):
         return KnownCamera(None, "nothing (EXIF is of one shot, and this picture is a panorama or a strip of one)")
     focal_px, source = plausible[0]
     return KnownCamera(centred_camera(focal_px, size), source)

@@ -62,6 +62,7 @@ def _with_buffer(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "data": buffer}
 
 
+@np.errstate(over="ignore")  # of pixels that only a float64 holds
 def answer_cloud(
     header: Header,
     uv: np.ndarray,

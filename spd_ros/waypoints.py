@@ -49,6 +49,7 @@ def path_frame(msg: Path) -> str:
     return frames[0]
 
 
+@np.errstate(over="ignore")  # of places that only a float64 holds
 def projected(points_m: np.ndarray, camera: Camera | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels [K, 2], z-depth [K] m and status [K] of points [K, 3] m of the optical frame; pixels are NaN, and the
     status says why, where they have none."""

@@ -136,6 +136,14 @@ def recorded(file, count=3):
     video.release()
 
 
+@pytest.mark.parametrize("name", ["2026-11-30T12:30:05.mkv", "file:v.mkv", "100%d.mkv"])
+def test_names_of_videos_are_no_addresses(tmp_path, monkeypatch, name):
+    recorded(tmp_path / "v.mkv")
+    (tmp_path / "v.mkv").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(pictures([name]))) == 3
+
+
 def test_a_damaged_video_is_read_on_and_told(tmp_path, monkeypatch, capsys):
     recorded(tmp_path / "a.avi", 30)
     whole = (tmp_path / "a.avi").read_bytes()

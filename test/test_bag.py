@@ -15,7 +15,7 @@ from support import recorded
 from support.recorded import CAMERA, SIZE, T0_NS, depth_mm, image, info, picture, stamp, usual
 
 from spd_core.camera import Camera
-from spd_core.data.bag import MOST_HELD, Bag, find_topics, read_frames
+from spd_core.data.bag import MOST_HELD, MOST_NS, Bag, find_topics, read_frames
 from spd_core.data.bag_writing import query_message
 from spd_core.data.mcap import _SCHEMA, MAGIC, _records
 from spd_core.data.samples import DataError
@@ -114,6 +114,10 @@ def test_the_files_of_a_split_bag_are_one(tmp_path):
         shutil.move(written / "part.db3", folder / name)
     frames, _ = frames_of(folder, 6)
     assert [f.stamp_ns for f in frames] == [stamp(i) for i in range(6)]
+    (folder / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  relative_file_paths: [bag_10.db3]\n")
+    _, [said] = frames_of(folder, 3)
+    assert "metadata.yaml does not name bag_9.db3, which is not read" in said
+    (folder / "metadata.yaml").unlink()
     (folder / "bag_9.db3").write_bytes(b"")
     frames, said = frames_of(folder, 3)
     assert any("bag_9.db3 is empty" in line for line in said)
@@ -506,7 +510,7 @@ def test_a_recorder_whose_clock_is_past_2038(tmp_path):
         frames = list(bag.frames(TOPICS))
     assert [frame.stamp_ns for frame in frames] == [late_ns + i * 10**8 for i in range(3)]
     shown = [TYPES.deserialize_cdr(frame.image_data, recorded.IMAGE).header.stamp for frame in frames]
-    assert [(stamp.sec % 2**32, stamp.nanosec) for stamp in shown] == [divmod(f.stamp_ns, 10**9) for f in frames]
+    assert [(stamp.sec, stamp.nanosec) for stamp in shown] == [divmod(f.stamp_ns % MOST_NS, 10**9) for f in frames]
 
 
 def test_serialisations_of_the_other_byte_order(tmp_path):

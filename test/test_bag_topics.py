@@ -1,6 +1,7 @@
 """Which topics are taken of the sets that camera drivers publish, and what is never taken for metres."""
 
 import sqlite3
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -395,3 +396,13 @@ def test_cameras_are_told_apart_by_numbers_and_sides(image, own, others):
     chosen = topics.choose("bag", [content(others[1]), colour], {}, lambda image, depth: 1.0)
     assert chosen.topics.camera_info is None
     assert any(f"calibration of other cameras: {others[1]}" in line for line in chosen.lines)
+
+
+@pytest.mark.parametrize("form", ["/{}/wrist/image_raw", "/robot/upper/arm/wrist/{}/image_raw", "/{}_wrist"])
+def test_depth_has_the_words_of_its_image(form):
+    """Where nothing else tells cameras apart: no frame_id, one size, one clock, neither numbers nor sides."""
+    colour = topics.Content(form.format("rgb"), topics.IMAGE, 9, "rgb8", SIZE)
+    depth = topics.Content(form.format("depth"), topics.IMAGE, 9, "16UC1", SIZE)
+    other = replace(depth, topic=depth.topic.replace("wrist", "head"))
+    for order in ([depth, other], [other, depth]):
+        assert topics.choose("bag", [*order, colour], {}, lambda image, depth: 1.0).topics.depth == depth.topic

@@ -14,6 +14,7 @@ from spd_core.messages import (
 from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import answer_cloud, blocked_probability, query_cloud
+from spd_ros.waypoints import projected
 
 
 def cloud(fields, points: np.ndarray, **changes) -> PointCloud2:
@@ -183,3 +184,11 @@ def test_sensor_msgs_py_reads_answers_and_writes_queries():
         np.testing.assert_array_equal(read[name], ours[name])
     fields = [PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate("uv")]
     np.testing.assert_array_equal(query_points(theirs.create_cloud(Header(), fields, uv))[0], uv)
+
+
+def test_pixels_and_places_beyond_float32_are_no_warning(recwarn):
+    nowhere = Answer(*np.full((2, 1), np.nan), np.full((1, 3), np.nan), np.array([Status.OUTSIDE_IMAGE]))
+    msg = answer_cloud(Header(), np.array([[1e300, -1e300]]), np.arange(1, dtype=np.uint32), nowhere, np.ones(1))
+    assert cloud_to_array(msg)[["u", "v"]].tolist() == [(np.inf, -np.inf)]
+    assert projected(np.array([[0.0, 0.0, 1e300]]), None)[1] == np.inf
+    assert not recwarn.list

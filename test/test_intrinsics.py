@@ -110,6 +110,17 @@ def test_exif_of_a_panorama_says_no_focal_length(tmp_path, tags, size, is_told):
     assert ("a panorama" in known.source) != is_told
 
 
+def test_exif_of_a_sphere_says_no_focal_length(tmp_path):
+    file = photograph(tmp_path / "p.jpg", {F35: 26}, (32, 64))
+    assert camera_of_picture(file, (32, 64)).camera is not None
+    with Image.open(file) as picture:
+        xmp = b'<x:xmpmeta><rdf:Description GPano:ProjectionType="equirectangular"/></x:xmpmeta>'
+        picture.save(tmp_path / "sphere.jpg", exif=picture.getexif(), xmp=xmp)
+    known = camera_of_picture(tmp_path / "sphere.jpg", (32, 64))
+    assert known.camera is None
+    assert "a panorama" in known.source
+
+
 def test_the_size_in_exif_that_says_no_focal_length_is_no_reason(tmp_path):
     known = camera_of_picture(photograph(tmp_path / "p.jpg", {ACROSS: 640, DOWN: 480}), (160, 160))
     assert (known.camera, known.source) == (None, "nothing")
@@ -274,6 +285,11 @@ def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
         (
             OF_ROS + "distortion: [0.1]\n",
             "it has the key 'distortion'; expected a lens as distortion_coefficients or d",
+        ),
+        (OF_ROS + "k1: 0.1\nk2: -0.2\n", "it has the key 'k1'; expected a lens as distortion_coefficients or d"),
+        (
+            OF_ROS + "d: {k1: 0.1, k2: -0.2, p1: 0, p2: 0}\n",
+            "it has k1, k2, p1, p2; expected distortion_coefficients as a list of numbers",
         ),
         (
             "K: [518.0, 518.0, 319.5, 239.5]",

@@ -38,6 +38,7 @@ from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, cho
 
 TOLERANCE_S = 0.02
 MOST_HELD = 100  # frames in memory
+MOST_NS = 2**31 * 10**9  # what the seconds of a stamp have bits for; a clock may say more
 
 
 @dataclass(frozen=True)
@@ -245,8 +246,7 @@ class Bag:
         data = image.data
         if data[4:12] == bytes(8):  # no stamp: a node that is shown it needs one to be asked about it
             order = "<" if data[1] == 1 else ">"
-            seconds, nanoseconds = divmod(stamp_ns, 10**9)  # of a clock that may be past 2038, where ROS's end
-            data = data[:4] + struct.pack(f"{order}II", seconds % 2**32, nanoseconds) + data[12:]
+            data = data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns % MOST_NS, 10**9)) + data[12:]
         yield RecordedFrame(stamp_ns, rgb, depth_m, camera, queries, image_type, data, info.data if info else None)
 
     def _read(self, message: Recorded, use: Callable[[Any], Any], stamp_ns: int | None = None) -> Any:

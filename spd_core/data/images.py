@@ -10,13 +10,14 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ..coded import PNG_START, TIFF_STARTS, CodingError, PixelTypeError, decoded, metres
 from ..files import PNM, problem, write_bytes
@@ -46,11 +47,18 @@ def exif_of(picture: Path | io.BytesIO, part: int | None = None) -> Mapping[int,
     if isinstance(picture, Path) and not picture.is_file():  # a pipe gives its picture once
         return {}
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(picture) as opened:
+        with warnings.catch_warnings(action="ignore"), _opened(picture) as opened:
             tags = opened.getexif()
             return tags if part is None else tags.get_ifd(part)
     except Exception:  # Pillow's parsers raise what they like of damaged tags; the picture may be a good one
         return {}
+
+
+def _opened(picture: Path | io.BytesIO) -> Image.Image:
+    """A picture whose pixels are not read."""
+    with suppress(SyntaxError):  # no JPEG
+        return JpegImageFile(picture)  # of any size: `Image.open` refuses the 200 megapixels that phones have
+    return Image.open(picture)
 
 
 def orientation_of(picture: Path | io.BytesIO) -> int:
@@ -105,11 +113,7 @@ def read_colour_and_depth(colour_file: Path, depth_file: Path) -> tuple[np.ndarr
 
 def check_picture_name(file: Path) -> None:
     """Raise DataError where the suffix of a file is that of no format that OpenCV writes colour in."""
-    try:
-        is_written = cv2.imencode(file.suffix, np.zeros((8, 8, 3), np.uint8))[0]
-    except cv2.error:
-        is_written = False
-    if not is_written:
+    if not _coded(file.suffix, np.zeros((64, 64, 3), np.uint8)):  # JPEG 2000 takes no smaller ones
         raise DataError(f"{file} has no suffix of a picture in colour, such as .png or .jpg")
 
 
@@ -118,7 +122,19 @@ def write_picture(file: Path, rgb: np.ndarray) -> None:
 
     Raises:
         FileError: it cannot be written.
-        DataError: there is no such format.
+        DataError: there is no such format, or it holds no picture of that size.
     """
     check_picture_name(file)
-    write_bytes(file, cv2.imencode(file.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
+    if not (data := _coded(file.suffix, rgb)):
+        height, width = rgb.shape[:2]
+        raise DataError(f"{file} cannot hold a picture of {width}x{height} px; expected another format, say .png")
+    write_bytes(file, data)
+
+
+def _coded(suffix: str, rgb: np.ndarray) -> bytes:
+    """RGB uint8 [H, W, 3] in the format of a suffix; nothing where that cannot be."""
+    try:
+        is_coded, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        return b""
+    return data.tobytes() if is_coded else b""

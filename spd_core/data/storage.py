@@ -83,7 +83,9 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     if missing or not named:
         what = f"{', '.join(missing)}, which is not there" if missing else "no file"
         return found, [f"{metadata} names {what}; {repair}"]
-    return named, []
+    left = [file.name for file in found if file not in named]
+    what = f"{metadata} does not name {', '.join(left)}, which is not read (`ros2 bag reindex` writes it anew)"
+    return named, [what] if left else []
 
 
 def named_files(folder: Path) -> list[Path]:

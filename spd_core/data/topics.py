@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
 from ..camera_info import is_rectified_topic
@@ -262,7 +261,7 @@ def _pair_score(image: Content, depth: Content) -> float:
     score += 2.0 * bool(words & _ALIGNED or "_to_" in depth.topic) + 1.0 * (_kind(depth.topic) == "depth")
     score += 1.0 * (is_rectified_topic(image.topic) == ("rect" in words or "raw" not in words))
     score -= 2.0 * _are_of_two_cameras(image.topic, depth.topic)  # or of two sensors of one, as RealSense numbers them
-    return score + min(_shared(image.topic, depth.topic), 3) - 0.25 * (depth.type_name == COMPRESSED)
+    return score + _shared(image.topic, depth.topic) - 0.25 * (depth.type_name == COMPRESSED)
 
 
 def _are_of_two_cameras(a: str, b: str) -> bool:
@@ -276,8 +275,8 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
 
 
 def _shared(a: str, b: str) -> int:
-    """How many names two topics begin with in common."""
-    return len(list(takewhile(bool, map(str.__eq__, _folder(a), _folder(b)))))
+    """How many words that say something two topics have in common: /rgb/wrist and /depth/wrist one."""
+    return len((set(_words(a)) & set(_words(b))) - {"image", "raw", "rect", "info"})
 
 
 def _info_score(image: Content, info: Content) -> tuple[float, int]:
