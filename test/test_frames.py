@@ -5,12 +5,10 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_ros import frames
-from spd_ros.answers import Answers
 from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
 from spd_ros.notes import PATIENCE_S, Note
 
@@ -707,32 +705,3 @@ def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(benc
     assert b.notes == [("late", 10 * MS)]
     until(lambda: b.lost_notes)
     assert b.lost_notes == ["never"]
-
-
-@pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])
-def test_answers_take_half_of_the_threads_and_change_those_of_no_other(order):
-    """torch keeps the number for each thread; on two cores an answer that waits for both costs twice."""
-    before, counts, have_begun = torch.get_num_threads(), {}, threading.Barrier(3)
-
-    def work(name):
-        answers.on_start(name)
-        have_begun.wait(10)
-        have_begun.wait(10)
-        torch.ones(2_000_000).add_(1)  # a thread's first parallel operation may take over what another has set
-        counts[name] = torch.get_num_threads()
-
-    try:
-        torch.set_num_threads(6)
-        answers = Answers(*[None] * 8)
-        workers = [threading.Thread(target=work, args=[name]) for name in order]
-        for worker in workers:
-            worker.start()
-            time.sleep(0.05)
-        have_begun.wait(10)
-        have_begun.wait(10)
-        for worker in workers:
-            worker.join()
-        assert counts == {ENCODE: 6, ANSWER: 3}
-        assert torch.get_num_threads() == 6
-    finally:
-        torch.set_num_threads(before)

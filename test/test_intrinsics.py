@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
-from support.photographs import ORIENTATION, SIZE, photograph
+from support.photographs import F35, ORIENTATION, SIZE, photograph
 
 from spd_core import Camera
 from spd_core.data.images import read_colour
 from spd_core.data.rgbd import RGBDFolder
 from spd_core.intrinsics import IntrinsicsError, camera_of_picture, read_calibration
 
-F35, MM, ACROSS, DOWN, PER_UNIT, UNIT = 0xA405, 0x920A, 0xA002, 0xA003, 0xA20E, 0xA210
+MM, ACROSS, DOWN, PER_UNIT, UNIT = 0x920A, 0xA002, 0xA003, 0xA20E, 0xA210
 ZOOM, RENDERED = 0xA404, 0xA401
 
 
