@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
-import cv2
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.command import failing, spd, spd_process
+from support.data_sets import write_rgbd
 
 from spd_cli import commands
 from spd_core import checkpoint
@@ -16,11 +17,10 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.files import printable
 
-# Names that a console with markup, emoji codes or control sequences would change, or die of.
-NAMES = ["NYU [raw]", "bags[/old]", "[red]x", "[link=x]a", ":warning: a", "a\x1b[31mred\x07", "größe", "日本"]
+# What a console with markup, emoji codes or control sequences would change, or die of.
+NAME = "NYU [raw] [red]x [link=x]a :warning: a\x1b[31mred\x07 größe 日本 bags[/old]"
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -39,12 +39,10 @@ NAMES = ["NYU [raw]", "bags[/old]", "[red]x", "[link=x]a", ":warning: a", "a\x1b
     ],
     ids=" ".join,
 )
-def test_an_error_names_what_was_given_as_it_was_given(monkeypatch, capsys, tmp_path, name, arguments):
+def test_an_error_names_what_was_given_as_it_was_given(monkeypatch, failing, tmp_path, arguments):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("spd_core.training.TrainConfig.out", tmp_path / "run", raising=False)
-    words = [word.format(name) for word in arguments]
-    said = failing(monkeypatch, capsys, *words)
-    assert printable(name) in said
+    assert printable(NAME) in failing(*(word.format(NAME) for word in arguments))
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +68,9 @@ def damaged(tmp_path_factory):
     return folder
 
 
-def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, capsys, damaged):
+def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, spd, damaged):
     monkeypatch.setattr(commands, "_presets", lambda: "")  # seconds, for what is not looked at here
-    spd(monkeypatch, "info", "--folder", damaged)
-    said = capsys.readouterr().out
+    said = spd("info", "--folder", damaged).out
     for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me"):
         assert whole in said
     faults = [line for line in said.splitlines() if line.startswith("damaged: ")]
@@ -85,9 +82,9 @@ def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, capsys
 
 
 @pytest.mark.parametrize("name", ["a", "half", "empty", "page", "folder", "gone"])
-def test_a_damaged_checkpoint_asked_for_is_one_line(monkeypatch, capsys, damaged, name):
+def test_a_damaged_checkpoint_asked_for_is_one_line(failing, damaged, name):
     for arguments in (["info"], ["export", "out"], ["eval", damaged]):
-        said = failing(monkeypatch, capsys, *arguments, "--weights", damaged / f"{name}.safetensors")
+        said = failing(*arguments, "--weights", damaged / f"{name}.safetensors")
         assert f"{damaged}/{name}.safetensors" in said
 
 
@@ -95,31 +92,26 @@ def test_a_damaged_checkpoint_asked_for_is_one_line(monkeypatch, capsys, damaged
     ("content", "fault"),
     [
         (b"", "is empty"),
-        (b"<!DOCTYPE html><html>", "is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"PK\x03\x04" + bytes(1000), "is damaged, or was not written or copied to its end"),
-        (b"\x80\x02}q\x00", "is a Python pickle"),
-        (bytes(4096), "holds zeros"),
-        (bytes(range(256)), "is damaged or of another format"),
     ],
 )
-def test_weights_to_convert_that_are_something_else(monkeypatch, capsys, tmp_path, content, fault):
+def test_weights_to_convert_that_are_something_else(failing, tmp_path, content, fault):
     file = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"
     file.write_bytes(content)
-    said = failing(monkeypatch, capsys, "convert", file, tmp_path / "out.safetensors")
+    said = failing("convert", file, tmp_path / "out.safetensors")
     assert f"{file} " in said
     assert fault in said
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys, tmp_path):
-    assert "two or more" in failing(monkeypatch, capsys, "average", "embedded")
+def test_an_average_is_written_with_the_origins_of_its_parts(spd, failing, tmp_path):
+    assert "two or more" in failing("average", "embedded")
     out = tmp_path / "mean.safetensors"
-    spd(monkeypatch, "average", "embedded", "embedded", "--out", out)
+    said = spd("average", "embedded", "embedded", "--out", out).out
     embedded = checkpoint.provenance("embedded")
     assert checkpoint.provenance(out)["average_of"] == [embedded] * 2
     assert checkpoint.provenance(out)["license"] == embedded["license"]
-    assert "spd calibrate" in capsys.readouterr().out
+    assert "spd calibrate" in said
 
 
 @pytest.mark.parametrize(
@@ -133,20 +125,17 @@ def test_an_average_is_written_with_the_origins_of_its_parts(monkeypatch, capsys
     ],
     ids=lambda words: words[0],
 )
-def test_a_place_that_cannot_be_written_is_named_before_the_work(monkeypatch, capsys, tmp_path, arguments):
+def test_a_place_that_cannot_be_written_is_named_before_the_work(monkeypatch, failing, tmp_path, arguments):
     def work(*arguments, **options):
         raise AssertionError("it has begun")
 
     for name in ("checkpoint.average", "evaluate", "side_by_side"):
         monkeypatch.setattr(f"spd_cli.commands.{name}", work)
     monkeypatch.setattr("spd_cli.recordings.answer_offline", work)
-    (tmp_path / "data").mkdir()
-    for name, pixels in (("rgb", np.zeros((64, 80, 3), np.uint8)), ("depth", np.full((64, 80), 1000, np.uint16))):
-        cv2.imwrite(str(tmp_path / "data" / f"a.{name}.png"), pixels)
-    (tmp_path / "data" / "camera.txt").write_text("70 70 39.5 31.5")
-    write_bag(tmp_path / "bag", [BagFrame(10**9, np.zeros((64, 80, 3), np.uint8), None, None, [])])
-    capsys.readouterr()
-    said = failing(monkeypatch, capsys, *(word.format(tmp_path) for word in arguments))
+    black = np.zeros((64, 80, 3), np.uint8)
+    write_rgbd(tmp_path / "data", "a", black, 1.0, "70 70 39.5 31.5")
+    write_bag(tmp_path / "bag", [BagFrame(10**9, black, None, None, [])])
+    said = failing(*(word.format(tmp_path) for word in arguments))
     assert "is a folder; expected the name of a file" in said or "cannot be made" in said
 
 
@@ -156,9 +145,9 @@ def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
     shutil.copy(damaged / "b.safetensors", folder / "größe.safetensors")
     (folder / "leer.safetensors").touch()
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "300"}
-    with spd_process("info", "--folder", tmp_path, env=environment) as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
+    code = "from spd_cli import commands, main; commands._presets = lambda: ''; main()"  # as above
+    command = [sys.executable, "-c", code, "info", "--folder", tmp_path]
+    out = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
     assert rb"gr\udcf6\udcdfe/gr\xf6\xdfe.safetensors" in out
     assert rb"gr\udcf6\udcdfe/leer.safetensors is empty" in out
 
@@ -166,6 +155,7 @@ def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
+        ("train", "give either steps or epochs"),
         ("eval . --points 4 --seed -1", "seed must be at least 0, got -1"),
         ("eval . --min_depth_m -1", "min_depth_m must be at least 0, got -1"),
         ("eval . --max_depth_m 0", "max_depth_m must be finite and above min_depth_m (0.001 m), got 0"),
@@ -199,7 +189,7 @@ def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
         ("export out --size [0,0]", "of at least 64 px, got (0, 0)"),
     ],
 )
-def test_values_that_cannot_be_are_one_line_and_leave_nothing(monkeypatch, capsys, tmp_path, arguments, fault):
+def test_values_that_cannot_be_are_one_line_and_leave_nothing(monkeypatch, failing, tmp_path, arguments, fault):
     monkeypatch.chdir(tmp_path)
-    assert fault in failing(monkeypatch, capsys, *arguments.split())
+    assert fault in failing(*arguments.split())
     assert not list(tmp_path.iterdir())

@@ -8,11 +8,11 @@ import tempfile
 import time
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import cv2
 import pytest
-from support.command import spd, spd_process
 from support.photographs import PIXELS
 
 from spd_cli import commands
@@ -21,14 +21,14 @@ from spd_core import checkpoint
 from spd_core.errors import SPDError
 
 
-def test_a_bug_shows_its_traceback(monkeypatch):
+def test_a_bug_shows_its_traceback(monkeypatch, spd):
     def faulty(*arguments, **options):
         raise ValueError("operands could not be broadcast together")
 
     monkeypatch.setattr(commands, "_presets", lambda: "")  # as above
     monkeypatch.setattr(commands, "_list_checkpoints", faulty)
     with pytest.raises(ValueError, match="broadcast"):
-        spd(monkeypatch, "info")
+        spd("info")
 
 
 def test_an_error_of_several_lines_keeps_them(capsys):
@@ -77,7 +77,7 @@ def test_a_service_that_is_stopped_leaves_nothing_behind(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "loop"])
-def test_a_name_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch, capsys, name):
+def test_a_name_that_cannot_be_opened_is_one_line(tmp_path, capsys, name):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(SystemExit) as stop, reported():
         (tmp_path / name).open()
@@ -97,9 +97,9 @@ def test_a_table_that_nobody_reads_ends_as_a_line_does():
 
 
 def test_interrupted_workers_end_quietly(tmp_path):
-    with spd_process(
-        "data", "rooms", tmp_path, "--count", 20000, "--size", "[240,320]", start_new_session=True
-    ) as process:
+    command = [sys.executable, "-m", "spd_cli", "data", "rooms", tmp_path, "--count", "20000", "--size", "[240,320]"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heard, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         deadline = time.monotonic() + 200
         while len(children.read_text().split()) < 2:  # the workers

@@ -2,12 +2,10 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from jsonargparse import auto_cli, capture_parser
-from support.command import ask, failing, spd
 
 from spd_cli import COMMANDS, _loaded
 from spd_cli.parser import Parser, gathered, spelled_out
@@ -20,8 +18,6 @@ from spd_core.training import TrainConfig
     [
         (None, "does not exist"),
         (b"", "is empty"),
-        (b"<!DOCTYPE html>\n<html>", "is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
         (b"steps: 3\nout: [runs", "line 2: expected ',' or ']'"),
         (b"\x00\x01\x02\xff\xfe", "is not text"),
         ("steps: 3\nout: Läufe".encode("latin-1"), "line 2 is not UTF-8"),
@@ -29,25 +25,29 @@ from spd_core.training import TrainConfig
         (b"just words", "is text that begins with 'just words'; expected YAML"),
         (b"- 1\n- 2\n", "expected YAML, lines of 'name: value'"),
         (b"steps: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        (b"augment:\n#  crop: [96, 128]\n", "augment is None; expected lines of 'name: value' below it"),
+        (b"loss: 3\n", "loss is 3; expected lines"),
+        (b"steps: 1\nsteps: 7\n", "line 2: steps is there a second time"),
+        (b"augment: {flip: 0.5, flip: 0.1}\n", "line 1: flip is there a second time"),
     ],
 )
-def test_settings_that_are_something_else(monkeypatch, capsys, tmp_path, content, fault):
+def test_settings_that_are_something_else(failing, tmp_path, content, fault):
     file = tmp_path / "settings [1].yaml"
     if content is not None:
         file.write_bytes(content)
-    said = failing(monkeypatch, capsys, "train", "--config", file)
+    said = failing("train", "--config", file)
     assert "settings [1].yaml" in said
     assert fault in said
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
-def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch, tmp_path, encoding):
+def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch, tmp_path, encoding, spd):
     started = []
     monkeypatch.setattr("spd_core.training.train", started.append)
     monkeypatch.setenv("HOME", str(tmp_path))
     text = "steps: 3\r\nout: ~/run\r\ndata: ~/rooms [1]\r\n"
     (tmp_path / "settings.yaml").write_bytes(text.encode(encoding))
-    spd(monkeypatch, "train", "--config=~/settings.yaml", "--val=~/others")
+    spd("train", "--config=~/settings.yaml", "--val=~/others")
     assert started == [TrainConfig(out=tmp_path / "run", data=tmp_path / "rooms [1]", val=tmp_path / "others", steps=3)]
 
 
@@ -56,6 +56,8 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
     [
         (["train", "--steps", "many"], "steps"),
         (["info", "--wieghts", "a"], "Did you mean weights?"),
+        (["train", "--stpes", "3"], "Did you mean steps"),
+        (["train", "--loss.lamda_var", "0.5"], "Did you mean loss.lambda_var"),
         (["replay"], "replay.bag"),
         (["export", "out", "--size", "[1,x]"], "size"),
         (["eval", ".", "--limit", "1", "--out"], "--out needs a value"),
@@ -65,14 +67,19 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["ask", "p.jpg", "3,4", "--out", "--json"], "--out needs a value"),
     ],
 )
-def test_arguments_that_cannot_be_are_one_line(monkeypatch, capsys, arguments, fault):
-    assert fault in failing(monkeypatch, capsys, *arguments, code=2)
+def test_arguments_that_cannot_be_are_one_line(failing, arguments, fault):
+    assert fault in failing(*arguments, code=2)
 
 
-def test_flags_need_no_value(monkeypatch, tmp_path):
+def test_a_typo_in_a_settings_file_suggests_the_near_name(failing, tmp_path):
+    (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
+    assert "Did you mean loss.lambda_var" in failing("train", "--config", tmp_path / "c.yaml", code=2)
+
+
+def test_flags_need_no_value(monkeypatch, tmp_path, spd):
     started = []
     monkeypatch.setattr("spd_core.training.train", started.append)
-    spd(monkeypatch, "train", "--steps", 3, "--in-memory", "--validation.flip-average", "--pretrained")
+    spd("train", "--steps", 3, "--in-memory", "--validation.flip-average", "--pretrained")
     assert started[0].in_memory is started[0].validation.flip_average is started[0].pretrained is True
 
 
@@ -96,82 +103,23 @@ def test_lists_of_numbers_need_no_brackets(arguments, taken):
     assert {name: found[f"{words[0]}.{name}"] for name in taken} == taken
 
 
-def test_a_name_that_is_no_text_is_named(monkeypatch, capsys):
+def test_a_name_that_is_no_text_is_named(failing):
     for arguments in ([os.fsdecode(b"b\xff.jpg"), "9,9"], ["p.jpg", "--camera", os.fsdecode(b"b\xff.txt")]):
-        with pytest.raises(SystemExit) as stop:
-            ask(monkeypatch, *arguments)
-        assert stop.value.code == 1
-        said = capsys.readouterr().err
+        said = failing("ask", *arguments)
         assert re.fullmatch(r"error: the name b\\udcff\.\w+ is not UTF-8; expected one that is: rename it\n", said)
 
 
-def test_help_and_flags_take_no_picture(monkeypatch, capsys):
+def test_help_and_flags_take_no_picture(spd):
     words = gathered(["view", "--browser", "p.jpg", "--node", "q.jpg", "--browser", "false", "-h"], view)
     assert words == ["view", '["p.jpg", "q.jpg"]', "--browser=true", "--node=true", "--browser", "false", "-h"]
-    with pytest.raises(SystemExit) as stop:
-        ask(monkeypatch, "-h")
-    assert stop.value.code == 0
-    assert "usage: spd" in capsys.readouterr().out
+    assert "usage: spd" in spd("ask", "-h").out
 
 
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        ("augment:\n#  crop: [96, 128]\n", "augment is None; expected lines of 'name: value' below it"),
-        ("loss: 3\n", "loss is 3; expected lines"),
-        ("validation: null\n", "validation is None; expected lines"),
-        ("steps: 7\n", "line 2: steps is there a second time"),
-        ("augment: {flip: 0.5, flip: 0.1}\n", "line 2: flip is there a second time"),
-    ],
-)
-def test_settings_that_are_no_settings_are_one_line(tmp_path, monkeypatch, capsys, content, fault):
-    from spd_cli import main
-
-    (tmp_path / "c.yaml").write_text(f"steps: 1\n{content}")
-    monkeypatch.setattr(sys, "argv", ["spd", "train", "--config", str(tmp_path / "c.yaml")])
-    with pytest.raises(SystemExit):
-        main()
-    assert fault in capsys.readouterr().err
-
-
-def test_fields_of_the_model_on_the_command_line_are_numbers(monkeypatch):
-    from spd_cli import main
-
+def test_fields_of_the_model_on_the_command_line_are_numbers(monkeypatch, spd):
     runs = []
     monkeypatch.setattr("spd_core.training.train", runs.append)
     fields = ["--model.features", "32", "--model.sigma", "true", "--model.max_depth_m", "8.5", "--model.fit", "focal"]
-    monkeypatch.setattr(sys, "argv", ["spd", "train", "--steps", "1", *fields, "--model.input_size", "[64,96]"])
-    main()
+    spd("train", "--steps", 1, *fields, "--model.input_size", "[64,96]")
     expected = {"features": 32, "sigma": True, "max_depth_m": 8.5, "fit": "focal", "input_size": [64, 96]}
     assert runs[0].model == expected
     assert type(runs[0].model["features"]) is int
-
-
-def test_bad_settings_end_the_command_without_a_traceback(monkeypatch, capsys):
-    from spd_cli import main
-
-    monkeypatch.setattr(sys, "argv", ["spd", "train"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
-    assert "give either steps or epochs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "suggestion"),
-    [
-        (["--stpes", "3"], "Did you mean steps"),
-        (["--loss.lamda_var", "0.5"], "Did you mean loss.lambda_var"),
-        (["--config", "CONFIG"], "Did you mean loss.lambda_var"),
-    ],
-)
-def test_typo_in_the_configuration_suggests_the_near_name(tmp_path, monkeypatch, capsys, arguments, suggestion):
-    from spd_cli import main
-
-    (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
-    monkeypatch.setattr(
-        sys, "argv", ["spd", "train", *(str(tmp_path / "c.yaml") if a == "CONFIG" else a for a in arguments)]
-    )
-    with pytest.raises(SystemExit):
-        main()
-    assert suggestion in capsys.readouterr().err

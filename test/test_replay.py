@@ -12,7 +12,6 @@ import pytest
 from support import recorded
 from support.bags import CAMERA, asked_of, frames
 
-from spd_cli import main
 from spd_core.data.bag import BagFrame, find_topics
 from spd_core.data.bag_writing import write_bag
 from spd_core.names import ANSWER_TOPIC, DEPTH_TOPIC
@@ -20,20 +19,15 @@ from spd_core.recording import Sampling, report
 from spd_core.status import Status
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["spd", *map(str, arguments)])
-    main()
-
-
-def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
+def test_live_answers_what_offline_answers(tmp_path, monkeypatch, spd):
     """Through the node in its own process and real DDS; every query once, and a table, JSON, CSV and pictures of
     both."""
     monkeypatch.setenv(
         "ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"]
     )  # `replay` takes a domain of its own; restored after the test
     write_bag(tmp_path / "bag", frames(5, step_s=0.4))
-    run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline", "--points", 50)
-    run(monkeypatch, "replay", tmp_path / "bag", "--out", tmp_path / "live", "--points", 50)
+    spd("replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline", "--points", 50)
+    spd("replay", tmp_path / "bag", "--out", tmp_path / "live", "--points", 50)
     read = {
         mode: np.genfromtxt(tmp_path / mode / "depths.csv", delimiter=",", names=True) for mode in ("offline", "live")
     }
@@ -47,7 +41,7 @@ def test_live_answers_what_offline_answers(tmp_path, monkeypatch):
         assert (tmp_path / "live" / name).stat().st_size > 100
 
 
-def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypatch):
+def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypatch, spd):
     """It hears them under a name that does not say so. P is what holds, and K and D of before that do not. Its
     grid, of as many points as are asked about, is an answer to everyone else."""
     from spd_ros.processes import isolate, running_node
@@ -66,9 +60,9 @@ def test_a_running_node_is_told_that_the_images_are_rectified(tmp_path, monkeypa
             yield "/camera/depth", ns, recorded.image(ns, frame.depth_m, "32FC1")
 
     recorded.write(tmp_path / "bag", messages())
-    run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline")
+    spd("replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline")
     with running_node(parameters={"grid": [16, 8]}):
-        run(monkeypatch, "replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / "live")
+        spd("replay", tmp_path / "bag", "--node", "running", "--out", tmp_path / "live")
     offline, live = (
         np.genfromtxt(tmp_path / name / "depths.csv", delimiter=",", names=True) for name in ("offline", "live")
     )
@@ -116,40 +110,30 @@ def test_a_node_that_dies_leaves_a_gap_and_the_replay_ends(tmp_path, monkeypatch
     assert sum(gap["frames"] for gap in summary["gaps"]) == answered.count(False)
 
 
-def said_by(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    """Exit code, output and errors of a command."""
-    with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, *arguments)
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
-
-
-def test_no_node_to_ask(tmp_path, monkeypatch, capsys):
+def test_no_node_to_ask(tmp_path, monkeypatch, spd):
     from spd_ros import player as live
 
     monkeypatch.setattr(live, "WAIT_FOR_NODE_S", 0.5)
     write_bag(tmp_path / "bag", frames(1))
-    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "bag", "--node", "running")
-    assert code == 1
+    _, error = spd("replay", tmp_path / "bag", "--node", "running", code=1)
     assert "no node listens to /camera/image_raw" in error
 
 
-def test_a_node_that_cannot_start_is_told_at_once(tmp_path, monkeypatch, capsys):
+def test_a_node_that_cannot_start_is_told_at_once(tmp_path, monkeypatch, spd):
     monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
     write_bag(tmp_path / "bag", frames(1))
-    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "bag", "--weights", "/nowhere [x].safetensors")
-    assert code == 1
+    _, error = spd("replay", tmp_path / "bag", "--weights", "/nowhere [x].safetensors", code=1)
     assert error.splitlines()[-1] == "error: the node cannot start; its output above says why"
 
 
-def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch):
+def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch, spd):
     """With depth of another clock that is corrected, and a calibration that the node gets as it was recorded."""
     monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
     path = recorded.write_ros1(tmp_path / "old.bag", recorded.usual(3, depth_offset_ns=2_500_000_000))
     results = {}
     for mode in ("offline", "live"):
         options = ["--depth-offset-s", "-2.5", "--points", 40, "--out", tmp_path / mode]
-        run(monkeypatch, "replay", path, *options, *(["--offline"] if mode == "offline" else []))
+        spd("replay", path, *options, *(["--offline"] if mode == "offline" else []))
         results[mode] = json.loads((tmp_path / mode / "result.json").read_text())
     assert results["live"]["points_by_status"] == {"OK": 120}
     assert results["live"]["metrics"]["abs_rel"] == pytest.approx(results["offline"]["metrics"]["abs_rel"], rel=1e-4)
@@ -158,94 +142,92 @@ def test_a_ros1_bag_is_played_to_the_node(tmp_path, monkeypatch):
 # --- what is said
 
 
-def test_a_replay_without_a_depth_is_no_success(tmp_path, monkeypatch, capsys):
+def test_a_replay_without_a_depth_is_no_success(tmp_path, spd):
     outside = [replace(frame, queries=[(np.array([[-9.0, 5.0]] * 3), np.arange(3))]) for frame in frames(2)]
     write_bag(tmp_path / "bag", outside)
-    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "bag", "--offline", "--recorded")
-    assert (code, error) == (1, "error: no point was answered with a depth: 6 OUTSIDE_IMAGE\n")
+    _, error = spd("replay", tmp_path / "bag", "--offline", "--recorded", code=1)
+    assert error == "error: no point was answered with a depth: 6 OUTSIDE_IMAGE\n"
 
 
-def test_what_a_report_lacks_is_said_before_the_work(rooms, tmp_path, monkeypatch, capsys):
+def test_what_a_report_lacks_is_said_before_the_work(rooms, tmp_path, monkeypatch, spd):
     write_bag(tmp_path / "bag", frames(1))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for command in (("replay", tmp_path / "bag", "--offline"), ("eval", rooms)):
-        code, out, error = said_by(monkeypatch, capsys, *command, "--out", tmp_path / "out")
-        assert code == 1
+        out, error = spd(*command, "--out", tmp_path / "out", code=1)
         assert "this needs matplotlib" in error
         assert "answering" not in out + error
         assert "abs_rel" not in out
 
 
-def test_a_comparison_of_nothing_is_no_success(tmp_path, monkeypatch, capsys):
+def test_a_comparison_of_nothing_is_no_success(tmp_path, spd):
     late = recorded.write(tmp_path / "late [1]", recorded.usual(3, depth_offset_ns=40_000_000))
-    code, out, error = said_by(monkeypatch, capsys, "replay", late, "--offline", "--out", tmp_path / "out")
-    assert code == 1
+    out, error = spd("replay", late, "--offline", "--out", tmp_path / "out", code=1)
     assert "3 of 3 queries answered" in out
     assert error.startswith(
         "error: nothing to compare: 0 of 3 images have depth within the tolerance of 0.02 s; of 3 depth images the"
         " nearest is 0.04 s later."
     )
     assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"] is None
-    run(monkeypatch, "replay", late, "--offline", "--tolerance-s", "0.05")
-    assert "3 of 3 images have depth within the tolerance of 0.05 s" in capsys.readouterr().out
+    assert (
+        "3 of 3 images have depth within the tolerance of 0.05 s"
+        in spd("replay", late, "--offline", "--tolerance-s", "0.05").out
+    )
     blind = list(recorded.usual(3))
     for topic, _, message in blind:
         if "depth" in topic:
             message.data = message.data * 0
-    code, _, error = said_by(monkeypatch, capsys, "replay", recorded.write(tmp_path / "blind", blind), "--offline")
-    assert (code, error) == (1, "error: nothing to ask: no depth image has a reading\n")
-    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "blind", "--offline", "--grid", "[4,3]")
-    assert code == 1
+    _, error = spd("replay", recorded.write(tmp_path / "blind", blind), "--offline", code=1)
+    assert error == "error: nothing to ask: no depth image has a reading\n"
+    _, error = spd("replay", tmp_path / "blind", "--offline", "--grid", "[4,3]", code=1)
     assert "3 of 3 images have depth within the tolerance of 0.02 s, and no point has both an answer and" in error
     good = recorded.write(tmp_path / "good", recorded.usual(3))
-    code, out, error = said_by(monkeypatch, capsys, "replay", good, "--offline", "--points", 9, "--max-depth-m", "0.01")
-    assert (code, "left out: 27 points whose true depth is 0.01 m or more (max_depth_m)" in out) == (1, True)
+    out, error = spd("replay", good, "--offline", "--points", 9, "--max-depth-m", "0.01", code=1)
+    assert "left out: 27 points whose true depth is 0.01 m or more (max_depth_m)" in out
     assert "no point has both an answer and a depth below max_depth_m, 0.01 m (27 are farther away)" in error
     without = recorded.write(tmp_path / "none", [m for m in recorded.usual(3) if "depth" not in m[0]])
-    run(monkeypatch, "replay", without, "--offline")
-    assert "no depth to compare with" in capsys.readouterr().out
+    assert "no depth to compare with" in spd("replay", without, "--offline").out
 
 
-def test_depth_that_is_not_registered_is_left_out_and_told(tmp_path, monkeypatch, capsys):
+def test_depth_that_is_not_registered_is_left_out_and_told(tmp_path, spd):
     odd = [
         BagFrame(f.stamp_ns, f.rgb, f.depth_m[::2] if i == 1 else f.depth_m, f.camera, [])
         for i, f in enumerate(frames(3))
     ]
     write_bag(tmp_path / "bag", odd)
-    run(monkeypatch, "replay", tmp_path / "bag", "--offline", "--out", tmp_path / "out")
+    said = spd("replay", tmp_path / "bag", "--offline", "--out", tmp_path / "out").out
     line = (
         f"left out: 1 Image messages on {DEPTH_TOPIC}; the first at 1.100 s: depth is [96, 256] px and colour"
         " [192, 256]; depth must be registered to colour"
     )
-    assert line in capsys.readouterr().out
+    assert line in said
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["left_out"] == [line]
     assert (result["frames"], result["metrics"]["n_images"]) == (3, 2)
 
 
-def test_depth_in_millimetres_that_should_be_metres_is_told(tmp_path, monkeypatch, capsys):
+def test_depth_in_millimetres_that_should_be_metres_is_told(tmp_path, spd):
     depth_mm = recorded.depth_mm().astype(np.float32)
     messages = [
         (topic, ns, recorded.image(ns, depth_mm, "32FC1") if "depth" in topic else message)
         for topic, ns, message in recorded.usual(3)
     ]
     path = recorded.write(tmp_path / "bag", messages)
-    code, out, error = said_by(monkeypatch, capsys, "replay", path, "--offline", "--points", 9)
+    out, error = spd("replay", path, "--offline", "--points", 9, code=1)
     median = np.median(depth_mm[depth_mm > 0])
     assert f": the median depth is {median:.0f} m; is it in millimetres? Depth of 32FC1 must be metres, that of" in out
     assert "left out: 3 Image messages on /camera/aligned_depth_to_color/image_raw" in out
     assert "no depth to compare with" in out
-    assert (code, "nothing to compare: 3 of 3 images have depth within the tolerance" in error) == (1, True)
+    assert "nothing to compare: 3 of 3 images have depth within the tolerance" in error
 
 
-def test_an_uncalibrated_camera_is_answered_without_rays(tmp_path, monkeypatch, capsys):
+def test_an_uncalibrated_camera_is_answered_without_rays(tmp_path, spd):
     path = recorded.write(tmp_path / "bag", recorded.usual(3, k=[0.0] * 9))
-    run(monkeypatch, "replay", path, "--offline", "--points", 10, "--out", tmp_path / "out")
+    said = spd("replay", path, "--offline", "--points", 10, "--out", tmp_path / "out").out
     assert json.loads((tmp_path / "out" / "result.json").read_text())["points_by_status"] == {"NO_CAMERA_INFO": 30}
-    assert capsys.readouterr().out.count("the camera is not calibrated") == 1
+    assert said.count("the camera is not calibrated") == 1
 
 
-def test_what_a_bag_lacks_is_told(tmp_path, monkeypatch, capsys):
+def test_what_a_bag_lacks_is_told(tmp_path, spd):
     path = recorded.write(tmp_path / "bag", recorded.usual(1, with_info=False))
     assert find_topics(path).camera_info is None
     for arguments, word in (
@@ -259,11 +241,10 @@ def test_what_a_bag_lacks_is_told(tmp_path, monkeypatch, capsys):
         (("--rate", "2"), "--rate 2.0: these are of a replay to a node, and --offline asks none"),
         (("--points", "0"), "points must be at least 1, got 0"),
     ):
-        code, _, error = said_by(monkeypatch, capsys, "replay", path, "--offline", *arguments)
-        assert code == 1
+        _, error = spd("replay", path, "--offline", *arguments, code=1)
         assert word in error
-    code, _, error = said_by(monkeypatch, capsys, "replay", tmp_path / "nowhere")
-    assert (code, error) == (1, f"error: bag {tmp_path}/nowhere does not exist\n")
+    _, error = spd("replay", tmp_path / "nowhere", code=1)
+    assert error == f"error: bag {tmp_path}/nowhere does not exist\n"
     only = recorded.write(tmp_path / "only", [m for m in recorded.usual(1) if m[0].endswith("info")])
-    code, _, error = said_by(monkeypatch, capsys, "replay", only)
+    _, error = spd("replay", only, code=1)
     assert "no colour image; it has /camera/color/camera_info (sensor_msgs/msg/CameraInfo, 1)" in error

@@ -3,15 +3,13 @@
 import os
 import re
 import threading
-from contextlib import nullcontext
 
 import cv2
 import pytest
-from support.command import ask, records
-from support.photographs import F35, PIXELS, SIZE, photograph, video
+from support.photographs import F35, PIXELS, SIZE, photograph, records, video
 
 from spd_cli.sources import about_the_camera, pictures
-from spd_core import Camera, Predictor
+from spd_core import Camera
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.errors import SPDError
@@ -19,7 +17,7 @@ from spd_core.intrinsics import KnownCamera
 from spd_core.names import IMAGE_TOPIC
 
 
-def test_a_damaged_video_is_read_on_and_told(tmp_path, monkeypatch, capsys):
+def test_a_damaged_video_is_read_on_and_told(tmp_path, spd):
     video(tmp_path / "a.avi", 30)
     whole = (tmp_path / "a.avi").read_bytes()
     frames = [match.start() for match in re.finditer(b"00dc", whole)][:30]
@@ -31,13 +29,12 @@ def test_a_damaged_video_is_read_on_and_told(tmp_path, monkeypatch, capsys):
     for name, content, count in (("a", whole, 30), ("b", bytes(damaged), 27), ("c", whole[: frames[15]], 14)):
         file = tmp_path / f"{name}.avi"
         file.write_bytes(content)
-        ask(monkeypatch, file, "20,30", "--fov", "60", "--json")
-        captured = capsys.readouterr()
+        captured = spd("ask", file, "20,30", "--fov", "60", "--json")
         assert len(captured.out.splitlines()) == count
         assert (f"{file}: {count} of 30 pictures could be read; it is damaged" in captured.err) == (count < 30)
 
 
-def test_a_video_of_a_changing_rate_is_whole(tmp_path, monkeypatch, capsys):
+def test_a_video_of_a_changing_rate_is_whole(tmp_path, spd):
     """Matroska announces its length times its nominal rate, which phones and screen recorders rarely reach."""
     video(tmp_path / "v.mkv", 30)
     content = (tmp_path / "v.mkv").read_bytes()
@@ -47,26 +44,21 @@ def test_a_video_of_a_changing_rate_is_whole(tmp_path, monkeypatch, capsys):
         content.replace(duration + (10**8).to_bytes(4, "big"), duration + (10**7).to_bytes(4, "big"))
     )
     assert cv2.VideoCapture(str(tmp_path / "v.mkv")).get(cv2.CAP_PROP_FRAME_COUNT) == 300
-    ask(monkeypatch, tmp_path / "v.mkv", "20,30", "--fov", "60", "--json")
-    captured = capsys.readouterr()
+    captured = spd("ask", tmp_path / "v.mkv", "20,30", "--fov", "60", "--json")
     assert len(captured.out.splitlines()) == 30
     assert "damaged" not in captured.err
 
 
-def test_a_bag_stays_one_with_the_report_of_its_replay_in_it(tmp_path, monkeypatch, capsys):
+def test_a_bag_stays_one_with_the_report_of_its_replay_in_it(tmp_path, spd):
     write_bag(tmp_path / "bag", [BagFrame(10**9, PIXELS[..., ::-1], None, Camera(100, 100, 60, 40), [])])
     cv2.imwrite(str(tmp_path / "bag" / "report.png"), PIXELS)
-    ask(monkeypatch, tmp_path / "bag", "20,30")
-    assert "focal length 100 px" in capsys.readouterr().out
-    ask(monkeypatch, tmp_path / "bag", "20,30", "--image", IMAGE_TOPIC)
-    assert "focal length 100 px" in capsys.readouterr().out
+    assert "focal length 100 px" in spd("ask", tmp_path / "bag", "20,30").out
+    assert "focal length 100 px" in spd("ask", tmp_path / "bag", "20,30", "--image", IMAGE_TOPIC).out
     for what, message in (
         (tmp_path / "bag", "/rear/image_raw"),
         (photograph(tmp_path / "p.jpg"), "--image /rear/image_raw is a topic of a bag, and "),
     ):
-        with pytest.raises(SystemExit):
-            ask(monkeypatch, what, "20,30", "--image", "/rear/image_raw")
-        assert message in capsys.readouterr().err
+        assert message in spd("ask", what, "20,30", "--image", "/rear/image_raw", code=1).err
 
 
 def test_a_video_has_the_camera_beside_it_and_no_exif(tmp_path, monkeypatch):
@@ -115,29 +107,27 @@ def test_one_camera_is_of_pictures_of_one_size(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["picture", "words"])
-def test_a_pipe_is_read_once(tmp_path, monkeypatch, capsys, content):
+def test_a_pipe_is_read_once(tmp_path, spd, content):
     os.mkfifo(tmp_path / "p.jpg")
     data = photograph(tmp_path / "q.jpg").read_bytes() if content == "picture" else b"hello"
     threading.Thread(target=(tmp_path / "p.jpg").write_bytes, args=[data], daemon=True).start()
-    with nullcontext() if content == "picture" else pytest.raises(SystemExit):
-        ask(monkeypatch, tmp_path / "p.jpg", "9,9")
-    said = capsys.readouterr()
+    said = spd("ask", tmp_path / "p.jpg", "9,9", code=int(content != "picture"))
     if content == "picture":
         assert "nothing says the focal length" in " ".join(said.out.split())
     else:
         assert "p.jpg is a pipe or a device, and gave nothing that can be read" in " ".join(said.err.split())
 
 
-def test_a_fisheye_is_not_so_wide_as_its_focal_length_says(tmp_path):
-    frame = Predictor.load("embedded", "cpu", runtime="torch").encode(PIXELS, Camera(100, 100, 63.5, 47.5))
+def test_a_fisheye_is_not_so_wide_as_its_focal_length_says(embedded):
+    frame = embedded.encode(PIXELS, Camera(100, 100, 63.5, 47.5))
     fisheye = Camera(100, 100, 63.5, 47.5, (0.1, 0, 0, 0), "equidistant")
     assert about_the_camera(KnownCamera(fisheye, "a file"), frame).startswith("focal length 100 px, from a file")
 
 
-def test_a_picture_may_have_the_name_of_a_pixel_or_an_address(tmp_path, monkeypatch, capsys):
+def test_a_picture_may_have_the_name_of_a_pixel_or_an_address(tmp_path, monkeypatch, spd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "https:").mkdir()
     photograph(tmp_path / "p.jpg").rename("320x240")
     photograph(tmp_path / "https:" / "p.jpg")
-    ask(monkeypatch, "320x240", "https://p.jpg", "20,30", "--json")
-    assert [record["image"] for record in records(capsys)] == ["320x240", "https://p.jpg"]
+    found = records(spd("ask", "320x240", "https://p.jpg", "20,30", "--json"))
+    assert [record["image"] for record in found] == ["320x240", "https://p.jpg"]

@@ -1,7 +1,6 @@
 """Settings of a training: which are refused, what follows from them, and that every recipe is one."""
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
@@ -103,13 +102,10 @@ def test_a_model_that_cannot_be_is_said_before_data_are_read(rooms, tmp_path, mo
 @pytest.mark.parametrize(
     "recipe", sorted((Path(__file__).parents[1] / "training").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_every_recipe_is_understood(monkeypatch, recipe):
-    from spd_cli import main
-
+def test_every_recipe_is_understood(monkeypatch, recipe, spd):
     runs = []
     monkeypatch.setattr("spd_core.training.train", runs.append)
-    monkeypatch.setattr(sys, "argv", ["spd", "train", "--config", str(recipe)])
-    main()
+    spd("train", "--config", recipe)
     assert len(runs) == 1
     assert isinstance(runs[0], TrainConfig)
     assert runs[0].preset in PRESETS

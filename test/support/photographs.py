@@ -1,5 +1,7 @@
 """Photographs and videos as cameras write them."""
 
+import json
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -24,3 +26,8 @@ def video(file, count=3):
     for _ in range(count):
         writer.write(PIXELS)
     writer.release()
+
+
+def records(said):
+    """What `spd ask --json` said of each."""
+    return [json.loads(line) for line in said.out.splitlines()]
