@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from support.planes import CAMERA, NO_COLOUR, Planes, plane, rgb
+from support.planes import CAMERA, NO_COLOUR, plane, planes, rgb
 
 from spd_core.camera import Camera
 from spd_core.data.augment import Augmentation, rotation, seen_by
@@ -219,7 +219,7 @@ def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     sample = augment(Sample("plane", rgb(plane()), plane(), CAMERA), np.random.default_rng(0), focal_px=focal_px)
     assert sample.camera.focal_px == pytest.approx(reached_px)
     assert np.abs(on_plane(points(sample.depth_m, sample.camera))).max() < 0.1
-    item = AugmentedSamples([(Planes(), 1.0)], augment, focal_px, seed=0, to_focal=True)[0]
+    item = AugmentedSamples([(planes(), 1.0)], augment, focal_px, seed=0, to_focal=True)[0]
     truth_m, share = plane() + int(item["name"][-1]), focal_px / reached_px
     assert share * truth_m.min() <= item["depth_m"].min() <= item["depth_m"].max() <= share * truth_m.max()
 

@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-from support.planes import CAMERA, NO_COLOUR, Planes, plane, rgb
+from support.data_sets import Samples
+from support.planes import CAMERA, NO_COLOUR, plane, planes, rgb
 
 from spd_core.data.augment import Augmentation
 from spd_core.data.loader import AugmentedSamples, read_all, training_batches
@@ -12,7 +13,7 @@ from spd_core.data.samples import DataError, InMemory, Sample
 
 def test_target_is_the_depth_of_the_training_focal_length():
     samples = AugmentedSamples(
-        [(Planes(), 1.0)],
+        [(planes(), 1.0)],
         Augmentation(rotate_deg=0, scale=(0.5, 0.5), crop=(100, 100), **NO_COLOUR),
         training_focal_px=450.0,
         seed=0,
@@ -25,7 +26,7 @@ def test_target_is_the_depth_of_the_training_focal_length():
 
 
 def batches(first, last, batch_size, rank=0, world=1, workers=0, **augment):
-    samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128), **augment), 300.0, seed=5)
+    samples = AugmentedSamples([(planes(), 1.0)], Augmentation(crop=(96, 128), **augment), 300.0, seed=5)
     return list(training_batches(samples, first, last, batch_size, rank, world, workers))
 
 
@@ -57,7 +58,7 @@ def test_broken_samples_are_replaced_and_named():
     names = [name for b in got for name in b["names"]]
     assert len(names) == 12
     assert "plane 2" not in names
-    whole = AugmentedSamples([(Planes(broken=()), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
+    whole = AugmentedSamples([(planes(broken=()), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
     shuffle = [whole[n]["name"] for n in range(6)]
     at = shuffle.index("plane 2")
     assert names[at] == shuffle[(at + 1) % 6]
@@ -66,7 +67,7 @@ def test_broken_samples_are_replaced_and_named():
 
 def test_a_damaged_part_of_a_data_set_costs_itself_alone():
     """As that of a shard or of a scene: more samples in a row than are tried at one position."""
-    samples = AugmentedSamples([(Planes(75, range(25)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
+    samples = AugmentedSamples([(planes(75, range(25)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
     got = [samples[n] for n in range(75)]
     assert {sample["name"] for sample in got} == {f"plane {i}" for i in range(25, 75)}
     assert {name for sample in got for name in sample["broken"]} == {f"plane {i} is broken" for i in range(25)}
@@ -74,37 +75,24 @@ def test_a_damaged_part_of_a_data_set_costs_itself_alone():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_nothing_can_be_read_the_error_is_in_plain_words(workers):
-    samples = AugmentedSamples([(Planes(broken=range(6)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
+    samples = AugmentedSamples([(planes(broken=range(6)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
     with pytest.raises(DataError, match=r"^6 samples in a row are broken, the first: plane \d is broken$"):
         next(training_batches(samples, 0, 1, 4, workers=workers))
 
 
-class Threads(Planes):
+class Threads(Samples):
     def __getitem__(self, index):
         return cv2.getNumThreads()
 
 
 def test_processes_that_read_leave_the_cores_to_the_others():
-    assert list(read_all(Threads(2), workers=1)) == [1, 1]
+    assert list(read_all(Threads([None, None]), workers=1)) == [1, 1]
 
 
-class Constant:
+def constant(depth_m: float, count: int) -> Samples:
     """`count` samples of one depth."""
-
-    layout = "constant"
-
-    def __init__(self, depth_m: float, count: int):
-        self.depth_m, self.count = depth_m, count
-
-    def __len__(self):
-        return self.count
-
-    def name(self, index):
-        return f"{self.depth_m} m, {index}"
-
-    def __getitem__(self, index):
-        depth_m = np.full((64, 64), self.depth_m, np.float32)
-        return Sample(self.name(index), rgb(depth_m), depth_m, CAMERA)
+    depths_m = np.full((64, 64), depth_m, np.float32)
+    return Samples([Sample(f"{depth_m} m, {i}", rgb(depths_m), depths_m, CAMERA) for i in range(count)])
 
 
 def drawn(datasets, count) -> list[str]:
@@ -114,7 +102,7 @@ def drawn(datasets, count) -> list[str]:
 
 
 def test_a_mixture_draws_each_data_set_by_its_share_one_shuffle_after_the_other():
-    names = drawn([(Constant(1.0, 40), 3.0), (Constant(2.0, 10), 1.0)], 2000)
+    names = drawn([(constant(1.0, 40), 3.0), (constant(2.0, 10), 1.0)], 2000)
     for depth_m, size, count in (("1.0", 40, 1500), ("2.0", 10, 500)):
         own = [name for name in names if name.startswith(depth_m)]
         assert len(own) == count
@@ -126,7 +114,7 @@ def test_a_mixture_draws_each_data_set_by_its_share_one_shuffle_after_the_other(
 
 def test_shares_of_any_size_are_kept_in_the_long_run():
     shares = np.array([1e-4, 0.4999, 1e-4, 0.4999])
-    samples = AugmentedSamples([(Constant(m, 5), share) for m, share in enumerate(shares)], Augmentation(), 300.0, 0)
+    samples = AugmentedSamples([(constant(m, 5), share) for m, share in enumerate(shares)], Augmentation(), 300.0, 0)
     counts = np.array([samples._drawn(blocks) for blocks in range(1000)])
     assert (np.diff(counts, axis=0) >= 0).all()
     assert np.abs(counts - counts.sum(axis=1)[:, None] * shares).max() <= 2
@@ -139,9 +127,9 @@ def test_shares_of_any_size_are_kept_in_the_long_run():
 
 
 def test_samples_kept_in_memory_are_the_same_broken_ones_too():
-    kept = InMemory(Planes())
-    assert [kept.name(i) for i in range(len(kept))] == [Planes().name(i) for i in range(6)]
-    assert (kept[3].depth_m == Planes()[3].depth_m).all()
+    kept = InMemory(planes())
+    assert [kept.name(i) for i in range(len(kept))] == [planes().name(i) for i in range(6)]
+    assert (kept[3].depth_m == planes()[3].depth_m).all()
     for _ in range(2):
         with pytest.raises(DataError, match="plane 2 is broken"):
             kept[2]

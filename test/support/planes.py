@@ -1,9 +1,13 @@
 """A data set of planes, whose points are known."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from spd_core.camera import Camera
 from spd_core.data.samples import DataError, Sample
+
+from .data_sets import Samples
 
 CAMERA = Camera(300.0, 300.0, 161.3, 118.7)
 NO_COLOUR = {"colour": 0.0}
@@ -19,24 +23,8 @@ def rgb(depth_m):
     return np.repeat((depth_m * 40).astype(np.uint8)[..., None], 3, -1)
 
 
-class Planes:
+def planes(count: int = 6, broken: Iterable[int] = (2,)) -> Samples:
     """Planes at different depths, some of them broken."""
-
-    layout = "planes"
-    splits = ("all",)
-    evaluation_crop = "none"
-
-    def __init__(self, count=6, broken=(2,)):
-        self.count, self.broken = count, broken
-
-    def __len__(self):
-        return self.count
-
-    def name(self, index):
-        return f"plane {index}"
-
-    def __getitem__(self, index):
-        if index in self.broken:
-            raise DataError(f"plane {index} is broken")
-        depth_m = plane() + index
-        return Sample(f"plane {index}", rgb(depth_m), depth_m, CAMERA)
+    depths_m = [plane() + i for i in range(count)]
+    whole = [Sample(f"plane {i}", rgb(depth_m), depth_m, CAMERA) for i, depth_m in enumerate(depths_m)]
+    return Samples([DataError(f"plane {i} is broken") if i in broken else whole[i] for i in range(count)])

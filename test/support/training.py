@@ -14,8 +14,9 @@ SIZE = (64, 96)
 MODEL = {"fit": "inside"}
 
 
-def config(rooms, out, **changes) -> TrainConfig:
+def settings_of(rooms, out, **changes) -> dict:
     settings = {
+        "out": out,
         "data": rooms,
         "val": rooms,
         "preset": "atto",
@@ -31,41 +32,20 @@ def config(rooms, out, **changes) -> TrainConfig:
         "augment": Augmentation(crop=(64, 64), rotate_deg=1),
         "validation": Protocol(limit=4),
     }
-    return TrainConfig(**{"out": out, **settings, **changes})
+    return settings | changes
+
+
+def config(rooms, out, **changes) -> TrainConfig:
+    return TrainConfig(**settings_of(rooms, out, **changes))
 
 
 def command(settings: TrainConfig, folder) -> list[str]:
     """`spd train` on these settings, written to YAML by hand."""
     file = folder / "train.yaml"
-    keys = (
-        "out",
-        "data",
-        "val",
-        "preset",
-        "batch_size",
-        "steps",
-        "warmup",
-        "ema",
-        "validate_every",
-        "save_every",
-        "workers",
-        "pictures",
-        "device",
-        "threads",
-        "drop_path",
-    )
-    lines = [f"{key}: {getattr(settings, key)}" for key in keys]
-    file.write_text(
-        "\n".join(
-            [
-                *lines,
-                f"model: {json.dumps(MODEL)}",
-                "augment: {crop: [64, 64], rotate_deg: 1}",
-                "validation: {limit: 4}",
-            ]
-        )
-        + "\n"
-    )
+    keys = "out data val preset batch_size steps warmup ema validate_every save_every workers pictures device threads"
+    lines = [f"{key}: {getattr(settings, key)}" for key in [*keys.split(), "drop_path"]]
+    lines += [f"model: {json.dumps(MODEL)}", "augment: {crop: [64, 64], rotate_deg: 1}", "validation: {limit: 4}"]
+    file.write_text("\n".join(lines))
     return [sys.executable, "-m", "spd_cli", "train", "--config", str(file)]
 
 
