@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from support.bags import CAMERA, asked_of, frames
 
-from spd_core import Predictor
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.recording import Asked, Replayed, Reply, Sampling, answer_offline, draw, gaps, report
@@ -66,16 +65,13 @@ def test_truth_beyond_max_depth_is_counted_and_compared_where_it_is_asked_for():
         assert summary["metrics"]["abs_rel"] == pytest.approx(abs_rel)
 
 
-def test_offline_is_the_predictor(tmp_path):
+def test_offline_is_the_predictor(embedded, tmp_path):
     write_bag(tmp_path / "bag", frames(2))
     asked = asked_of(tmp_path / "bag", Sampling(points=30))
-    predictor = Predictor.load("embedded", device="cpu")
-    for frame, played in zip(asked, answer_offline(iter(asked), predictor)):
+    for frame, played in zip(asked, answer_offline(iter(asked), embedded)):
         [asked_here] = played.asked
         uv = frame.queries[0][0]
-        np.testing.assert_allclose(
-            asked_here.reply.depth_m, predictor.encode(frame.rgb, CAMERA).depth_at(uv), rtol=1e-5
-        )
+        np.testing.assert_allclose(asked_here.reply.depth_m, embedded.encode(frame.rgb, CAMERA).depth_at(uv), rtol=1e-5)
         at = uv.astype(int)
         np.testing.assert_allclose(asked_here.truth_m, frame.depth_m[at[:, 1], at[:, 0]])
 

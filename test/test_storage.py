@@ -89,8 +89,7 @@ def test_the_files_of_a_split_bag_are_one(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("by_chunk", [0, 3])
-@pytest.mark.parametrize("compression", ["", "zstd", "lz4"])
+@pytest.mark.parametrize(("by_chunk", "compression"), [(0, ""), (3, ""), (3, "zstd"), (3, "lz4")])
 def test_an_mcap_file_without_its_end_is_read_up_to_there(tmp_path, share, by_chunk, compression):
     path = tmp_path / "unfinished.mcap"
     places = recorded.write_mcap(path, usual(12), by_chunk, compression)

@@ -4,10 +4,10 @@ import json
 import subprocess
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from support.data_sets import write_rgbd
 from support.training import MODEL, SIZE, command, config
 
 from spd_core import SPD, checkpoint
@@ -139,27 +139,24 @@ def test_collapsed_output_is_said(rooms, tmp_path, capsys):
 
 def test_data_without_any_depth_are_refused(rooms, tmp_path):
     """After so many steps that it is no accident: one crop of sparse depth may show none."""
-    for n in range(4):
-        cv2.imwrite(str(tmp_path / f"{n}.rgb.png"), np.full((*SIZE, 3), 90, np.uint8))
-        cv2.imwrite(str(tmp_path / f"{n}.depth.png"), np.zeros(SIZE, np.uint16))
-    (tmp_path / "camera.txt").write_text("80 80 47.5 31.5\n")
+    grey = np.full((*SIZE, 3), 90, np.uint8)
+    for n in "0123":
+        write_rgbd(tmp_path, n, grey, 0.0, "80 80 47.5 31.5")
     with pytest.raises(TrainingError, match=r"no depth .* first 2 steps, such as .*\d.*spd data preview"):
         train(config(rooms, tmp_path / "short", data=tmp_path, steps=2))
     with pytest.raises(TrainingError, match=r"no depth .* first 10 steps"):
         train(config(rooms, tmp_path / "long", data=tmp_path, steps=20))
-    cv2.imwrite(str(tmp_path / "3.depth.png"), np.full(SIZE, 2000, np.uint16))
+    write_rgbd(tmp_path, "3", grey, 2.0)
     one_at_a_time = config(rooms, tmp_path / "sparse", data=tmp_path, steps=4, batch_size=1)
     assert train(one_at_a_time)["ended"] == "complete"
 
 
 def test_broken_samples_are_skipped_with_a_limit(rooms, tmp_path, capsys):
     folder = tmp_path / "data"
-    folder.mkdir()
     rng = np.random.default_rng(0)
-    for i in range(6):
-        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
-        cv2.imwrite(str(folder / f"{i}.depth.png"), rng.integers(1000, 5000, SIZE).astype(np.uint16))
-    (folder / "camera.txt").write_text("80 80 48 32")
+    for name in "012345":
+        rgb = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+        write_rgbd(folder, name, rgb, rng.uniform(1, 5, SIZE), "80 80 48 32")
     (folder / "3.png").write_bytes(b"\x89PNG half")
     train(config(rooms, tmp_path / "a", data=folder, steps=3))
     assert "skipped a broken sample (1): " in capsys.readouterr().out
