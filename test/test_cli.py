@@ -90,10 +90,7 @@ def test_a_damaged_checkpoint_asked_for_is_one_line(failing, damaged, name):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [
-        (b"", "is empty"),
-        (b"PK\x03\x04" + bytes(1000), "is damaged, or was not written or copied to its end"),
-    ],
+    [(b"", "is empty"), (b"PK\x03\x04" + bytes(1000), "is damaged, or was not written or copied to its end")],
 )
 def test_weights_to_convert_that_are_something_else(failing, tmp_path, content, fault):
     file = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"

@@ -201,11 +201,7 @@ def test_depth_beside_a_picture_that_is_to_be_turned(tmp_path, orientation):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [
-        (b"", "is empty"),
-        (HTML, "is a web page"),
-        ("half", "is damaged, or was not written or copied to its end"),
-    ],
+    [(b"", "is empty"), (HTML, "is a web page"), ("half", "is damaged, or was not written or copied to its end")],
 )
 @pytest.mark.parametrize("broken", ["a.rgb.png", "a.depth.png", "a.jpg"])
 def test_a_picture_that_is_something_else_costs_itself_alone(tmp_path, content, fault, broken):

@@ -470,8 +470,7 @@ def test_an_image_of_before_a_bag_started_again_is_not_kept(b):
 
 
 @pytest.mark.parametrize(
-    ("message", "reason", "error"),
-    [("bad", Status.BAD_IMAGE, "broken image"), ("too much", Status.FAILED, "no room")],
+    ("message", "reason", "error"), [("bad", Status.BAD_IMAGE, "broken image"), ("too much", Status.FAILED, "no room")]
 )
 def test_an_image_that_fails_is_told_to_its_queries_and_the_threads_live_on(b, message, reason, error):
     b.gate.release(3)

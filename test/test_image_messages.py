@@ -10,13 +10,7 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from spd_core.messages import (
-    MessageError,
-    compressed_depth_to_metres,
-    compressed_to_rgb,
-    depth_to_metres,
-    image_to_rgb,
-)
+from spd_core.messages import MessageError, compressed_depth_to_metres, compressed_to_rgb, depth_to_metres, image_to_rgb
 from spd_ros.conversions import depth_to_image, rgb_to_image
 
 

@@ -302,11 +302,7 @@ def test_calibrations_that_say_no_camera_say_what_they_have(tmp_path, content, f
         ("1," * 200, None, "expected fx,fy,cx,cy in px, or a file, got '1,1,"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
-        (
-            "0.9,0.9,64,48",
-            None,
-            "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to",
-        ),
+        ("0.9,0.9,64,48", None, "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to"),
         ("tabs.txt", None, "optical axis of .*tabs.txt is at 900,40, outside the picture of 128x96"),
     ],
 )

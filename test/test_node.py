@@ -136,10 +136,7 @@ def field(name, offset, datatype=PointField.FLOAT32):
     return PointField(name=name, offset=offset, datatype=datatype, count=1)
 
 
-BROKEN_QUERIES = {
-    "no u, v": [field("a", 0), field("b", 4)],
-    "no fields": [],
-}
+BROKEN_QUERIES = {"no u, v": [field("a", 0), field("b", 4)], "no fields": []}
 
 
 @pytest.mark.parametrize("name", BROKEN_QUERIES)

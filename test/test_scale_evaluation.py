@@ -19,14 +19,7 @@ from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.samples import DataError, Sample
 from spd_core.evaluation import Protocol
-from spd_core.scale_evaluation import (
-    draw_references,
-    evaluate_scale,
-    fit_prior,
-    measure_scale,
-    narrowed,
-    sigma_report,
-)
+from spd_core.scale_evaluation import draw_references, evaluate_scale, fit_prior, measure_scale, narrowed, sigma_report
 from spd_core.scale_prior import ScalePrior
 from spd_rooms.synthetic import random_frame
 

@@ -70,15 +70,7 @@ def test_the_average_is_that_of_torch():
 
 def test_stops_early_and_stays_where_it_is(rooms, tmp_path):
     settings = config(
-        rooms,
-        tmp_path,
-        steps=20,
-        validate_every=2,
-        patience=2,
-        ema=0.0,
-        encoder_lr=0.0,
-        decoder_lr=0.0,
-        final_lr=0.0,
+        rooms, tmp_path, steps=20, validate_every=2, patience=2, ema=0.0, encoder_lr=0.0, decoder_lr=0.0, final_lr=0.0
     )
     report = train(settings)
     assert report["step"] == 4
