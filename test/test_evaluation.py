@@ -179,8 +179,8 @@ def test_command(tmp_path, rooms, spd):
     expected = depth_metrics(predict(Predictor.load("embedded"), sample, Protocol(flip_average=True)), sample.depth_m)
     assert written["mean"]["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-2)  # depth rounded to millimetres
     assert "left out" not in said
-    spd("eval", tmp_path, "--precision", "int8", "--floor", "true", "--out", tmp_path / "small")
-    assert json.loads((tmp_path / "small" / "result.json").read_text())["precision"] == "int8"
+    spd("eval", tmp_path, "--precision", "bf16", "--floor", "true", "--out", tmp_path / "small")
+    assert json.loads((tmp_path / "small" / "result.json").read_text())["precision"] == "bf16"
     assert "floor_log" in json.loads((tmp_path / "small" / "floor.json").read_text())
     data_sets.write_rgbd(tmp_path, "b", sample.rgb, 12.0)
     said = " ".join(spd("eval", tmp_path).out.split())
