@@ -2,6 +2,7 @@
 loopback."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault(
@@ -14,7 +15,8 @@ import torch
 from filelock import FileLock
 from support.models import TESTED_PRESETS, lively
 
-from spd_core import SPD
+from spd_cli import main
+from spd_core import SPD, Predictor
 from spd_rooms.shards import draw_rooms
 from spd_ros.processes import isolate
 
@@ -36,3 +38,40 @@ def models() -> dict[str, SPD]:
     """One model of each tested preset, with random weights."""
     torch.manual_seed(0)
     return {name: lively(SPD.from_preset(name)) for name in TESTED_PRESETS}
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Predictor:
+    """The embedded network, to be asked."""
+    return Predictor.load("embedded", "cpu", runtime="torch")
+
+
+@pytest.fixture
+def spd(monkeypatch, capsys):
+    """Runs a command in this process: what it said on both streams, having ended with that exit code."""
+
+    def run(*words, code=0):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["spd", *map(str, words)])
+        try:
+            ended = main() or 0
+        except SystemExit as stop:
+            ended = stop.code
+        said = capsys.readouterr()
+        assert ended == code, said.err
+        return said
+
+    return run
+
+
+@pytest.fixture
+def failing(spd):
+    """What a command says that does not succeed: one line, on the error stream."""
+
+    def run(*words, code=1):
+        said = spd(*words, code=code).err
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1, said
+        return said
+
+    return run

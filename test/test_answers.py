@@ -1,10 +1,13 @@
 """What an answer is, without topics: which calibration an image has, what a Path is in, what no point at all gets."""
 
+import threading
+import time
 import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
@@ -21,6 +24,7 @@ from spd_ros.answers import MOST_DRAWN, OVERLAY_PICTURES, REMEMBERED_INFOS, Answ
 from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.diagnostics import Problems, Statistics
 from spd_ros.encoded import PendingImage
+from spd_ros.frames import ANSWER, ENCODE
 from spd_ros.parameters import Settings
 
 SIZE = (48, 64)
@@ -274,3 +278,32 @@ def test_the_scale_is_told_of_frames_in_the_order_in_which_they_came(answers):
     for stamp_s, received_s in ((10, 1.0), (20, 3.0), (12, 2.0), (21, 4.0)):
         answers.on_frame(frame_of(stamp_s, received_s))
     assert answers.scaling.frames == [10, 20, 21]
+
+
+@pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])
+def test_answers_take_half_of_the_threads_and_change_those_of_no_other(order):
+    """torch keeps the number for each thread; on two cores an answer that waits for both costs twice."""
+    before, counts, have_begun = torch.get_num_threads(), {}, threading.Barrier(3)
+
+    def work(name):
+        answers.on_start(name)
+        have_begun.wait(10)
+        have_begun.wait(10)
+        torch.ones(2_000_000).add_(1)  # a thread's first parallel operation may take over what another has set
+        counts[name] = torch.get_num_threads()
+
+    try:
+        torch.set_num_threads(6)
+        answers = Answers(*[None] * 8)
+        workers = [threading.Thread(target=work, args=[name]) for name in order]
+        for worker in workers:
+            worker.start()
+            time.sleep(0.05)
+        have_begun.wait(10)
+        have_begun.wait(10)
+        for worker in workers:
+            worker.join()
+        assert counts == {ENCODE: 6, ANSWER: 3}
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)

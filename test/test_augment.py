@@ -6,21 +6,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from support.planes import CAMERA, NO_COLOUR, plane, planes, rgb
 
 from spd_core.camera import Camera
 from spd_core.data.augment import Augmentation, rotation, seen_by
-from spd_core.data.loader import AugmentedSamples, read_all, training_batches
-from spd_core.data.samples import DataError, InMemory, Sample
+from spd_core.data.loader import AugmentedSamples
+from spd_core.data.samples import DataError, Sample
 from spd_core.errors import SPDError
-
-CAMERA = Camera(300.0, 300.0, 161.3, 118.7)
-NO_COLOUR = {"colour": 0.0}
-
-
-def plane(camera=CAMERA, size=(240, 320)) -> np.ndarray:
-    """Depth of the plane z = 3 + 0.5 x - 0.4 y, analytically at every pixel."""
-    y, x = np.mgrid[: size[0], : size[1]]
-    return (3 / (1 - 0.5 * (x - camera.cx) / camera.fx + 0.4 * (y - camera.cy) / camera.fy)).astype(np.float32)
 
 
 def on_plane(points_m: np.ndarray, mirrored: bool = False) -> np.ndarray:
@@ -32,10 +24,6 @@ def on_plane(points_m: np.ndarray, mirrored: bool = False) -> np.ndarray:
 def points(depth_m: np.ndarray, camera: Camera) -> np.ndarray:
     y, x = np.mgrid[: depth_m.shape[0], : depth_m.shape[1]]
     return camera.unproject(np.stack([x, y], -1), depth_m)[depth_m > 0]
-
-
-def rgb(depth_m):
-    return np.repeat((depth_m * 40).astype(np.uint8)[..., None], 3, -1)
 
 
 def texture(camera: Camera, size: tuple[int, int]) -> np.ndarray:
@@ -224,43 +212,6 @@ def test_a_border_larger_than_the_image():
         Augmentation(border_px=120)(sample, np.random.default_rng(0))
 
 
-class Planes:
-    """Planes at different depths, some of them broken."""
-
-    layout = "planes"
-    splits = ("all",)
-    evaluation_crop = "none"
-
-    def __init__(self, count=6, broken=(2,)):
-        self.count, self.broken = count, broken
-
-    def __len__(self):
-        return self.count
-
-    def name(self, index):
-        return f"plane {index}"
-
-    def __getitem__(self, index):
-        if index in self.broken:
-            raise DataError(f"plane {index} is broken")
-        depth_m = plane() + index
-        return Sample(f"plane {index}", rgb(depth_m), depth_m, CAMERA)
-
-
-def test_target_is_the_depth_of_the_training_focal_length():
-    samples = AugmentedSamples(
-        [(Planes(), 1.0)],
-        Augmentation(rotate_deg=0, scale=(0.5, 0.5), crop=(100, 100), **NO_COLOUR),
-        training_focal_px=450.0,
-        seed=0,
-    )
-    item = samples[0]
-    index = int(item["name"][-1])
-    # half the size halves the focal length: for a camera of 450 px the same picture is three times as far
-    low, high = 3 * (plane() + index).min(), 3 * (plane() + index).max()
-    assert low <= item["depth_m"].min() <= item["depth_m"].max() <= high
-
-
 @pytest.mark.parametrize(("focal_px", "reached_px"), [(240.0, 240.0), (60.0, 120.0)])
 def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     """As far as the crop allows: at 60 px the image would be smaller than it, and the target makes up what is left."""
@@ -268,36 +219,9 @@ def test_images_are_scaled_to_the_training_focal_length(focal_px, reached_px):
     sample = augment(Sample("plane", rgb(plane()), plane(), CAMERA), np.random.default_rng(0), focal_px=focal_px)
     assert sample.camera.focal_px == pytest.approx(reached_px)
     assert np.abs(on_plane(points(sample.depth_m, sample.camera))).max() < 0.1
-    item = AugmentedSamples([(Planes(), 1.0)], augment, focal_px, seed=0, to_focal=True)[0]
+    item = AugmentedSamples([(planes(), 1.0)], augment, focal_px, seed=0, to_focal=True)[0]
     truth_m, share = plane() + int(item["name"][-1]), focal_px / reached_px
     assert share * truth_m.min() <= item["depth_m"].min() <= item["depth_m"].max() <= share * truth_m.max()
-
-
-def batches(first, last, batch_size, rank=0, world=1, workers=0, **augment):
-    samples = AugmentedSamples([(Planes(), 1.0)], Augmentation(crop=(96, 128), **augment), 300.0, seed=5)
-    return list(training_batches(samples, first, last, batch_size, rank, world, workers))
-
-
-def test_samples_do_not_depend_on_workers_processes_or_interruptions():
-    whole = batches(0, 4, 4)
-    for other in (batches(0, 4, 4, workers=2), batches(0, 2, 4) + batches(2, 4, 4)):
-        assert [b["names"] for b in other] == [b["names"] for b in whole]
-        assert all((a["rgb"] == b["rgb"]).all() and (a["depth_m"] == b["depth_m"]).all() for a, b in zip(whole, other))
-    ranks = [batches(0, 4, 2, rank, world=2) for rank in range(2)]
-    assert [a["names"] + b["names"] for a, b in zip(*ranks)] == [b["names"] for b in whole]
-
-
-def test_the_crops_of_batches_vary_and_depend_on_nothing_but_the_seed():
-    whole = batches(0, 12, 2, crop_variation=0.5)
-    heights, widths = zip(*(batch["depth_m"].shape[2:] for batch in whole))
-    assert min(heights) >= 48
-    assert min(widths) >= 64
-    assert max(heights) <= 96
-    assert max(widths) <= 128
-    assert len(set(heights)) > 3
-    assert len(set(widths)) > 3
-    other = batches(0, 5, 2, crop_variation=0.5, workers=2) + batches(5, 12, 2, crop_variation=0.5)
-    assert all((a["rgb"].shape == b["rgb"].shape) and (a["rgb"] == b["rgb"]).all() for a, b in zip(whole, other))
 
 
 def test_no_crop_of_a_batch_is_larger_than_asked_for():
@@ -306,102 +230,6 @@ def test_no_crop_of_a_batch_is_larger_than_asked_for():
     drawn = [augmentation.of_batch(np.random.default_rng(i)).crop for i in range(99)]
     assert np.max(drawn, axis=0).tolist() == [228, 300]
     assert (np.min(drawn, axis=0) >= [205, 270]).all()
-
-
-def test_broken_samples_are_replaced_and_named():
-    got = batches(0, 3, 4)  # 12 samples: each of the six twice
-    assert [name for b in got for name in b["broken"]] == ["plane 2 is broken"] * 2
-    names = [name for b in got for name in b["names"]]
-    assert len(names) == 12
-    assert "plane 2" not in names
-    whole = AugmentedSamples([(Planes(broken=()), 1.0)], Augmentation(crop=(96, 128)), 300.0, seed=5)
-    shuffle = [whole[n]["name"] for n in range(6)]
-    at = shuffle.index("plane 2")
-    assert names[at] == shuffle[(at + 1) % 6]
-    assert names[:at] + names[at + 1 : 6] == shuffle[:at] + shuffle[at + 1 :]
-
-
-def test_a_damaged_part_of_a_data_set_costs_itself_alone():
-    """As that of a shard or of a scene: more samples in a row than are tried at one position."""
-    samples = AugmentedSamples([(Planes(75, range(25)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
-    got = [samples[n] for n in range(75)]
-    assert {sample["name"] for sample in got} == {f"plane {i}" for i in range(25, 75)}
-    assert {name for sample in got for name in sample["broken"]} == {f"plane {i} is broken" for i in range(25)}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_where_nothing_can_be_read_the_error_is_in_plain_words(workers):
-    samples = AugmentedSamples([(Planes(broken=range(6)), 1.0)], Augmentation(crop=(64, 64)), 300.0, seed=0)
-    with pytest.raises(DataError, match=r"^6 samples in a row are broken, the first: plane \d is broken$"):
-        next(training_batches(samples, 0, 1, 4, workers=workers))
-
-
-class Threads(Planes):
-    def __getitem__(self, index):
-        return cv2.getNumThreads()
-
-
-def test_processes_that_read_leave_the_cores_to_the_others():
-    assert list(read_all(Threads(2), workers=1)) == [1, 1]
-
-
-class Constant:
-    """`count` samples of one depth."""
-
-    layout = "constant"
-
-    def __init__(self, depth_m: float, count: int):
-        self.depth_m, self.count = depth_m, count
-
-    def __len__(self):
-        return self.count
-
-    def name(self, index):
-        return f"{self.depth_m} m, {index}"
-
-    def __getitem__(self, index):
-        depth_m = np.full((64, 64), self.depth_m, np.float32)
-        return Sample(self.name(index), rgb(depth_m), depth_m, CAMERA)
-
-
-def drawn(datasets, count) -> list[str]:
-    """The names of the first samples."""
-    samples = AugmentedSamples(datasets, Augmentation(rotate_deg=0), 300.0, 0)
-    return [samples[n]["name"] for n in range(count)]
-
-
-def test_a_mixture_draws_each_data_set_by_its_share_one_shuffle_after_the_other():
-    names = drawn([(Constant(1.0, 40), 3.0), (Constant(2.0, 10), 1.0)], 2000)
-    for depth_m, size, count in (("1.0", 40, 1500), ("2.0", 10, 500)):
-        own = [name for name in names if name.startswith(depth_m)]
-        assert len(own) == count
-        rounds = [own[i : i + size] for i in range(0, count, size)]
-        assert all(len(set(one)) == len(one) for one in rounds)
-        assert rounds[0] != rounds[1]
-    assert sum(name.startswith("1.0") for name in names[:200]) == pytest.approx(150, abs=30)  # mixed
-
-
-def test_shares_of_any_size_are_kept_in_the_long_run():
-    shares = np.array([1e-4, 0.4999, 1e-4, 0.4999])
-    samples = AugmentedSamples([(Constant(m, 5), share) for m, share in enumerate(shares)], Augmentation(), 300.0, 0)
-    counts = np.array([samples._drawn(blocks) for blocks in range(1000)])
-    assert (np.diff(counts, axis=0) >= 0).all()
-    assert np.abs(counts - counts.sum(axis=1)[:, None] * shares).max() <= 2
-    block = counts.sum(axis=1)[1]
-    places = [samples._place(n) for n in range(20 * block, 21 * block)]
-    for chosen in range(4):
-        numbers = [number for of_set, number in places if of_set == chosen]
-        assert numbers == list(range(counts[20, chosen], counts[21, chosen]))
-    assert samples._place(20 * block + 7) == places[7]  # whatever was asked before
-
-
-def test_samples_kept_in_memory_are_the_same_broken_ones_too():
-    kept = InMemory(Planes())
-    assert [kept.name(i) for i in range(len(kept))] == [Planes().name(i) for i in range(6)]
-    assert (kept[3].depth_m == Planes()[3].depth_m).all()
-    for _ in range(2):
-        with pytest.raises(DataError, match="plane 2 is broken"):
-            kept[2]
 
 
 def test_a_stripe_shows_depth_instead_of_the_picture():

@@ -99,24 +99,11 @@ def test_an_average_is_that_of_the_weights(saved, tmp_path):
         checkpoint.average([path, tmp_path / "foreign.safetensors"])
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist; give a .safetensors file"):
-        checkpoint.load(tmp_path / "none.safetensors")
-
-
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "is empty: it was not written or copied to its end"),
-        (bytes(5000), "holds zeros, as after a power cut"),
+        (b"", "is empty"),
         (b"not a checkpoint at all", "is text that begins with 'not a checkpoint at all'"),
-        (b"\x80\x04\x95 a pickle?", "is a Python pickle"),
-        (b"\n <!DOCTYPE html>\n<html><head>", "is a web page, the answer of a server in place of the file"),
-        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "is a web page"),
-        (b'{"error": "not found"}', "is text that begins with"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "is a git-lfs pointer.*git lfs pull"),
-        (b"\x00\x05\x16\x07" + bytes(4092), "is a leftover of macOS"),
-        (b"PK\x03\x04" + bytes(99), "is a zip archive"),
         (b"\x90\x01\x00\x00\x00\x00\x00\x00{" + bytes(range(200)), "is damaged or of another format"),
     ],
 )
@@ -128,22 +115,17 @@ def test_damaged_file(tmp_path, content, what):
             read(file)
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="is a folder, not a file"):
-        checkpoint.load(tmp_path)
-
-
-def test_truncated_file(saved, tmp_path):
-    file = tmp_path / "cut.safetensors"
-    file.write_bytes(saved[1].read_bytes()[:100_000])
-    with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(file)
-
-
-def test_foreign_safetensors(tmp_path):
+def test_what_is_no_checkpoint_is_named(saved, tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(saved[1].read_bytes()[:100_000])
     save_file({"x": torch.zeros(3)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match=r"not an SPD checkpoint: its format is None, expected 'spd-1'"):
-        checkpoint.load(tmp_path / "foreign.safetensors")
+    for name, fault in (
+        ("none.safetensors", r"none\.safetensors does not exist; give a .safetensors file"),
+        (".", "is a folder, not a file"),
+        ("cut.safetensors", "damaged"),
+        ("foreign.safetensors", "not an SPD checkpoint: its format is None, expected 'spd-1'"),
+    ):
+        with pytest.raises(CheckpointError, match=fault):
+            checkpoint.load(tmp_path / name)
 
 
 def test_other_tensors_are_named(saved, tmp_path):

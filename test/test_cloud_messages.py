@@ -5,12 +5,7 @@ import pytest
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from spd_core.messages import (
-    MessageError,
-    cloud_to_array,
-    point_count,
-    query_points,
-)
+from spd_core.messages import MessageError, cloud_to_array, point_count, query_points
 from spd_core.predictor import Answer
 from spd_core.status import Status
 from spd_ros.conversions import answer_cloud, blocked_probability, query_cloud

@@ -1,4 +1,4 @@
-"""Some of what `damaged_bags.py` does by the thousand."""
+"""Some of what `support/damaged_bags.py` does by the thousand."""
 
 import numpy as np
 from support.damaged_bags import KINDS, damage, make, many, run_spd

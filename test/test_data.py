@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from scipy.io import savemat
-from support.data_sets import Samples, same_samples
+from support.data_sets import Samples, same_samples, write_rgbd
 
 from spd_cli.commands import check, preview
 from spd_core.camera import Camera
@@ -69,10 +69,7 @@ def write_mat(root):
 
 def write_folder(root):
     for name in "ab":
-        rgb, depth_m = frame(ord(name))
-        cv2.imwrite(str(root / f"{name}.png"), rgb[..., ::-1])
-        cv2.imwrite(str(root / f"{name}.depth.png"), (depth_m * 1000).round().astype(np.uint16))
-    (root / "camera.txt").write_text("500 501 320 240")
+        write_rgbd(root, name, *frame(ord(name)), "500 501 320 240")
 
 
 def write_rooms(root):
@@ -222,17 +219,15 @@ def test_one_camera_is_of_pictures_of_one_size(tmp_path, capsys):
     """A picture of twice the size has twice the focal length: with that of the other its metres would be wrong."""
     rgb, depth_m = frame(0)
     for name, size in (("a", (640, 480)), ("b", (720, 540)), ("c", (640, 480))):
-        cv2.imwrite(str(tmp_path / f"{name}.rgb.png"), cv2.resize(rgb[..., ::-1], size))
-        depth_mm = (cv2.resize(depth_m, size) * 1000).astype(np.uint16)
-        cv2.imwrite(str(tmp_path / f"{name}.depth.png"), depth_mm)
+        write_rgbd(tmp_path, name, cv2.resize(rgb, size), cv2.resize(depth_m, size))
     assert open_dataset(tmp_path)[1].rgb.shape == (540, 720, 3)  # without one, nothing is said of them
     (tmp_path / "camera.txt").write_text("500 501 320 240\n")
     with pytest.raises(DataError, match="1 faults"):
         check(tmp_path, workers=0)
-    assert "b.rgb.png is 720x540 px and the first picture 640x480 px" in capsys.readouterr().out
-    (tmp_path / "a.rgb.png").write_bytes(b"")
+    assert "b.png is 720x540 px and the first picture 640x480 px" in capsys.readouterr().out
+    (tmp_path / "a.png").write_bytes(b"")
     assert open_dataset(tmp_path)[1].rgb.shape == (540, 720, 3)  # now the first that can be read
-    with pytest.raises(DataError, match=r"c\.rgb\.png is 640x480 px and the first picture 720x540 px"):
+    with pytest.raises(DataError, match=r"c\.png is 640x480 px and the first picture 720x540 px"):
         open_dataset(tmp_path)[2]
 
 
@@ -361,11 +356,8 @@ def test_depth_of_another_size_or_type(tmp_path):
 def test_check_doubts_depth_in_other_units(tmp_path, capsys):
     rgb = np.zeros((48, 64, 3), np.uint8)
     for i, units in enumerate((1000, 5000)):  # the second is TUM's
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        cv2.imwrite(str(folder / "a.png"), rgb)
-        cv2.imwrite(str(folder / "a.depth.png"), np.full(rgb.shape[:2], 2.4 * units, np.uint16))
-        check(folder)
+        write_rgbd(tmp_path / str(i), "a", rgb, 2.4 * units / 1000)
+        check(tmp_path / str(i))
         said = " ".join(capsys.readouterr().out.split())
         assert ("the median depth is 12 m; right outdoors, but where 16-bit PNG is in 1/5000 m (TUM)" in said) == (
             i == 1
@@ -402,9 +394,7 @@ def test_a_summary_of_many_sizes_names_some_and_counts_the_others():
 
 
 def test_a_set_without_any_depth_is_not_whole(tmp_path, capsys):
-    rgb, _ = frame(0)
-    cv2.imwrite(str(tmp_path / "a.png"), rgb)
-    cv2.imwrite(str(tmp_path / "a.depth.png"), np.zeros(rgb.shape[:2], np.uint16))
+    write_rgbd(tmp_path, "a", frame(0)[0], 0.0)
     with pytest.raises(DataError, match="1 faults, named above"):
         check(tmp_path, workers=0)
     assert "has a pixel of known depth" in " ".join(capsys.readouterr().out.split())

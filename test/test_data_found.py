@@ -17,7 +17,6 @@ from spd_core.data.shards import SHARD
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07" + bytes(4092)
 HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
 def picture(seed=0, size=(48, 64)):
@@ -61,10 +60,6 @@ LINES = "".join(f"/küche/rgb_{i}.jpg /küche/depth_{i}.png 518.8579\n" for i in
 @pytest.mark.parametrize(
     "content",
     [
-        LINES.encode("utf-8-sig"),
-        LINES.encode("utf-16"),
-        b"\xfe\xff" + LINES.encode("utf-16-be"),
-        LINES.replace("\n", "\r\n").encode(),
         LINES.replace("\n", "\r\n").encode("utf-16"),
         LINES.replace("/", "\\").encode("utf-8-sig"),
         LINES.replace("\n", "\n\n").encode() + b"\n \n",
@@ -81,10 +76,9 @@ def test_lists_that_windows_wrote(tmp_path, content, split):
         np.testing.assert_array_equal(other[i].depth_m, plain[i].depth_m)
 
 
-@pytest.mark.parametrize(("content", "fault"), [(HTML, "is a web page"), (LFS, "git lfs pull"), (b"", "is empty")])
-def test_lists_that_are_something_else(tmp_path, content, fault):
-    write_bts(tmp_path, content)
-    with pytest.raises(DataError, match=rf"nyudepthv2_train_files_with_gt\.txt.*{fault}"):
+def test_lists_that_are_something_else(tmp_path):
+    write_bts(tmp_path, HTML)
+    with pytest.raises(DataError, match=r"nyudepthv2_train_files_with_gt\.txt.*is a web page"):
         open_dataset(tmp_path)
 
 
@@ -143,7 +137,6 @@ def test_camera_files_of_other_editors(tmp_path, content):
         (b"50 51 32 nan", "expected four numbers"),
         (b"0 0 32 24", "expected four numbers"),
         (HTML, "is a web page"),
-        (LFS, "git lfs pull"),
         (b"\xff\x00\x80\x01", "is not text"),
     ],
 )
@@ -208,14 +201,7 @@ def test_depth_beside_a_picture_that_is_to_be_turned(tmp_path, orientation):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [
-        (b"", "is empty"),
-        (HTML, "is a web page"),
-        (LFS, "git lfs pull"),
-        (APPLE_DOUBLE, "is a leftover of macOS"),
-        (bytes(1000), "holds zeros"),
-        ("half", "is damaged, or was not written or copied to its end"),
-    ],
+    [(b"", "is empty"), (HTML, "is a web page"), ("half", "is damaged, or was not written or copied to its end")],
 )
 @pytest.mark.parametrize("broken", ["a.rgb.png", "a.depth.png", "a.jpg"])
 def test_a_picture_that_is_something_else_costs_itself_alone(tmp_path, content, fault, broken):
@@ -242,9 +228,7 @@ def write_shard(file, **changes):
     ("damage", "fault"),
     [
         (lambda file: file.write_bytes(b""), "is empty"),
-        (lambda file: file.write_bytes(HTML), "is a web page"),
         (lambda file: file.write_bytes(file.read_bytes()[:200_000]), "is damaged, or was not written or copied"),
-        (lambda file: file.write_bytes(bytes(5000)), "holds zeros"),
         (lambda file: write_shard(file, camera=None), "lacks a part .*camera"),
         (lambda file: write_shard(file, rgb=np.zeros((3, 4, 4, 3), np.uint8)), r"holds rgb uint8 \[3, 4, 4, 3\]"),
         (lambda file: write_shard(file, depth_mm=np.array([{}] * SHARD)), "is damaged|pickle"),
@@ -268,13 +252,10 @@ def test_a_damaged_shard_costs_itself_alone(tmp_path, damage, fault):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("splits.mat", b"", r"splits\.mat is empty"),
         ("splits.mat", HTML, r"splits\.mat is a web page"),
         ("splits.mat", {"trainNdxs": [[0]], "testNdxs": [[2]]}, "names image 0, but .* has 2, counted from 1"),
         ("splits.mat", {"trainNdxs": [[3]], "testNdxs": [[2]]}, "names image 3, but .* has 2, counted from 1"),
         ("splits.mat", {"testNdxs": [[2]]}, r"splits\.mat lacks a part .*expected a MATLAB file with 'trainNdxs'"),
-        ("nyu_depth_v2_labeled.mat", b"", r"labeled\.mat is empty"),
-        ("nyu_depth_v2_labeled.mat", HTML, r"labeled\.mat is a web page"),
         ("nyu_depth_v2_labeled.mat", "half", r"labeled\.mat is damaged, or was not written or copied"),
     ],
 )

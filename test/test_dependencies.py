@@ -25,12 +25,7 @@ PACKAGE_XML = ET.parse(ROOT / "package.xml").getroot()
 OURS = ("spd_core", "spd_ros", "spd_cli", "spd_rooms")
 ROS = re.compile(r"rclpy|launch\w*|ament_\w+|tf2_ros|cv_bridge|sensor_msgs_py|\w+_(msgs|interfaces)")
 # Where a package is called otherwise than the module in it.
-ON_PYPI = {
-    "cv2": "opencv-python-headless",
-    "PIL": "pillow",
-    "yaml": "pyyaml",
-    "backports": "backports-zstd",
-}
+ON_PYPI = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "backports": "backports-zstd"}
 STANDARD = {*sys.stdlib_module_names, "compression"}  # the last from Python 3.14 on
 IN_ROS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "tf2_ros": "tf2_ros_py", "yaml": "python3-yaml"}
 

@@ -42,16 +42,40 @@ def test_text_is_read_in_every_unicode(tmp_path, content, text):
         (b"\xff\xfea", "is not text: line 1 is not UTF-16"),
         (b"\xef\xbb\xbf<!DOCTYPE html>", "is a web page"),
         ("<html>".encode("utf-16"), "is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "is a PNG picture"),
-        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive: unpack it first$"),
-        (b"P6\n4 3\n255\n\x00\xff", "is a PNM picture"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, fault):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(FileError, match=rf"list\.txt {fault}"):
         files.read_text(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty: it was not written or copied to its end"),
+        (bytes(5000), "holds zeros, as after a power cut"),
+        (b"not a checkpoint at all", "is text that begins with 'not a checkpoint at all'"),
+        (b"\x80\x04\x95 a pickle?", "is a Python pickle"),
+        (b"\n <!DOCTYPE html>\n<html><head>", "is a web page, the answer of a server in place of the file"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "is a web page"),
+        (b'{"error": "not found"}', "is text that begins with"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "is a git-lfs pointer, not the file itself: `git lfs pull`",
+        ),
+        (b"\x00\x05\x16\x07" + bytes(4092), "is a leftover of macOS"),
+        (b"PK\x03\x04" + bytes(99), "is a zip archive"),
+        (b"\x90\x01\x00\x00\x00\x00\x00\x00{" + bytes(range(200)), "is damaged or of another format"),
+        (b"WHOLE" + bytes(range(200)), "is damaged, or was not written or copied to its end (205 bytes)"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "is a PNG picture"),
+        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive: unpack it first"),
+        (b"P6\n4 3\n255\n\x00\xff", "is a PNM picture"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_file_is_known_by_its_first_bytes(tmp_path, content, what):
+    (tmp_path / "file").write_bytes(content)
+    assert files.problem(tmp_path / "file", b"WHOLE").startswith(what)
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):

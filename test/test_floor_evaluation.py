@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.data_sets import Samples, drawn
 
-from spd_core import Camera, Predictor
+from spd_core import Camera
 from spd_core.data.samples import DataError, Sample
 from spd_core.errors import SPDError
 from spd_core.evaluation import Protocol
@@ -72,29 +72,26 @@ def test_a_misjudged_floor_is_off_by_as_much_as_is_said():
     assert 0.95 < angles.max() <= 1.0 + 1e-6
 
 
-def test_a_network_of_another_scale_is_told_by_the_floor(rooms):
+def test_a_network_of_another_scale_is_told_by_the_floor(embedded, rooms):
     """The truth is stretched, so that the embedded weights see every room too small."""
     stretched = drawn(replace(room, depth_m=room.depth_m * np.float32(1.2)) for room in rooms)
-    predictor = Predictor.load("embedded", device="cpu", runtime="torch")
-    result = evaluate_floor(predictor, stretched, prior=ScalePrior(sigma_log=0.25))
+    result = evaluate_floor(embedded, stretched, prior=ScalePrior(sigma_log=0.25))
     assert result["visible"]["images"] >= 6
     assert result["visible"]["claimed"] > 0.5
     assert result["visible"]["with"] < 0.95 * result["visible"]["without"]
     assert abs(result["floor_log"]) < 0.3
 
 
-def test_samples_without_floor_or_camera_do_not_count_and_those_without_depth_are_named(rooms):
-    predictor = Predictor.load("embedded", device="cpu", runtime="torch")
+def test_samples_without_floor_or_camera_do_not_count_and_those_without_depth_are_named(embedded, rooms):
     blind = Samples([Sample("a", room.rgb, room.depth_m, None) for room in rooms[:2]])
-    assert evaluate_floor(predictor, blind) == {"floor_log": None}
+    assert evaluate_floor(embedded, blind) == {"floor_log": None}
     blind.samples = [Sample("b", blind.samples[0].rgb, None, None)]
     with pytest.raises(DataError, match="b has no depth"):
-        evaluate_floor(predictor, blind)
+        evaluate_floor(embedded, blind)
 
 
-def test_the_floor_is_scored_by_the_protocol_or_not_at_all(rooms):
-    predictor = Predictor.load("embedded", device="cpu", runtime="torch")
+def test_the_floor_is_scored_by_the_protocol_or_not_at_all(embedded, rooms):
     with pytest.raises(SPDError, match="the floor needs the camera's intrinsics, which ignore_intrinsics leaves out"):
-        evaluate_floor(predictor, drawn(rooms), Protocol(ignore_intrinsics=True))
+        evaluate_floor(embedded, drawn(rooms), Protocol(ignore_intrinsics=True))
     with pytest.raises(SPDError, match="the Eigen crop is defined on 480x640 images"):
-        evaluate_floor(predictor, drawn(rooms), Protocol(crop="eigen"))
+        evaluate_floor(embedded, drawn(rooms), Protocol(crop="eigen"))

@@ -5,12 +5,10 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
 from spd_ros import frames
-from spd_ros.answers import Answers
 from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
 from spd_ros.notes import PATIENCE_S, Note
 
@@ -89,6 +87,11 @@ class Bench:
     def query(self, name, stamp, **fields):
         self.scheduler.add_query(Query(stamp, np.zeros((1, 2)), np.zeros(1, np.uint32), name, **fields))
 
+    def show(self, stamp, message="fine"):
+        """An image that may be encoded."""
+        self.gate.release()
+        self.image(stamp, message)
+
     def occupy(self, stamp=1):
         """Make the encoder busy with an image."""
         self.image(stamp)
@@ -128,8 +131,12 @@ def bench():
         one.scheduler.stop()
 
 
-def test_each_thread_starts_by_its_name(bench):
-    b = bench()
+@pytest.fixture
+def b(bench):
+    return bench()
+
+
+def test_each_thread_starts_by_its_name(b):
     b.occupy()
     b.gate.release(1)
     b.query("one", 1)
@@ -137,8 +144,7 @@ def test_each_thread_starts_by_its_name(bench):
     assert b.started == {ENCODE: ENCODE, ANSWER: ANSWER}
 
 
-def test_newest_image_wins_and_the_rest_is_counted(bench):
-    b = bench()
+def test_newest_image_wins_and_the_rest_is_counted(b):
     b.occupy(1)
     for stamp in (2, 3, 4, 5):
         b.image(stamp)
@@ -149,8 +155,7 @@ def test_newest_image_wins_and_the_rest_is_counted(bench):
     assert b.skipped == 3
 
 
-def test_an_image_that_a_query_names_is_kept_and_encoded_first(bench):
-    b = bench()
+def test_an_image_that_a_query_names_is_kept_and_encoded_first(b):
     b.occupy(1)
     b.image(2)
     b.query("two", 2)
@@ -163,8 +168,7 @@ def test_an_image_that_a_query_names_is_kept_and_encoded_first(bench):
     assert b.skipped == 1
 
 
-def test_a_query_for_a_skipped_frame_says_so(bench):
-    b = bench()
+def test_a_query_for_a_skipped_frame_says_so(b):
     b.occupy(1)
     b.image(2)
     b.image(3)
@@ -173,8 +177,7 @@ def test_a_query_for_a_skipped_frame_says_so(bench):
     assert b.wait(1) == [("late", None, Status.FRAME_SKIPPED)]
 
 
-def test_a_query_may_come_before_its_image(bench):
-    b = bench()
+def test_a_query_may_come_before_its_image(b):
     b.gate.release(5)
     b.query("early", 7)
     time.sleep(0.05)
@@ -193,8 +196,7 @@ def test_a_stamp_that_never_comes_times_out(bench):
 
 def test_a_stamp_older_than_the_stream_is_answered_at_once(bench):
     b = bench(timeout_s=60)
-    b.gate.release(1)
-    b.image(10)
+    b.show(10)
     b.query("old", 4)
     assert b.wait(1) == [("old", None, Status.NO_IMAGE)]
 
@@ -210,8 +212,7 @@ def test_an_image_that_is_not_encoded_in_time(bench):
     assert b.wait(1) == [("two", None, Status.TIMED_OUT)]
 
 
-def test_zero_stamp_is_the_newest_encoded_frame(bench):
-    b = bench()
+def test_zero_stamp_is_the_newest_encoded_frame(b):
     b.gate.release(2)
     b.query("first", 0)
     b.image(5)
@@ -233,8 +234,7 @@ def encode_the_second_last(b):
     assert b.wait(2) == [(3, 3, None), (2, 2, None)]
 
 
-def test_zero_stamp_is_the_image_that_came_last_and_not_the_one_encoded_last(bench):
-    b = bench()
+def test_zero_stamp_is_the_image_that_came_last_and_not_the_one_encoded_last(b):
     encode_the_second_last(b)
     b.query("newest", 0)
     assert b.wait(3)[2] == ("newest", 3, None)
@@ -254,8 +254,7 @@ def test_zero_stamp_is_the_image_that_came_last_and_not_the_one_encoded_last(ben
 def test_the_frame_of_the_oldest_image_expires_whenever_it_was_encoded(bench):
     b = bench(capacity=2)
     encode_the_second_last(b)
-    b.gate.release(1)
-    b.image(4)
+    b.show(4)
     b.query("four", 4)
     b.wait(3)
     b.query("two", 2)
@@ -270,10 +269,8 @@ def test_one_place_for_frames_does_for_a_query_of_an_older_image(bench):
     assert b.wait(3)[2] == ("newest", 3, None)
 
 
-def test_an_encoded_frame_answers_while_the_next_image_is_encoded(bench):
-    b = bench()
-    b.gate.release(1)
-    b.image(1)
+def test_an_encoded_frame_answers_while_the_next_image_is_encoded(b):
+    b.show(1)
     b.query("one", 1)
     b.wait(1)
     b.occupy(2)
@@ -300,8 +297,7 @@ def test_a_query_waits_for_the_image_that_is_being_encoded_however_long(bench):
     assert b.wait(4)[1:] == [("early", 1, None), ("one", 1, None), ("newest", 1, None)]
 
 
-def test_images_wait_for_answers_that_are_slower(bench):
-    b = bench()
+def test_images_wait_for_answers_that_are_slower(b):
     b.occupy_answers()
     b.gate.release(4)
     b.query("behind", 1)
@@ -344,8 +340,7 @@ def test_more_answerable_queries_than_there_is_room_for(bench):
 def test_a_timeout_of_nought_is_not_for_queries_whose_frame_is_there(bench, monkeypatch):
     monkeypatch.setattr(frames, "LEAST_PATIENCE_S", 60.0)
     b = bench(timeout_s=0.0)
-    b.gate.release(1)
-    b.image(1)
+    b.show(1)
     until(lambda: b.frames)
     b.query("slow", 1)
     b.query("one", 1)
@@ -355,8 +350,7 @@ def test_a_timeout_of_nought_is_not_for_queries_whose_frame_is_there(bench, monk
     assert b.wait(3)[1:] == [("one", 1, None), ("newest", 1, None)]
 
 
-def test_the_next_image_is_encoded_beside_the_last_answer(bench):
-    b = bench()
+def test_the_next_image_is_encoded_beside_the_last_answer(b):
     b.occupy_answers()
     b.occupy(2)
     b.gate.release(1)
@@ -368,8 +362,7 @@ def test_the_next_image_is_encoded_beside_the_last_answer(bench):
 def test_late_queries_find_frames_in_the_ring(bench):
     b = bench(capacity=2)
     for stamp in (1, 2, 3):
-        b.gate.release(1)
-        b.image(stamp)
+        b.show(stamp)
         b.query(f"at {stamp}", stamp)
         b.wait(stamp)
     b.query("kept", 2)
@@ -382,8 +375,7 @@ def test_late_queries_find_frames_in_the_ring(bench):
 
 def test_stamps_within_the_tolerance_belong_together(bench):
     b = bench(tolerance_ns=MS)
-    b.gate.release(1)
-    b.image(100 * MS)
+    b.show(100 * MS)
     b.query("near", 100 * MS + MS // 2)
     assert b.wait(1) == [("near", 100 * MS, None)]
 
@@ -402,8 +394,7 @@ def test_a_neighbour_within_the_tolerance_does_not_stand_in_for_the_image_itself
     assert b.wait(2)[1] == ("of the third", 1040 * MS, None)
 
 
-def test_a_query_for_a_stamp_that_comes_again_waits_for_it(bench):
-    b = bench()
+def test_a_query_for_a_stamp_that_comes_again_waits_for_it(b):
     b.occupy(100_000 * MS)
     b.image(100_100 * MS)
     b.image(5 * MS)  # a bag has started again, and what waited is gone
@@ -415,10 +406,8 @@ def test_a_query_for_a_stamp_that_comes_again_waits_for_it(bench):
     assert b.wait(1) == [("ahead", 100_100 * MS, None)]
 
 
-def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(bench):
-    b = bench()
-    b.gate.release(1)
-    b.image(5 * MS)
+def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(b):
+    b.show(5 * MS)
     b.query("first", 5 * MS)
     b.wait(1)
     b.image(5 * MS, "bad")
@@ -429,9 +418,8 @@ def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(bench):
     assert b.wait(2)[1] == ("second", None, Status.BAD_IMAGE)
 
 
-def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(bench):
+def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(b):
     """A camera with stamps of whole seconds: the frame of the second before is not its newest image."""
-    b = bench()
     b.gate.release(2)
     b.image(4 * MS)
     b.query("before", 4 * MS)
@@ -462,8 +450,7 @@ def test_a_client_that_takes_long_for_each_frame_starves_no_query(bench, monkeyp
     b.wait(6)
 
 
-def test_an_image_is_held_back_for_answers_no_longer_than_promised(bench):
-    b = bench()
+def test_an_image_is_held_back_for_answers_no_longer_than_promised(b):
     b.occupy_answers()
     b.query("next", 1)
     b.image(2)
@@ -473,8 +460,7 @@ def test_an_image_is_held_back_for_answers_no_longer_than_promised(bench):
     b.wait(2)
 
 
-def test_an_image_of_before_a_bag_started_again_is_not_kept(bench):
-    b = bench()
+def test_an_image_of_before_a_bag_started_again_is_not_kept(b):
     b.occupy(100_000 * MS)
     b.image(5 * MS)
     b.gate.release(2)
@@ -483,25 +469,18 @@ def test_an_image_of_before_a_bag_started_again_is_not_kept(bench):
     assert b.frames == [5 * MS]
 
 
-def test_a_bad_image_is_told_to_its_queries_and_the_threads_live_on(bench):
-    b = bench()
+@pytest.mark.parametrize(
+    ("message", "reason", "error"), [("bad", Status.BAD_IMAGE, "broken image"), ("too much", Status.FAILED, "no room")]
+)
+def test_an_image_that_fails_is_told_to_its_queries_and_the_threads_live_on(b, message, reason, error):
     b.gate.release(3)
-    b.query("bad", 1)
-    b.image(1, "bad")
-    assert b.wait(1) == [("bad", None, Status.BAD_IMAGE)]
-    assert b.errors == ["encode: broken image"]
+    b.query("failing", 1)
+    b.image(1, message)
+    assert b.wait(1) == [("failing", None, reason)]
+    assert b.errors == [f"encode: {error}"]
     b.image(2)
     b.query("good", 2)
     assert b.wait(2)[1] == ("good", 2, None)
-
-
-def test_an_image_whose_encoding_fails_is_not_called_bad(bench):
-    b = bench()
-    b.gate.release(3)
-    b.query("too much", 1)
-    b.image(1, "too much")
-    assert b.wait(1) == [("too much", None, Status.FAILED)]
-    assert b.errors == ["encode: no room"]
 
 
 @pytest.mark.parametrize(("message", "reason"), [("bad", Status.BAD_IMAGE), ("too much", Status.FAILED)])
@@ -509,13 +488,11 @@ def test_a_query_for_the_newest_image_is_told_why_there_is_none(bench, message, 
     b = bench(timeout_s=1.0)
     b.query("newest", 0)
     for stamp in (1, 2, 3):
-        b.gate.release(1)
-        b.image(stamp, message)
+        b.show(stamp, message)
         time.sleep(0.01)
     assert b.answers == [], "the next image may be a good one"
     assert b.wait(1) == [("newest", None, reason)]
-    b.gate.release(1)
-    b.image(4)
+    b.show(4)
     b.query("newest again", 0)
     assert b.wait(2)[1] == ("newest again", 4, None)
 
@@ -523,8 +500,7 @@ def test_a_query_for_the_newest_image_is_told_why_there_is_none(bench, message, 
 def test_a_frame_of_before_a_failure_is_not_the_newest(bench):
     b = bench(timeout_s=1.0)
     for stamp, message in ((1, "fine"), (2, "bad")):
-        b.gate.release(1)
-        b.image(stamp, message)
+        b.show(stamp, message)
         until(lambda: len(b.encoded) == stamp)  # noqa: B023
     b.query("newest", 0)
     time.sleep(0.05)
@@ -543,8 +519,7 @@ def test_waypoints_of_no_image_are_for_the_newest_once_a_later_one_came(bench):
     b = bench(timeout_s=1.0)
     waypoints = {"waypoints_m": np.zeros((1, 3))}
     for stamp in (10, 20):
-        b.gate.release(1)
-        b.image(stamp)
+        b.show(stamp)
         until(lambda: len(b.encoded) == stamp / 10)  # noqa: B023
     b.query("past", 15, **waypoints)
     assert b.wait(1) == [("past", 20, None)]
@@ -553,8 +528,7 @@ def test_waypoints_of_no_image_are_for_the_newest_once_a_later_one_came(bench):
     b.query("planned now", 25, **waypoints)
     time.sleep(0.05)
     assert len(b.answers) == 2, "its image may come yet"
-    b.gate.release(1)
-    b.image(30)
+    b.show(30)
     assert b.wait(3)[2][0] == "planned now"
     b.query("no more images", 40, **waypoints)
     b.query("no waypoints", 15)
@@ -564,8 +538,7 @@ def test_waypoints_of_no_image_are_for_the_newest_once_a_later_one_came(bench):
     }
 
 
-def test_a_skipped_image_is_told_of_though_an_older_one_came_after_it(bench):
-    b = bench()
+def test_a_skipped_image_is_told_of_though_an_older_one_came_after_it(b):
     b.occupy(1)
     b.image(2000 * MS)
     b.image(1900 * MS)
@@ -573,8 +546,7 @@ def test_a_skipped_image_is_told_of_though_an_older_one_came_after_it(bench):
     assert b.wait(1) == [("skipped", None, Status.FRAME_SKIPPED)]
 
 
-def test_images_of_one_stamp_that_replace_each_other_are_counted(bench):
-    b = bench()
+def test_images_of_one_stamp_that_replace_each_other_are_counted(b):
     b.occupy(1)
     for _ in range(4):
         b.image(0)
@@ -582,8 +554,7 @@ def test_images_of_one_stamp_that_replace_each_other_are_counted(bench):
 
 
 @pytest.mark.parametrize("stamp", [-(2**31) * 10**9, -1, 2**31 * 10**9])
-def test_a_stamp_of_any_value_costs_no_other_query_its_answer(bench, stamp):
-    b = bench()
+def test_a_stamp_of_any_value_costs_no_other_query_its_answer(b, stamp):
     b.gate.release(4)
     b.query("odd", stamp)
     b.image(stamp)
@@ -601,24 +572,15 @@ def test_patience_may_change_while_queries_wait(bench):
     assert b.wait(1) == [("impatient", None, Status.NO_IMAGE)]
 
 
-def test_a_failing_answer_does_not_end_its_thread(bench):
-    b = bench()
-    b.gate.release(1)
-    b.image(1)
+def test_a_failing_answer_does_not_end_its_thread(b):
+    b.show(1)
     b.query("explode", 1)
     b.query("next", 1)
     assert b.wait(1) == [("next", 1, None)]
     assert b.errors == ["answer: answering failed"]
 
 
-def test_unreadable_query_is_answered_at_once(bench):
-    b = bench()
-    b.query("unreadable", 50, failure=Status.BAD_QUERY)
-    assert b.wait(1) == [("unreadable", None, Status.BAD_QUERY)]
-
-
-def test_stop_answers_everyone(bench):
-    b = bench()
+def test_stop_answers_everyone(b):
     for i in range(5):
         b.query(i, 100 + i)
     time.sleep(0.05)
@@ -657,8 +619,7 @@ def test_every_query_is_answered_once_under_load(bench):
     assert b.skipped > 0
 
 
-def test_notes_wait_for_their_image_without_asking_for_it(bench):
-    b = bench()
+def test_notes_wait_for_their_image_without_asking_for_it(b):
     b.occupy(100 * MS)
     b.image(200 * MS)  # waits, and is skipped for the next
     b.scheduler.add_note(Note(200 * MS, "of a skipped image", None, 20 * MS))
@@ -673,8 +634,7 @@ def test_notes_wait_for_their_image_without_asking_for_it(bench):
     assert b.answers == [("q", 300 * MS, None)]
 
 
-def test_notes_without_an_image_are_given_up_and_counted(bench):
-    b = bench()
+def test_notes_without_an_image_are_given_up_and_counted(b):
     b.scheduler.add_note(Note(5 * MS, "nothing comes", None, MS))
     until(lambda: b.lost_notes)
     assert b.lost_notes == ["nothing comes"]
@@ -694,11 +654,9 @@ def test_a_note_waits_for_its_image_whatever_the_patience_of_queries(bench):
     assert b.lost_notes == []
 
 
-def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(bench):
-    b = bench()
+def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(b):
     b.not_yet += ["late"] * 2 + ["never"] * 100
-    b.gate.release(1)
-    b.image(10 * MS)
+    b.show(10 * MS)
     b.scheduler.add_note(Note(10 * MS, "late", None, MS))
     b.scheduler.add_note(Note(10 * MS, "never", None, MS))
     b.query("q", 10 * MS)
@@ -707,32 +665,3 @@ def test_a_note_that_cannot_be_taken_yet_delays_no_query_and_is_taken_later(benc
     assert b.notes == [("late", 10 * MS)]
     until(lambda: b.lost_notes)
     assert b.lost_notes == ["never"]
-
-
-@pytest.mark.parametrize("order", [(ENCODE, ANSWER), (ANSWER, ENCODE)])
-def test_answers_take_half_of_the_threads_and_change_those_of_no_other(order):
-    """torch keeps the number for each thread; on two cores an answer that waits for both costs twice."""
-    before, counts, have_begun = torch.get_num_threads(), {}, threading.Barrier(3)
-
-    def work(name):
-        answers.on_start(name)
-        have_begun.wait(10)
-        have_begun.wait(10)
-        torch.ones(2_000_000).add_(1)  # a thread's first parallel operation may take over what another has set
-        counts[name] = torch.get_num_threads()
-
-    try:
-        torch.set_num_threads(6)
-        answers = Answers(*[None] * 8)
-        workers = [threading.Thread(target=work, args=[name]) for name in order]
-        for worker in workers:
-            worker.start()
-            time.sleep(0.05)
-        have_begun.wait(10)
-        have_begun.wait(10)
-        for worker in workers:
-            worker.join()
-        assert counts == {ENCODE: 6, ANSWER: 3}
-        assert torch.get_num_threads() == 6
-    finally:
-        torch.set_num_threads(before)

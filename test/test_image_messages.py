@@ -10,13 +10,7 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from spd_core.messages import (
-    MessageError,
-    compressed_depth_to_metres,
-    compressed_to_rgb,
-    depth_to_metres,
-    image_to_rgb,
-)
+from spd_core.messages import MessageError, compressed_depth_to_metres, compressed_to_rgb, depth_to_metres, image_to_rgb
 from spd_ros.conversions import depth_to_image, rgb_to_image
 
 
@@ -256,16 +250,6 @@ def test_compressed_depth():
         np.testing.assert_allclose(
             compressed_depth_to_metres(CompressedImage(format=form, data=data)), DEPTH_M, atol=1e-6
         )
-    # as compressed_depth_image_transport quantises 32FC1: depth_quantization 100, depth_max 10
-    a = 100.0 * 101.0
-    b = 1.0 - a / 10.0
-    coded = np.where(DEPTH_M < 10, a / DEPTH_M + b, 0).astype(np.uint16)
-    header = np.array([0], "<i4").tobytes() + np.array([a, b], "<f4").tobytes()
-    msg = CompressedImage(format="32FC1; compressedDepth png", data=header + cv2.imencode(".png", coded)[1].tobytes())
-    out = compressed_depth_to_metres(msg)
-    known = DEPTH_M < 9.9
-    np.testing.assert_allclose(out[known], DEPTH_M[known], rtol=2e-3)
-    assert (out[DEPTH_M >= 10] == 0).all()
     with pytest.raises(MessageError, match="its header alone has 12"):
         compressed_depth_to_metres(CompressedImage(format="16UC1; compressedDepth", data=b"123"))
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
-from support.photographs import ORIENTATION, SIZE, photograph
+from support.photographs import F35, ORIENTATION, SIZE, photograph
 
 from spd_core import Camera
 from spd_core.data.images import read_colour
 from spd_core.data.rgbd import RGBDFolder
 from spd_core.intrinsics import IntrinsicsError, camera_of_picture, read_calibration
 
-F35, MM, ACROSS, DOWN, PER_UNIT, UNIT = 0xA405, 0x920A, 0xA002, 0xA003, 0xA20E, 0xA210
+MM, ACROSS, DOWN, PER_UNIT, UNIT = 0x920A, 0xA002, 0xA003, 0xA20E, 0xA210
 ZOOM, RENDERED = 0xA404, 0xA401
 
 
@@ -318,11 +318,7 @@ def test_calibrations_that_say_no_camera_say_what_they_have(tmp_path, content, f
         ("1," * 200, None, "expected fx,fy,cx,cy in px, or a file, got '1,1,"),
         ("90,91,50,40", 60.0, "not both"),
         (None, 0.0, "1 to 170 degrees, got 0"),
-        (
-            "0.9,0.9,64,48",
-            None,
-            "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to",
-        ),
+        ("0.9,0.9,64,48", None, "focal length of 0.9,0.9,64,48 is 0.9 px .* 128x96 px; expected .* not mm: 1.28 to"),
         ("tabs.txt", None, "optical axis of .*tabs.txt is at 900,40, outside the picture of 128x96"),
     ],
 )

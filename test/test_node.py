@@ -4,25 +4,22 @@ import time
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image, PointField
 from std_msgs.msg import Header
-from support.robot import CAMERA, TOPICS, client, rgb  # noqa: F401
+from support.robot import CAMERA, TOPICS, client, connected, rgb  # noqa: F401
 
 from spd_core import Predictor
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.processes import running_node
 
 
 @pytest.fixture(scope="module")
 def running(client):
     """A node with embedded weights, and the client connected to it."""
-    with running_node(TOPICS, {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2}) as process:
-        client.connect(process)
+    with connected(client, {"query_timeout_s": 0.5, "diagnostics_period_s": 0.2}):
         yield client
-        assert process.poll() is None, "the node died of a message"
-    assert process.returncode == 0
 
 
 def test_no_image_yet(running):
@@ -90,10 +87,8 @@ def test_no_points_and_very_many(running, rgb):
 def test_a_stamp_never_seen(running, rgb):
     running.show(rgb)
     running.idle(0.3)
-    future, past = Header(), Header()
-    future.stamp.sec, past.stamp.nanosec = 2_000_000, 77
-    assert running.statuses([[1, 1]], future) == [Status.NO_IMAGE]
-    assert running.statuses([[1, 1]], past) == [Status.NO_IMAGE]
+    for stamp in (Time(sec=2_000_000), Time(nanosec=77)):  # to come, and past
+        assert running.statuses([[1, 1]], Header(stamp=stamp)) == [Status.NO_IMAGE]
 
 
 def broken(msg: Image, **changes) -> Image:
@@ -104,9 +99,6 @@ def broken(msg: Image, **changes) -> Image:
 
 BROKEN_IMAGES = {
     "short step": ({"step": 7}, "step is 7 bytes"),
-    "wrong length": ({"data": b"123"}, "data has 3 bytes"),
-    "unknown encoding": ({"encoding": "purple8"}, "'purple8' is not supported"),
-    "depth encoding": ({"encoding": "32FC1"}, "depth image"),
     "a sliver": ({"height": 1, "width": 5000, "step": 15000, "data": bytes(15000)}, "5000x1 px"),
     "no pixels": ({"height": 0, "width": 0, "step": 0, "data": b""}, "0x0 px"),
 }
@@ -144,12 +136,7 @@ def field(name, offset, datatype=PointField.FLOAT32):
     return PointField(name=name, offset=offset, datatype=datatype, count=1)
 
 
-BROKEN_QUERIES = {
-    "no u, v": [field("a", 0), field("b", 4)],
-    "integer fields": [field("u", 0, PointField.UINT32), field("v", 4, PointField.UINT32)],
-    "fields outside the point": [field("u", 0), field("v", 6)],
-    "no fields": [],
-}
+BROKEN_QUERIES = {"no u, v": [field("a", 0), field("b", 4)], "no fields": []}
 
 
 @pytest.mark.parametrize("name", BROKEN_QUERIES)

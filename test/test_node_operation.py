@@ -1,20 +1,21 @@
 """What a robot does to the node besides asking: waypoints, pictures, parameters, lifecycle, other QoS, loops, silence,
 fuzz."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Path
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
-from support.robot import CAMERA, TOPICS, client, mutated, path, rgb, set_parameter  # noqa: F401
+from support.robot import CAMERA, TOPICS, client, connected, mutated, path, rgb, set_parameter  # noqa: F401
 
 from spd_core.messages import cloud_to_array, depth_to_metres
 from spd_core.status import Status
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.processes import running_node
 from spd_ros.waypoints import rigid_transform
 
 # base_link looks along the camera: x forward is z, y left is -x, z up is -y; the camera is 0.5 m above it
@@ -29,11 +30,8 @@ def running(client):
         "waypoint_frame": "base_link",
         "waypoint_transform": TRANSFORM,
     }
-    with running_node(TOPICS, {"runtime": "torch", **settings}) as process:
-        client.connect(process)
+    with connected(client, {"runtime": "torch", **settings}):
         yield client
-        assert process.poll() is None, "the node died of a message"
-    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +160,7 @@ def test_dense_depth_is_published_while_someone_listens(running, rgb):
 def test_a_distorted_camera_bends_the_rays(running, rgb):
     header = running.show(rgb)
     _, straight = running.ask([[600, 50]], header)
-    header = running.header()
-    k = [CAMERA.fx, 0.0, CAMERA.cx, 0.0, CAMERA.fy, CAMERA.cy, 0.0, 0.0, 1.0]
-    running.infos.publish(
-        CameraInfo(
-            header=header, height=480, width=640, k=k, d=[-0.3, 0.1, 0.0, 0.0, 0.0], distortion_model="plumb_bob"
-        )
-    )
-    running.idle(0.1)
-    running.images.publish(rgb_to_image(rgb, header))
+    header = running.show(rgb, replace(CAMERA, distortion=(-0.3, 0.1, 0.0, 0.0, 0.0)))
     _, bent = running.ask([[600, 50]], header)
     assert bent["depth"] == pytest.approx(straight["depth"], rel=1e-5)
     assert bent["x"] / bent["z"] > 1.05 * straight["x"] / straight["z"]  # barrel distortion draws the edges in

@@ -12,6 +12,7 @@ from subprocess import PIPE
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -74,12 +75,8 @@ def test_clean_exit(client, signum):
     with running_node(
         TOPICS, {"runtime": "torch", "query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True
     ) as process:
-        client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"), 60)
-        client.idle(1.0)
-        client.answers.clear()
-        future = Header()
-        future.stamp.sec = 3_000_000
-        client.send([[1, 1]], future)
+        client.match(60)
+        client.send([[1, 1]], Header(stamp=Time(sec=3_000_000)))
         client.idle(0.5)
         process.send_signal(signum)
         _, points = client.answer()
@@ -152,13 +149,9 @@ def test_queries_that_came_before_the_end_are_told(client):
     node.trigger_configure()
     for end in (node.trigger_deactivate, node.close):
         node.trigger_activate()
-        client.spin(lambda: client.queries.get_subscription_count() and client.count_publishers("/spd/depths"))
-        client.idle(1.0)
-        client.answers.clear()
-        future = Header()
-        future.stamp.sec = 3_000_000
+        client.match()
         for i in range(30):
-            client.send([[i, 1]], future)
+            client.send([[i, 1]], Header(stamp=Time(sec=3_000_000)))
         client.idle(0.5)
         assert client.answers == []
         end()
@@ -215,9 +208,8 @@ def test_bad_weights_fail_to_configure_and_others_do(client, rgb):
         for _ in range(2):
             assert operator.transition("configure")
             assert operator.transition("activate")
-            client.spin(lambda: client.images.get_subscription_count() and client.count_publishers("/spd/depths"))
-            client.idle(1.0)
-            client.answers.clear()
+            client.spin(client.images.get_subscription_count)
+            client.match()
             header = client.show(rgb)
             answered, points = client.answer()
             assert answered == header

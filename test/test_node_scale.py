@@ -5,18 +5,19 @@ import time
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from numpy.lib import recfunctions
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, LaserScan, PointCloud2, Range
 from std_msgs.msg import Header
-from support.robot import CAMERA, TOPICS, client, mutated, set_parameter  # noqa: F401
+from support.robot import CAMERA, TOPICS, client, connected, mutated, set_parameter  # noqa: F401
 
 from spd_core import Predictor
+from spd_core.message_fields import camera_info_fields
 from spd_core.messages import cloud_to_array
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import array_to_cloud, query_cloud, rgb_to_image
-from spd_ros.processes import running_node
 
 UV = np.array([[60.0, 200.0], [300.5, 240.25], [600.0, 400.0]])
 # The optical frame is at a sensor whose frame is "sensor" (x forward, y left, z up): its x y z in it, as a quaternion.
@@ -46,12 +47,9 @@ def running(client):
             ("reference_range", Range),
         )
     }
-    with running_node(TOPICS, parameters) as process:
-        client.connect(process)
+    with connected(client, parameters):
         client.spin(lambda: all(p.get_subscription_count() for p in client.sources.values()))
         yield client
-        assert process.poll() is None, "the node died of a message"
-    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +58,7 @@ def network_m(room):
 
 
 def header_at(stamp_s, frame_id="camera_optical_frame"):
-    header = Header(frame_id=frame_id)
-    header.stamp.sec, header.stamp.nanosec = int(stamp_s), round(stamp_s % 1 * 1e9)
-    return header
+    return Header(frame_id=frame_id, stamp=Time(sec=int(stamp_s), nanosec=round(stamp_s % 1 * 1e9)))
 
 
 def cloud(header, **fields):
@@ -86,8 +82,7 @@ class Robot:
             if self.now_s >= self.image_s:
                 self.image_s += 1 / image_hz
                 header = header_at(self.now_s)
-                k = [CAMERA.fx, 0.0, CAMERA.cx, 0.0, CAMERA.fy, CAMERA.cy, 0.0, 0.0, 1.0]
-                self.client.infos.publish(CameraInfo(header=header, height=480, width=640, k=k))
+                self.client.infos.publish(CameraInfo(header=header, **camera_info_fields(CAMERA, (480, 640))))
                 self.client.images.publish(rgb_to_image(self.rgb, header))
                 self.client.queries.publish(query_cloud(UV, header))
                 self.asked += 1

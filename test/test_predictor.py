@@ -11,7 +11,7 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
-from support.models import lively
+from support.models import lively, needs_onnx
 
 from spd_cli import commands, recordings
 from spd_core import SPD, Camera, Predictor, runtimes
@@ -110,17 +110,22 @@ def test_points_project_back_to_their_pixels(predictor, rgb):
     np.testing.assert_allclose(CAMERA.project(xyz), uv, atol=1e-3)
 
 
-def test_same_points_are_planned_once(predictor, rgb, monkeypatch):
-    calls = []
-    plan_points = predictor.model.plan_points
-    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: calls.append(1) or plan_points(*a))
+@pytest.fixture
+def planned(predictor, monkeypatch):
+    """Grows by one with each plan that is made."""
+    made, plan_points = [], predictor.model.plan_points
+    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: made.append(1) or plan_points(*a))
+    return made
+
+
+def test_same_points_are_planned_once(predictor, rgb, planned):
     uv = np.random.default_rng(5).uniform(0, 400, (30, 2))
     first = predictor.encode(rgb, CAMERA).depth_at(uv)
     again = predictor.encode(rgb[::-1].copy(), CAMERA).depth_at(uv.copy())
-    assert len(calls) == 1
+    assert len(planned) == 1
     assert not np.allclose(first, again)
     predictor.encode(rgb, CAMERA).depth_at(uv[:-1])
-    assert len(calls) == 2
+    assert len(planned) == 2
 
 
 def test_points_planned_ahead_are_not_planned_again(predictor, rgb, monkeypatch):
@@ -152,16 +157,13 @@ def test_queries_of_one_frame_share_what_was_evaluated(predictor, rgb):
     np.testing.assert_array_equal(frame.dense_depth(), dense)
 
 
-def test_a_second_query_that_stays_is_planned_once(predictor, rgb, monkeypatch):
-    calls = []
-    plan_points = predictor.model.plan_points
-    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: calls.append(1) or plan_points(*a))
+def test_a_second_query_that_stays_is_planned_once(predictor, rgb, planned):
     first, second = np.random.default_rng(12).uniform(0, 400, (2, 30, 2))
     for image in (rgb, rgb[::-1].copy(), rgb):
         frame = predictor.encode(image, CAMERA)
         frame.depth_at(first)
         frame.depth_at(second)
-    assert len(calls) == 2
+    assert len(planned) == 2
 
 
 def test_the_frames_asked_last_remember(predictor, rgb):
@@ -252,10 +254,9 @@ def test_there_is_one_default_runtime():
     assert defaults == {PARAMETERS["runtime"].default} == {"auto"}
 
 
+@needs_onnx
 @pytest.mark.parametrize(("preset", "runtime", "graphs"), [("lite", "auto", 1), ("v15_dinov2", "onnxruntime", 2)])
 def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
-    pytest.importorskip("onnx", reason="the optional encoder runtime")
     uv = np.random.default_rng(8).uniform(0, 400, (100, 2))
     answers, made = {}, []
     monkeypatch.setattr(runtimes.OnnxRuntime, "IMAGES_BEFORE_GRAPH", 1)
@@ -270,9 +271,8 @@ def test_onnxruntime_encodes_as_torch_does(models, preset, runtime, graphs, rgb,
     np.testing.assert_allclose(answers[runtime], answers["torch"], rtol=1e-3)
 
 
+@needs_onnx
 def test_where_onnxruntime_fails_torch_goes_on_unless_it_was_asked_for(models, rgb, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
-    pytest.importorskip("onnx", reason="the optional encoder runtime")
 
     def fails(graph):
         raise RuntimeError("no such operator")
@@ -295,10 +295,9 @@ def test_sizes_are_free_in_a_graph_of_known_networks_alone():
     assert not create_encoder("mobilevitv2_050").size_is_free
 
 
+@needs_onnx
 @pytest.mark.parametrize("preset", ["lite", "v15_dinov2"])
 def test_nothing_is_made_at_the_first_image_after_warming_up(models, preset, rgb, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="the optional encoder runtime")
-    pytest.importorskip("onnx", reason="the optional encoder runtime")
     predictor = Predictor(models[preset], "cpu", input_size=(140, 154), runtime="onnxruntime")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warm-up says nothing of intrinsics
@@ -371,14 +370,10 @@ def test_slivers_are_refused(predictor, size):
         predictor.encode(np.zeros((*size, 3), np.uint8))
 
 
-def test_bad_points_are_named(predictor, rgb):
-    with pytest.raises(ValueError, match=r"array \[K, 2\].*got shape \[3\]"):
-        predictor.encode(rgb, CAMERA).depth_at([1, 2, 3])
-
-
 @pytest.mark.parametrize(
     ("points", "fault"),
     [
+        ([1, 2, 3], r"got shape \[3\]"),
         ("90,60", "got str of <U5"),
         ([[1, 2], [3]], "got list: ValueError"),
         ({"u": 1}, "got dict of object"),
@@ -433,13 +428,6 @@ def test_a_camera_that_is_none_is_named(predictor, rgb):
 def test_bad_settings_are_named(arguments, message):
     with pytest.raises(SPDError, match=message):
         Predictor.load(**{"device": "cpu", **arguments})
-
-
-def test_cuda_is_refused_with_the_reason_where_there_is_none():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    with pytest.raises(ValueError, match="finds no CUDA device"):
-        Predictor.load(device="cuda")
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])

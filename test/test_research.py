@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from setuptools import find_packages
+from support.training import settings_of
 
 from bench import queries as comparison
 from spd_core import SPD, Predictor
@@ -188,11 +189,7 @@ def test_targets_are_different_valid_pixels_with_their_depth():
 
 
 def config(rooms, out, decoder: str, **changes) -> QueryTrainConfig:
-    settings = {
-        "data": rooms,
-        "val": rooms,
-        "preset": "atto",
-        "model": {"fit": "inside"},
+    own = {
         "batch_size": 2,
         "steps": 12,
         "warmup": 3,
@@ -200,15 +197,13 @@ def config(rooms, out, decoder: str, **changes) -> QueryTrainConfig:
         "encoder_lr": 1e-3,
         "decoder_lr": 1e-3,
         "validate_every": 12,
-        "workers": 0,
         "pictures": 0,
-        "device": "cpu",
         "augment": Augmentation(crop=(64, 64), rotate_deg=0),
         "validation": Protocol(points=64, limit=4),
         "query_decoder": decoder,
         "query_points": 32,
     }
-    return QueryTrainConfig(**{"out": out, **settings, **changes})
+    return QueryTrainConfig(**settings_of(rooms, out, **{**own, **changes}))
 
 
 @pytest.mark.parametrize("decoder_name", ["v13", "v14"])

@@ -355,21 +355,20 @@ def test_a_whole_lidar_cloud_costs_no_more_than_a_few_references(predictor, fram
 
 
 @pytest.mark.parametrize(
-    ("uv", "depth_m", "sigma_m", "stamp_s", "message"),
+    ("uv", "depth_m", "sigma_m", "message"),
     [
-        (np.zeros((3, 3)), np.ones(3), None, 0.0, r"got \[3, 3\], \[3\] and \[3\]"),
-        (np.zeros((3, 2)), np.ones(2), None, 0.0, r"got \[3, 2\], \[2\] and \[2\]"),
-        (np.zeros((3, 2)), np.ones((3, 1)), None, 0.0, r"\[3, 1\]"),
-        (np.zeros((3, 2)), np.ones(3), np.ones(2), 0.0, r"and \[2\]"),
-        (np.zeros(2), 1.0, None, 0.0, r"got \[2\], \[\]"),
-        ([["a", "b"]], [1.0], None, 0.0, "must be numbers"),
-        (np.zeros((1, 2)), np.ones(1), None, np.nan, "must be a time in seconds, got nan"),
+        (np.zeros((3, 3)), np.ones(3), None, r"got \[3, 3\], \[3\] and \[3\]"),
+        (np.zeros((3, 2)), np.ones(2), None, r"got \[3, 2\], \[2\] and \[2\]"),
+        (np.zeros((3, 2)), np.ones((3, 1)), None, r"\[3, 1\]"),
+        (np.zeros((3, 2)), np.ones(3), np.ones(2), r"and \[2\]"),
+        (np.zeros(2), 1.0, None, r"got \[2\], \[\]"),
+        ([["a", "b"]], [1.0], None, "must be numbers"),
     ],
 )
-def test_wrong_references_are_named_and_change_nothing(predictor, frame, uv, depth_m, sigma_m, stamp_s, message):
+def test_wrong_references_are_named_and_change_nothing(predictor, frame, uv, depth_m, sigma_m, message):
     scale = ScaleFilter(predictor)
     with pytest.raises(ScaleError, match=message):
-        scale.update(frame, uv, depth_m, sigma_m, stamp_s)
+        scale.update(frame, uv, depth_m, sigma_m)
     assert (scale.factor, scale.used, scale.ignored) == (1.0, 0, 0)
 
 
@@ -480,14 +479,6 @@ def test_sigma_of_an_answer_holds_the_networks_own_and_the_scales(predictor, fra
     assert (after[:2] < before[:2]).all()
 
 
-def test_a_fixed_scale_multiplies(frame):
-    uv = places(np.random.default_rng(14), 5)
-    fixed = FixedScale(1.25, 0.1)
-    np.testing.assert_allclose(frame.answer(uv, scale=fixed).depth_m, 1.25 * frame.depth_at(uv), rtol=1e-6)
-    depth_m, sigma_log = fixed.correct(np.float32([2.0]), np.float32([0.3]))
-    assert (depth_m, sigma_log) == (pytest.approx(2.5), pytest.approx(math.hypot(0.3, 0.1)))
-
-
 @pytest.mark.parametrize(
     "bad", [{"factor": value} for value in (0.0, np.nan, "1", None)] + [{"factor": 1, "sigma_log": -1}]
 )
@@ -496,12 +487,11 @@ def test_a_fixed_scale_is_positive(bad):
         FixedScale(**bad)
 
 
-def test_the_prior_is_wider_in_an_image_of_which_the_network_is_unsure():
+def test_the_prior_is_wider_in_an_image_of_which_the_network_is_unsure(embedded):
     prior = ScalePrior(sigma_log=0.1, network_sigma=0.2)
     assert prior.sigma_log_where(np.full(6, 0.2)) == pytest.approx(0.1)
     assert prior.sigma_log_where(np.array([0.4, np.nan, 0.6])) == pytest.approx(0.1 * (0.4 + 0.6 + 3 * 0.2) / 5 / 0.2)
     assert ScalePrior(sigma_log=0.1).sigma_log_where(np.array([np.nan])) == 0.1  # a network that says none
-    embedded = Predictor.load(device="cpu", runtime="torch")
     rgb = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     frame = embedded.encode(rgb, Camera(259.0, 259.0, 159.5, 119.5))
     uv = places(np.random.default_rng(1), 5)

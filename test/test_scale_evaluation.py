@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import sys
 import warnings
 from dataclasses import replace
 
@@ -12,23 +11,15 @@ import numpy as np
 import pytest
 import torch
 from support import recorded
-from support.data_sets import Samples
+from support.data_sets import Samples, write_rgbd
 from support.models import embedded_without_sigma, lively
 
-from spd_cli import main
 from spd_core import SPD, Camera, Predictor, checkpoint
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.samples import DataError, Sample
 from spd_core.evaluation import Protocol
-from spd_core.scale_evaluation import (
-    draw_references,
-    evaluate_scale,
-    fit_prior,
-    measure_scale,
-    narrowed,
-    sigma_report,
-)
+from spd_core.scale_evaluation import draw_references, evaluate_scale, fit_prior, measure_scale, narrowed, sigma_report
 from spd_core.scale_prior import ScalePrior
 from spd_rooms.synthetic import random_frame
 
@@ -213,14 +204,12 @@ def test_truth_beyond_what_the_network_knows_is_left_out_of_a_scale(predictor, t
         measure_scale([replace(frame, depth_m=np.full(SIZE, 20, np.float32))], predictor)
 
 
-def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypatch, capsys):
+def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, spd, failing):
     frames, _ = recording(truths)
     far = [replace(f, camera=None, depth_m=np.where(f.depth_m > 2, 20, f.depth_m)) for f in frames[:2]]
     write_bag(tmp_path / "bag", far)
     (tmp_path / "bag" / "metadata.yaml").unlink()
-    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag")])
-    main()
-    said = capsys.readouterr().out
+    said = spd("calibrate-scale", tmp_path / "bag").out
     beyond = sum((frame.depth_m == 20).sum() for frame in far)
     for words in (
         "metadata.yaml is missing",
@@ -230,10 +219,7 @@ def test_measuring_a_scale_says_what_the_recording_is(truths, tmp_path, monkeypa
         "2 of 2 frames have no calibration: the factor makes up for the focal length too",
     ):
         assert words in said
-    sys.argv += ["--max_depth_m", ".nan"]
-    with pytest.raises(SystemExit):
-        main()
-    assert "max_depth_m must be finite" in capsys.readouterr().err
+    assert "max_depth_m must be finite" in failing("calibrate-scale", tmp_path / "bag", "--max_depth_m", ".nan")
 
 
 @pytest.mark.parametrize("factor", [5, 0.1])
@@ -246,44 +232,25 @@ def test_depth_in_another_unit_is_doubted(truths, predictor, factor):
         measure_scale(frames[:3], predictor)
 
 
-def test_each_second_frame_is_of_those_with_depth(truths, tmp_path, monkeypatch, capsys):
+def test_each_second_frame_is_of_those_with_depth(truths, tmp_path, spd):
     """Depth cameras are often half as fast."""
     frames, _ = recording(truths)
     write_bag(tmp_path / "bag", [replace(f, depth_m=f.depth_m if i % 2 else None) for i, f in enumerate(frames[:8])])
-    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag"), "--every", "2"])
-    main()
-    said = capsys.readouterr().out
+    said = spd("calibrate-scale", tmp_path / "bag", "--every", 2).out
     assert "4 of 8 images have depth" in said
     assert "of 2 frames;" in said
 
 
-def test_a_scale_is_measured_past_a_clock_of_its_own(truths, tmp_path, monkeypatch, capsys):
-    frames, _ = recording(truths)
-    moved = recorded_with_a_late_depth(frames[:2], tmp_path / "bag")
-    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(moved)])
-    with pytest.raises(SystemExit):
-        main()
-    said = capsys.readouterr().err
+def test_a_scale_is_measured_past_a_clock_of_its_own(tmp_path, spd, failing):
+    moved = recorded.write(tmp_path / "bag", recorded.usual(2, depth_offset_ns=2_500_000_000))
+    said = failing("calibrate-scale", moved)
     assert said.startswith("error: nothing to measure: 0 of 2 images have depth within the tolerance")
-    sys.argv += ["--depth-offset-s", said.split("--depth-offset-s ")[1].split()[0]]
-    main()
-    said = capsys.readouterr().out
+    said = spd("calibrate-scale", moved, "--depth-offset-s", said.split("--depth-offset-s ")[1].split()[0]).out
     assert "2 of 2 images have depth" in said
     assert "scale_factor: " in said
 
 
-def recorded_with_a_late_depth(frames, path):
-    """The frames as a bag whose depth is stamped 2.5 s later than its images."""
-    messages = []
-    for i, frame in enumerate(frames):
-        messages.append(("/camera/image_raw", recorded.stamp(i), recorded.image(recorded.stamp(i), frame.rgb, "rgb8")))
-        late_ns = recorded.stamp(i) + 2_500_000_000
-        depth = recorded.image(late_ns, frame.depth_m.astype(np.float32), "32FC1")
-        messages.append(("/camera/depth", recorded.stamp(i), depth))
-    return recorded.write(path, messages)
-
-
-def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths, tmp_path, monkeypatch):
+def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths, tmp_path, spd, failing):
     """All frames of one scale: the camera's."""
     frames, factors = recording(truths)
     one_camera = [replace(f, depth_m=f.depth_m * np.float32(1.25 / math.exp(own))) for f, own in zip(frames, factors)]
@@ -291,44 +258,33 @@ def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths,
     errors = {}
     for references in (0, 8):
         out = tmp_path / str(references)
-        arguments = ["replay", str(tmp_path / "bag"), "--offline", "--references", str(references), "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", ["spd", *arguments])
-        main()
+        spd("replay", tmp_path / "bag", "--offline", "--references", references, "--out", out)
         result = json.loads((out / "result.json").read_text())
         assert result["references"] == references
         errors[references] = result["metrics"]["abs_rel"]
     assert errors[8] < 0.7 * errors[0]
-    monkeypatch.setattr(sys, "argv", ["spd", "replay", str(tmp_path / "bag"), "--references", "5"])
-    with pytest.raises(SystemExit):
-        main()
+    failing("replay", tmp_path / "bag", "--references", 5)
 
 
-def test_commands(truths, tmp_path, monkeypatch, capsys):
+def test_commands(truths, tmp_path, spd):
     frames, factors = recording(truths)
     write_bag(tmp_path / "bag", frames)
-    monkeypatch.setattr(sys, "argv", ["spd", "calibrate-scale", str(tmp_path / "bag")])
-    main()
-    said = capsys.readouterr().out
+    said = spd("calibrate-scale", tmp_path / "bag").out
     assert float(said.split("scale_factor: ")[1].split()[0]) == pytest.approx(math.exp(np.median(factors)), rel=0.03)
     assert f"of {len(frames)} frames" in said
 
     folder = tmp_path / "images"
-    folder.mkdir()
     camera: Camera = frames[0].camera
-    (folder / "camera.txt").write_text(f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}")
     for i, frame in enumerate(frames[:10]):
-        cv2.imwrite(str(folder / f"{i}.rgb.png"), frame.rgb[..., ::-1])
-        cv2.imwrite(str(folder / f"{i}.depth.png"), (frame.depth_m * 1000).astype(np.uint16))
+        numbers = f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}"
+        write_rgbd(folder, str(i), frame.rgb, frame.depth_m, numbers)
     torch.manual_seed(0)
     checkpoint.save(lively(SPD.from_preset("lite")), tmp_path / "raw.safetensors", torch.float16, data="rooms")
-    monkeypatch.setattr(sys, "argv", ["spd", "calibrate", *map(str, (tmp_path / "raw.safetensors", folder, folder))])
-    with pytest.raises(SystemExit):
-        main()
-    said = capsys.readouterr()
+    said = spd("calibrate", tmp_path / "raw.safetensors", folder, folder, code=1)
     assert "is a folder; expected the name of a file to write" in said.err
     assert "prior" not in said.out  # nothing was measured
-    sys.argv[-1] = str(tmp_path / "c.safetensors")
-    main()
+    words = ["calibrate", tmp_path / "raw.safetensors", folder, tmp_path / "c.safetensors"]
+    assert "left out" not in spd(*words).out
     known = checkpoint.provenance(tmp_path / "c.safetensors")
     assert known["data"] == "rooms"
     raw, calibrated = (Predictor.load(tmp_path / f"{name}.safetensors", device="cpu") for name in ("raw", "c"))
@@ -342,40 +298,24 @@ def test_commands(truths, tmp_path, monkeypatch, capsys):
     said = np.mean([answer.sigma_m / answer.depth_m for answer in answers])
     assert known["scale_prior"]["network_sigma"] == pytest.approx(said, rel=0.05)
     assert known["calibrated_to_m"] == 10
-    assert "left out" not in capsys.readouterr().out
-    sys.argv += ["--depth_factor", "1.25", "--half", "--max_depth_m", "4"]
-    main()
+    words += ["--depth_factor", 1.25, "--half", "--max_depth_m", 4]
+    said = spd(*words).out
     assert checkpoint.provenance(tmp_path / "c.safetensors")["calibrated_to_m"] == 4
-    far = sum((np.floor(frame.depth_m * 1000) > 4000).sum() for frame in frames[:10])
-    assert f"left out: {far:,} pixels whose true depth is more than 4 m" in capsys.readouterr().out
+    far = sum((np.round(frame.depth_m * 1000) > 4000).sum() for frame in frames[:10])
+    assert f"left out: {far:,} pixels whose true depth is more than 4 m" in said
     nearer = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
     np.testing.assert_allclose(nearer.depth_m, 1.25 * one.depth_m, rtol=1e-3)
     torch.manual_seed(1)
     checkpoint.save(lively(SPD.from_preset("lite")), tmp_path / "sibling.safetensors")
     measured = checkpoint.provenance(tmp_path / "c.safetensors")["scale_prior"]
-    sys.argv += ["--errors_of", str(tmp_path / "sibling.safetensors")]
-    main()
+    spd(*words, "--errors_of", tmp_path / "sibling.safetensors")
     again = Predictor.load(tmp_path / "c.safetensors", device="cpu").encode(frames[0].rgb, camera).answer(uv)
     np.testing.assert_array_equal(again.depth_m, nearer.depth_m)
     assert checkpoint.provenance(tmp_path / "c.safetensors")["scale_prior"] != measured
 
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "spd",
-            "eval",
-            str(folder),
-            "--weights",
-            str(tmp_path / "c.safetensors"),
-            "--references",
-            "[1,5]",
-            "--out",
-            str(tmp_path / "out"),
-        ],
-    )
-    main()
-    assert "sigma covers" in capsys.readouterr().out
+    options = ["--weights", tmp_path / "c.safetensors", "--references", "[1,5]"]
+    said = spd("eval", folder, *options, "--out", tmp_path / "out").out
+    assert "sigma covers" in said
     written = json.loads((tmp_path / "out" / "scale.json").read_text())
     assert list(written["references"]) == ["0", "1", "5"]
     assert cv2.imread(str(tmp_path / "out" / "scale.png")) is not None

@@ -12,7 +12,6 @@ from numpy.lib import recfunctions
 from sensor_msgs.msg import LaserScan, Range
 from std_msgs.msg import Header
 
-from spd_core import Predictor
 from spd_core.scale import FixedScale
 from spd_rooms.synthetic import random_frame
 from spd_ros import scaling
@@ -46,8 +45,8 @@ def room():
 
 
 @pytest.fixture(scope="module")
-def frame(room):
-    return Predictor.load("embedded", device="cpu").encode(room.rgb, room.camera)
+def frame(embedded, room):
+    return embedded.encode(room.rgb, room.camera)
 
 
 @pytest.fixture

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from nicegui import Client, app, ui
 from starlette.testclient import TestClient
-from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
+from support.browser import at_pixel, browser, opened, served, waits_for  # noqa: F401
 
-from spd_cli import main, viewing
+from spd_cli import viewing
 from spd_cli.page import Newest, offer
 from spd_cli.picture_page import PicturePage
 from spd_cli.sources import Picture, pictures
 from spd_cli.viewing import Gallery, _collected, _say_what_is_wrong
 from spd_cli.views import SHOWN_PX
-from spd_core import Camera, Predictor
+from spd_core import Camera
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
 from spd_core.data.images import read_colour
@@ -34,11 +34,6 @@ from spd_rooms.synthetic import random_frame
 
 SIZE = (96, 128)
 CAMERA = Camera(104.0, 104.0, 63.5, 47.5)
-
-
-@pytest.fixture(scope="module")
-def predictor():
-    return Predictor.load("embedded", "cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +48,11 @@ def picture_of(rgb, camera=CAMERA):
 # --- what is shown
 
 
-def test_answers_are_the_frames_and_distances_those_of_their_points(rooms, predictor):
-    gallery = Gallery([picture_of(rgb) for rgb in rooms], predictor)
+def test_answers_are_the_frames_and_distances_those_of_their_points(rooms, embedded):
+    gallery = Gallery([picture_of(rgb) for rgb in rooms], embedded)
     uv = [(20, 30), (100, 60), (-9, 0), (20, 30)]
     pins = gallery[1].pins(uv)
-    expected = predictor.encode(rooms[1], CAMERA).answer(np.array(uv, float))
+    expected = embedded.encode(rooms[1], CAMERA).answer(np.array(uv, float))
     for i, pin in enumerate(pins):
         np.testing.assert_allclose(
             [pin.depth_m, pin.sigma_m, *pin.xyz_m], [expected.depth_m[i], expected.sigma_m[i], *expected.xyz_m[i]]
@@ -69,25 +64,25 @@ def test_answers_are_the_frames_and_distances_those_of_their_points(rooms, predi
     assert gallery[1].pins([]) == []
 
 
-def test_without_a_camera_metres_stay_and_points_are_of_the_assumed_one(rooms, predictor, tmp_path):
+def test_without_a_camera_metres_stay_and_points_are_of_the_assumed_one(rooms, embedded, tmp_path):
     cv2.imwrite(str(tmp_path / "p.png"), rooms[0][..., ::-1])
-    view = Gallery(list(pictures([str(tmp_path / "p.png")])), predictor)[0]
+    view = Gallery(list(pictures([str(tmp_path / "p.png")])), embedded)[0]
     with pytest.warns(UserWarning, match="no camera intrinsics"):
-        frame = predictor.encode(rooms[0])
+        frame = embedded.encode(rooms[0])
     [pin] = view.pins([(20, 30)])
     assert pin.depth_m == frame.depth_at(np.array([[20, 30]]))[0]
     focal_px = frame.transform.expected_focal_px
     np.testing.assert_allclose(pin.xyz_m[:2], pin.depth_m / focal_px * (np.array([20, 30]) - [63.5, 47.5]), rtol=1e-5)
     assert view.is_assumed
     assert f"nothing says the focal length: {focal_px:.0f} px" in view.note
-    told = Gallery(list(pictures([str(tmp_path / "p.png")])), predictor, fov_deg=60)[0]
+    told = Gallery(list(pictures([str(tmp_path / "p.png")])), embedded, fov_deg=60)[0]
     assert not told.is_assumed
     assert "from an angle of view of 60 degrees" in told.note
 
 
 @pytest.mark.parametrize("size", [SIZE, (3000, 4000), (2000, 130)])
-def test_points_of_what_is_shown_are_pixels_of_the_picture(size, predictor):
-    view = Gallery([picture_of(np.zeros((*size, 3), np.uint8), None)], predictor)[0]
+def test_points_of_what_is_shown_are_pixels_of_the_picture(size, embedded):
+    view = Gallery([picture_of(np.zeros((*size, 3), np.uint8), None)], embedded)[0]
     height, width = size
     shown = cv2.imdecode(np.frombuffer(view.picture, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     assert shown == view.shown_size
@@ -98,8 +93,8 @@ def test_points_of_what_is_shown_are_pixels_of_the_picture(size, predictor):
     assert view.pixel(0, 0) == (0, 0)
 
 
-def test_the_cloud_is_where_the_answers_are_in_the_colours_of_the_picture(rooms, predictor):
-    view = Gallery([picture_of(rooms[0])], predictor)[0]
+def test_the_cloud_is_where_the_answers_are_in_the_colours_of_the_picture(rooms, embedded):
+    view = Gallery([picture_of(rooms[0])], embedded)[0]
     xyz_m, colours, spacing_m = view.cloud
     assert xyz_m.shape == colours.shape == (96 * 128, 3)
     uv = CAMERA.project(xyz_m).round().astype(int)
@@ -108,8 +103,8 @@ def test_the_cloud_is_where_the_answers_are_in_the_colours_of_the_picture(rooms,
     assert spacing_m == pytest.approx(np.median(xyz_m[:, 2]) / CAMERA.fx)
 
 
-def test_depth_in_colours_is_dense_depth(rooms, predictor):
-    view = Gallery([picture_of(rooms[0])], predictor)[0]
+def test_depth_in_colours_is_dense_depth(rooms, embedded):
+    view = Gallery([picture_of(rooms[0])], embedded)[0]
     png, near_m, far_m = view.dense
     depth_m = view.frame.dense_depth()
     np.testing.assert_allclose([near_m, far_m], np.percentile(depth_m, [1, 99]), rtol=1e-6)
@@ -158,7 +153,7 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         (["--node", "--namespace", "a b"], "cannot join ROS 2: Invalid namespace"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, failing, arguments, message):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((*SIZE, 3), np.uint8))
     for name in ("notes.txt", "broken.mcap"):
         (tmp_path / name).write_text("hello")
@@ -168,10 +163,10 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys, argumen
         other.bind(("127.0.0.1", 0))
         other.listen()
         arguments = [str(other.getsockname()[1]) if word == "TAKEN" else word for word in arguments]
-        assert re.search(message, failing(monkeypatch, capsys, *arguments))
+        assert re.search(message, failing("view", *arguments))
 
 
-def test_a_port_that_was_taken_while_the_pictures_were_read_is_one_line(tmp_path, monkeypatch, capsys):
+def test_a_port_that_was_taken_while_the_pictures_were_read_is_one_line(tmp_path, monkeypatch, failing):
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((*SIZE, 3), np.uint8))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -185,34 +180,22 @@ def test_a_port_that_was_taken_while_the_pictures_were_read_is_one_line(tmp_path
                 return _collected(*what)
 
             monkeypatch.setattr(viewing, "_collected", read)
-            said = failing(monkeypatch, capsys, str(tmp_path / "p.png"), "--device", "cpu", "--port", str(port))
+            said = failing("view", str(tmp_path / "p.png"), "--device", "cpu", "--port", str(port))
     assert f"port {port} of 127.0.0.1 cannot be had" in said
 
 
-def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+def test_a_missing_extra_is_one_line(monkeypatch, failing):
     monkeypatch.setitem(sys.modules, "nicegui", None)
-    said = failing(monkeypatch, capsys, "p.png")
+    said = failing("view", "p.png")
     assert "this needs nicegui, which is not installed" in said
     assert "'.[view]'" in said
 
 
-def test_a_node_cannot_be_looked_at_without_ros(monkeypatch, capsys):
+def test_a_node_cannot_be_looked_at_without_ros(monkeypatch, failing):
     monkeypatch.delitem(sys.modules, "spd_cli.node_page", raising=False)
     monkeypatch.delitem(sys.modules, "spd_ros.observer", raising=False)
     monkeypatch.setitem(sys.modules, "rclpy", None)
-    assert "this needs rclpy, which is not installed: source a ROS 2 installation" in failing(
-        monkeypatch, capsys, "--node"
-    )
-
-
-def failing(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["spd", "view", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
-    said = capsys.readouterr().err.strip()
-    assert said.count("error: ") == 1
-    return said.splitlines()[-1]
+    assert "this needs rclpy, which is not installed: source a ROS 2 installation" in failing("view", "--node")
 
 
 # --- the page, without a browser
@@ -245,8 +228,8 @@ def test_who_brings_a_value_waits_until_it_or_a_newer_one_is_done():
     asyncio.run(bring())
 
 
-def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, predictor):
-    page = built(lambda: PicturePage(Gallery([picture_of(rgb) for rgb in rooms[:2]], predictor)))
+def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, embedded):
+    page = built(lambda: PicturePage(Gallery([picture_of(rgb) for rgb in rooms[:2]], embedded)))
     page.at, seen, show = (20, 30), [], page.photo.set_source
 
     def note(source):
@@ -263,15 +246,15 @@ def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, predictor)
     asyncio.run(walk())
     assert [layer for layer, _ in seen] == [None, None]
     for (_, reading), rgb in zip(seen, rooms):
-        answer = predictor.encode(rgb, CAMERA).answer(np.array([[20.0, 30.0]]))
+        answer = embedded.encode(rgb, CAMERA).answer(np.array([[20.0, 30.0]]))
         assert " ".join(reading.split()) == said(answer, 0, 20, 30)
 
 
-def test_pointing_is_at_the_picture_that_the_browser_has(rooms, predictor):
+def test_pointing_is_at_the_picture_that_the_browser_has(rooms, embedded):
     """Of two sizes: between them, and before the first, a click is of no pixel that is known."""
     large = cv2.resize(rooms[1], None, fx=3, fy=3)
     pictures = [Picture(name, partial(np.asarray, rgb), True) for name, rgb in (("a", rooms[0]), ("b", large))]
-    page = built(lambda: PicturePage(Gallery(pictures, predictor)))
+    page = built(lambda: PicturePage(Gallery(pictures, embedded)))
 
     async def click(x, y, kind="click"):
         await page._mouse(SimpleNamespace(type=kind, image_x=x, image_y=y))
@@ -298,9 +281,9 @@ def test_pointing_is_at_the_picture_that_the_browser_has(rooms, predictor):
     asyncio.run(walk())
 
 
-def test_a_picture_that_was_replaced_is_read_again(rooms, predictor, tmp_path):
+def test_a_picture_that_was_replaced_is_read_again(rooms, embedded, tmp_path):
     file = tmp_path / "latest.png"
-    gallery = Gallery([Picture(str(file), lambda: read_colour(file))], predictor)
+    gallery = Gallery([Picture(str(file), lambda: read_colour(file))], embedded)
     for rgb in rooms[:2]:
         cv2.imwrite(str(file), rgb[..., ::-1])
         np.testing.assert_array_equal(gallery.look(0).rgb, rgb)
@@ -311,9 +294,9 @@ def test_a_picture_that_was_replaced_is_read_again(rooms, predictor, tmp_path):
         gallery.look(0)
 
 
-def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
+def test_a_page_opens_where_its_first_picture_has_gone(embedded, tmp_path):
     gone = Picture(str(tmp_path / "gone.png"), lambda: read_colour(tmp_path / "gone.png"))
-    page = built(lambda: PicturePage(Gallery([gone], predictor)))
+    page = built(lambda: PicturePage(Gallery([gone], embedded)))
     asyncio.run(page._clear())  # Esc
     asyncio.run(page._show_dense())  # the slider
     asyncio.run(page.look(0))
@@ -322,12 +305,12 @@ def test_a_page_opens_where_its_first_picture_has_gone(predictor, tmp_path):
     assert not page.range.visible
 
 
-def test_a_folder_is_shown_past_pictures_that_are_broken(predictor, rooms, tmp_path, capsys):
+def test_a_folder_is_shown_past_pictures_that_are_broken(embedded, rooms, tmp_path, capsys):
     gone = Picture(str(tmp_path / "gone.png"), lambda: read_colour(tmp_path / "gone.png"))
-    _say_what_is_wrong(Gallery([gone, picture_of(rooms[0]), gone], predictor))
+    _say_what_is_wrong(Gallery([gone, picture_of(rooms[0]), gone], embedded))
     assert capsys.readouterr().err == f"error: {tmp_path}/gone.png does not exist\n"
     with pytest.raises(SPDError, match=r"gone\.png does not exist"):
-        _say_what_is_wrong(Gallery([gone, gone], predictor))
+        _say_what_is_wrong(Gallery([gone, gone], embedded))
 
 
 def test_a_picture_that_is_broken_has_no_address():
@@ -356,29 +339,16 @@ def address(rooms, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address):
-    """Opened at a desktop's size; what it asks for is in `requested`, what it says to the server in `sent`, and what
-    it complains of in `complaints`."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(PATIENCE_MS)
-    page.requested, page.complaints, page.sent = [], [], []
-
-    def listen(socket):
-        page.requested.append(socket.url)
-        socket.on("framesent", lambda sent: page.sent.append(sent))
-
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.on("websocket", listen)
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    reach(page, address)
+    page = reached(browser, address)
     yield page
     assert page.complaints == []
     page.close()
 
 
-def reach(page, address):
-    page.goto(address)
-    page.wait_for_selector(".bar")
+def reached(browser, address, **options):
+    page = opened(browser, address, ".bar", **options)
     page.wait_for_function("document.querySelector('.photo > img')?.naturalWidth > 0")
+    return page
 
 
 def said(answer, i, u, v):
@@ -387,9 +357,9 @@ def said(answer, i, u, v):
 
 
 @pytest.mark.timeout(600)
-def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor):
+def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, embedded):
     uv = [(20, 30), (100, 60)]
-    answer = predictor.encode(rooms[0], CAMERA).answer(np.array(uv, float))
+    answer = embedded.encode(rooms[0], CAMERA).answer(np.array(uv, float))
     for i, (u, v) in enumerate(uv):
         page.mouse.move(*at_pixel(page, u, v, SIZE))
         waits_for(page, ".reading", said(answer, i, u, v))
@@ -405,13 +375,13 @@ def test_pointing_and_clicking_say_what_the_frame_answers(page, rooms, predictor
 
 
 @pytest.mark.timeout(600)
-def test_slider_and_arrow_keys_walk_the_frames_and_pins_stay_at_their_pixels(page, rooms, predictor):
+def test_slider_and_arrow_keys_walk_the_frames_and_pins_stay_at_their_pixels(page, rooms, embedded):
     page.mouse.click(*at_pixel(page, 64, 50, SIZE))
     keys = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)]
     for key, index in keys:
         page.keyboard.press(key)
         waits_for(page, ".count", f"{index + 1} of 4")
-        answer = predictor.encode(rooms[index], CAMERA).answer(np.array([[64.0, 50.0]]))
+        answer = embedded.encode(rooms[index], CAMERA).answer(np.array([[64.0, 50.0]]))
         waits_for(page, ".pins", said(answer, 0, 64, 50))
         waits_for(page, ".name", f"{index}.png")
     slider = page.locator(".frames").bounding_box()
@@ -470,16 +440,13 @@ def test_the_cloud_is_drawn_and_turns(page):
 
 @pytest.mark.timeout(600)
 def test_a_phones_width_holds_the_page_and_a_finger_pins(browser, address):
-    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    reach(page, address)
+    page = reached(browser, address, viewport={"width": 360, "height": 740}, has_touch=True)
     page.touchscreen.tap(*at_pixel(page, 40, 40, SIZE))
     page.wait_for_selector(".pin")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.get_by_text("clear", exact=True).tap()
     page.wait_for_selector(".pin", state="detached")
-    context.close()
+    page.close()
 
 
 @pytest.mark.timeout(600)

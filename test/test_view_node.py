@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
-from support.browser import PATIENCE_MS, at_pixel, browser, served, waits_for  # noqa: F401
+from support.browser import at_pixel, browser, opened, served, waits_for  # noqa: F401
 from support.robot import TOPICS, client, rgb  # noqa: F401
 
 from spd_cli.node_page import MOST_POINTS, TAG_SIZE, TAG_SIZE_ON_A_PHONE, NodePage, NodeView, NodeViews, with_room
@@ -50,20 +50,10 @@ def running(client, address):
 
 @pytest.fixture
 def page(browser, address):
-    page = opened(browser, address)
+    page = opened(browser, address, ".rates")
     yield page
     assert page.complaints == []
     page.close()
-
-
-def opened(browser, address, **options):
-    page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **options})
-    page.set_default_timeout(PATIENCE_MS)
-    page.complaints = []
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.goto(address)
-    page.wait_for_selector(".rates")
-    return page
 
 
 def shown(page, running, picture) -> Header:
@@ -83,7 +73,6 @@ def shown(page, running, picture) -> Header:
 
 def waits(page, running, selector, text, timeout_s=60.0):
     """Until an element of the page has the text, while the client hears its topics."""
-
     running.spin(lambda: has(page, selector, text), timeout_s)
 
 
@@ -342,7 +331,7 @@ def test_silence_is_told_in_the_nodes_words(page, running, rgb):
 
 
 def test_a_phones_width_holds_the_page_and_a_finger_pins(browser, address, running, rgb):
-    page = opened(browser, address, viewport={"width": 360, "height": 740}, has_touch=True)
+    page = opened(browser, address, ".rates", viewport={"width": 360, "height": 740}, has_touch=True)
     header = shown(page, running, rgb)
     answered(running, [(100, 100), (320, 240), (540, 400)], header)
     page.touchscreen.tap(*at_pixel(page, 200, 300, SIZE))
@@ -353,7 +342,7 @@ def test_a_phones_width_holds_the_page_and_a_finger_pins(browser, address, runni
 
 def test_a_node_that_comes_back_with_another_camera_is_looked_at_again(browser, client, rgb):
     with served("--node", "--namespace", "front") as address:
-        page = opened(browser, address)
+        page = opened(browser, address, ".rates")
         for topic in ("/front/first", "/front/second"):
             waits(page, client, ".trouble", "there is no node /front/spd")
             camera = client.create_publisher(Image, topic, qos_profile_sensor_data)

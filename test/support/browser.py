@@ -60,6 +60,25 @@ def served(*arguments):
         process.wait()
 
 
+def opened(browser, address, ready, **options):
+    """A page at a desktop's size, once it has the element `ready`; what it asks for is in `requested`, what it says to
+    the server in `sent`, and what it complains of in `complaints`."""
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **options})
+    page.set_default_timeout(PATIENCE_MS)
+    page.requested, page.complaints, page.sent = [], [], []
+
+    def listen(socket):
+        page.requested.append(socket.url)
+        socket.on("framesent", lambda sent: page.sent.append(sent))
+
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.on("websocket", listen)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector(ready)
+    return page
+
+
 def is_answering(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,7 +1,7 @@
 """Bags with damaged bytes, and what reading them may do: end, in time, with frames or with a word to the user.
 
-python test/damaged_bags.py 2000         # so many of them, in this process
-python test/damaged_bags.py 30 --spd     # through `spd replay --offline`
+PYTHONPATH=test python -m support.damaged_bags 2000         # so many of them, in this process
+PYTHONPATH=test python -m support.damaged_bags 30 --spd     # through `spd replay --offline`
 """
 
 import argparse

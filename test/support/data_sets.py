@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 
 from spd_core.data.samples import ONE_SPLIT, DataError, Dataset, Sample
@@ -36,6 +38,16 @@ def drawn(frames: Iterable[Frame]) -> Samples:
 
 def rooms(count: int, size: tuple[int, int], first_seed: int = 4_000_000) -> Samples:
     return drawn(random_frame(first_seed + i, size) for i in range(count))
+
+
+def write_rgbd(folder: Path, name: str, rgb: np.ndarray, depth_m: np.ndarray | float, camera: str = "") -> None:
+    """A pair of an RGB-D folder, depth in whole millimetres; and the folder's camera.txt."""
+    folder.mkdir(exist_ok=True)
+    depth_mm = np.broadcast_to(np.round(np.multiply(depth_m, 1000)).astype(np.uint16), rgb.shape[:2])
+    cv2.imwrite(str(folder / f"{name}.png"), rgb[..., ::-1])
+    cv2.imwrite(str(folder / f"{name}.depth.png"), depth_mm)
+    if camera:
+        (folder / "camera.txt").write_text(camera)
 
 
 def same_samples(dataset: Dataset, other: Dataset) -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from spd_core import SPD, Predictor, checkpoint
+from spd_core.export import is_available
 from spd_core.layers import Head
 from spd_core.model import PRESETS
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+needs_onnx = pytest.mark.skipif(not is_available(), reason="the optional encoder runtime")
 # `depth_anything_v2_vitb` and `vitl` are `vits` with other numbers, and large.
 TESTED_PRESETS = [preset for preset in PRESETS if not preset.endswith(("_vitb", "_vitl"))]
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,13 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from spd_core import Camera
+from spd_core.message_fields import camera_info_fields
 from spd_core.messages import cloud_to_array
 from spd_core.names import IMAGE_TOPIC, INFO_TOPIC
 from spd_core.status import Status
 from spd_rooms.synthetic import random_frame
 from spd_ros.conversions import query_cloud, rgb_to_image
-from spd_ros.processes import PROFILE_VARIABLE, fastdds_profile
+from spd_ros.processes import PROFILE_VARIABLE, fastdds_profile, running_node
 
 os.environ[PROFILE_VARIABLE] = str(fastdds_profile())
 CAMERA = Camera(525.0, 525.0, 319.5, 239.5)
@@ -75,6 +78,12 @@ class Client(Node):
         self.idle(0.2 if asked == 1 else 1.5)  # until late answers are here
         self.answers.clear()
 
+    def match(self, timeout_s: float = 20.0) -> None:
+        """Wait until a node hears queries, and its answers are heard."""
+        self.spin(lambda: self.queries.get_subscription_count() and self.count_publishers("/spd/depths"), timeout_s)
+        self.idle(1.0)
+        self.answers.clear()
+
     def idle(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -90,8 +99,7 @@ class Client(Node):
     def show(self, rgb: np.ndarray, camera: Camera | None = CAMERA) -> Header:
         header = self.header()
         if camera is not None:
-            k = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
-            self.infos.publish(CameraInfo(header=header, height=rgb.shape[0], width=rgb.shape[1], k=k))
+            self.infos.publish(CameraInfo(header=header, **camera_info_fields(camera, rgb.shape[:2])))
             self.idle(0.05)
         self.images.publish(rgb_to_image(rgb, header))
         return header
@@ -116,6 +124,16 @@ class Client(Node):
         assert len(points) == len(uv)
         assert (np.isnan(points["depth"]) == (points["status"] > Status.NO_CAMERA_INFO)).all()
         return points["status"].tolist()
+
+
+@contextmanager
+def connected(client: Client, settings: dict) -> Iterator[Client]:
+    """The client, connected to a node of these settings that no message ends."""
+    with running_node(TOPICS, settings) as process:
+        client.connect(process)
+        yield client
+        assert process.poll() is None, "the node died of a message"
+    assert process.returncode == 0
 
 
 def set_parameter(running, name, value) -> tuple[bool, str]:

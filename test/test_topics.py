@@ -209,12 +209,7 @@ SETS = {
     "Kinect 2": (kinect2, "/kinect2/qhd", "image_color_rect", "/kinect2/qhd/image_depth_rect"),
     "Isaac Sim": (isaac_sim, "", "rgb", "/depth"),
     "Gazebo": (gazebo, "/depth_camera", "image_raw", "/depth_camera/depth/image_raw"),
-    "CARLA": (
-        carla,
-        "/carla/ego_vehicle/rgb_front",
-        "image",
-        "/carla/ego_vehicle/depth_front/image",
-    ),
+    "CARLA": (carla, "/carla/ego_vehicle/rgb_front", "image", "/carla/ego_vehicle/depth_front/image"),
     "two RealSense": (two_cameras, "/front/color", "image_raw", "/front/aligned_depth_to_color/image_raw"),
     "recorded with our own answers": (with_our_answers, "/camera", "image_raw", "/camera/depth"),
     "depths of different times": (two_depths_of_which_one_is_late, "/camera", "image_raw", "/camera/depth_b"),
