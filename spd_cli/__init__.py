@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import signal
 import sys
 from importlib import import_module
@@ -39,6 +40,7 @@ TAKES_A_LIST = ("ask", "view", "average")
 
 def main() -> None:
     """Entry point of `spd`."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it cannot do is said in our words
     with reported():
         _run(sys.argv[1:])
 

@@ -158,7 +158,7 @@ class Parser(ArgumentParser):
         for action in self._actions:
             if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
                 action.metavar = f"{action.dest} ..."
-        text = re.sub(r"\s+\(required,\s+type:[^)]*\)", "", super().format_help(*arguments, **options))
+        text = re.sub(r"\s+\(required(,\s+type:[^)]*)?\)", "", super().format_help(*arguments, **options))
         return re.sub(r"<class\s+'(\w+)'>", r"\1", text)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

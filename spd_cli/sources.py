@@ -108,8 +108,8 @@ def check_sources(sources: list[str]) -> None:
         is_there = os.path.exists(f"/dev/video{source}") if sys.platform == "linux" else len(source) < 3
         if _is_camera(source) and not is_there:
             raise SourceError(
-                f"camera {source} cannot be opened: there is none; --camera takes fx,fy,cx,cy in px, a file with them,"
-                " or the number of a camera to look through, 0 for the first"
+                f"camera {source} cannot be opened: there is none, and no file of that name; cameras to look through"
+                " count from 0, and intrinsics are fx,fy,cx,cy in px or a file with them"
             )
 
 
@@ -165,7 +165,7 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
         raise SourceError(f"{source} does not exist")
     camera, camera_source = _beside(Path(source)) if isinstance(source, str) else (None, "")
     # A whole path: FFmpeg takes 2026-11-30T12:30:05.mp4 for an address, of the protocol 2026-11-30T12.
-    capture = cv2.VideoCapture(os.path.abspath(source) if isinstance(source, str) else source)
+    capture = cv2.VideoCapture(str(Path(source).absolute()) if isinstance(source, str) else source)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if isinstance(source, str) else 0
     rate_hz = capture.get(cv2.CAP_PROP_FPS)
     count = failed = lost = 0
@@ -191,7 +191,7 @@ def _captured(name: str, source: int | str, most: int | None) -> Iterator[Pictur
         say(f"{name}: {count} of {total} pictures could be read; it is damaged, or was cut off", "yellow", stderr=True)
     if count == 0:
         if isinstance(source, int):
-            raise SourceError(f"camera {source} gives OpenCV no picture; does another program use it?")
+            raise SourceError(f"camera {source} gives OpenCV no picture: another program may use it, or you may not")
         what = f"{source} {files.problem(Path(source))}"
         raise SourceError(f"{what}; OpenCV reads no picture from it, as it is damaged, or of a codec that it lacks")
 

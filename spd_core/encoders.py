@@ -87,7 +87,7 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W], H and W multiples of 32 -> 4 x [B, H/s, W/s, C]
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        if self.backbone.output_fmt != "NHWC":
+        if getattr(self.backbone, "output_fmt", "NCHW") != "NHWC":  # EfficientNet's and HRNet's do not say
             levels = [level.permute(0, 2, 3, 1) for level in levels]
         return [level.contiguous() for level in levels]
 

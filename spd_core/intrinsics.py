@@ -28,7 +28,7 @@ EXIF_FOCAL = (0.2, 50.0)  # least and most, in diagonals of the picture: 136 deg
 SHAPE_TOLERANCE = 0.02  # of the aspect of a whole picture, by its EXIF, to that of the picture
 WIDEST = 2.5  # width to height, either way round, of one shot; longer ones are panoramas
 DISTORTION_KEYS = ("distortion_coefficients", "d", "D", "distortion_coeffs", "dist_coeffs", "dist_coeff", "distCoeffs")
-LENS_KEY = "(lens_)?dist(ort|_?co)|radial|tangential|[kp][1-6]$"  # what others may be called, in lower case
+LENS_KEY = "(?i:(lens_)?dist(ort|_?co)|radial|tangential|k[1-6]$)|p[1-6]$"  # what others may be called; P1 is a camera
 EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 EXIF_IFD = 0x8769
@@ -169,9 +169,9 @@ def _as_message(content: dict) -> SimpleNamespace:
 
     def numbers(*names: str) -> list:
         value = said(*names)
-        if isinstance(value, dict) and "data" not in value:
+        if isinstance(value, dict) and value and "data" not in value:
             raise IntrinsicsError(f"it has {', '.join(map(str, value))}; expected {names[0]} as a list of numbers")
-        value = value["data"] if isinstance(value, dict) else value
+        value = value.get("data") if isinstance(value, dict) else value
         return [] if value is None else np.ravel(value).tolist()
 
     k = numbers("camera_matrix", "k", "K")
@@ -181,7 +181,7 @@ def _as_message(content: dict) -> SimpleNamespace:
     if len(k) != 9 or k[2] == k[5] == 0 != k[6]:
         raise IntrinsicsError(f"its camera matrix is {k}; expected nine numbers, fx 0 cx 0 fy cy 0 0 1")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
-    others = [key for key in content if re.match(LENS_KEY, str(key).lower())]
+    others = [key for key, value in content.items() if re.match(LENS_KEY, str(key)) and value]
     if unknown := set(others) - {*DISTORTION_KEYS, "distortion_model"}:
         raise IntrinsicsError(f"it has the key {min(unknown)!r}; expected a lens as {' or '.join(DISTORTION_KEYS)}")
     d = numbers(*DISTORTION_KEYS) or [0.0] * 4  # as a fisheye they are no pinhole

@@ -6,6 +6,7 @@ Reading is `messages.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,20 @@ def camera_info_fields(camera: Camera, size: tuple[int, int]) -> dict[str, Any]:
 def cloud_fields(points: np.ndarray, point_field: type) -> dict[str, Any]:
     """Of a PointCloud2: a structured array [K] as an unorganised little-endian cloud; `point_field` is the class of its
     fields."""
-    step, fields = points.dtype.itemsize, dict(points.dtype.fields or ())
+    step, names = points.dtype.itemsize, points.dtype.names or ()
+    fields: Mapping[str, Any] = points.dtype.fields or {}
     return {
         "height": 1,
         "width": len(points),
         "fields": [
-            point_field(name=name, offset=offset, datatype=DATATYPES[dtype], count=1)
-            for name, (dtype, offset, *_) in fields.items()
+            point_field(name=name, offset=fields[name][1], datatype=DATATYPES[fields[name][0]], count=1)
+            for name in names
         ],
         "is_bigendian": False,
         "point_step": step,
         "row_step": step * len(points),
         "data": np.ascontiguousarray(points).view(np.uint8).reshape(-1),
-        "is_dense": bool(np.isfinite(points["z"]).all()) if "z" in fields else True,
+        "is_dense": bool(np.isfinite(points["z"]).all()) if "z" in names else True,
     }
 
 

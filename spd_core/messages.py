@@ -129,7 +129,11 @@ def compressed_to_rgb(msg: Message, takes_depth: bool = False) -> np.ndarray:
         _row(encoding)
     if encoding.startswith("bayer_"):
         mosaic = _decoded(msg, 0, cv2.IMREAD_UNCHANGED)
-        if mosaic.ndim == 2 and mosaic.dtype.kind == "u":
+        if mosaic.ndim == 2:
+            if mosaic.dtype.kind != "u":
+                raise MessageError(
+                    f"compressed image of format {msg.format!r} has pixels of {mosaic.dtype}; expected whole"
+                )
             return _converted(mosaic, encoding)
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -7,6 +7,7 @@ killed and started again with the same command reaches the same weights.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import os
@@ -22,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from . import files
+from .data.augment import CROP_STEP_PX
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
 from .encoders import normalise, set_drop_path
@@ -81,15 +83,20 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
             except Timeout as error:
                 raise TrainingError(f"another training is writing to {folder}; choose another out") from error
-            except OSError as error:  # as some network disks say
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # as some network disks say
+                    raise TrainingError(f"{folder} cannot be locked ({error}); choose another out") from error
                 print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
         try:
             report = (kind or TrainingRun)(config, fabric).loop()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"{first_line(error)}; a smaller batch_size with a larger accumulate learns the same, in another `out`"
+                f"{first_line(error)}; if another program has the memory, the same command goes on with {config.out}"
+                " once that is free; if not, a smaller batch_size and a larger accumulate learn the same, elsewhere"
             ) from error
         except RuntimeError as error:
+            if fabric.world_size > 1 and "closed by peer" in str(error):  # gloo's
+                raise TrainingError("another process of this training has ended, and says why") from error
             if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
                 raise
             raise TrainingError(
@@ -142,7 +149,8 @@ class TrainingRun:
             model.encoder.eval().requires_grad_(False)
         datasets = open_training_data(config)
         crop, variation = config.augment.crop or model.config.input_size, config.augment.crop_variation
-        if min(crop) * (1 - variation) < MIN_SIZE:
+        least = math.ceil(min(crop) * (1 - variation) / CROP_STEP_PX) * CROP_STEP_PX  # of those that are drawn
+        if min(*crop, least) < MIN_SIZE:
             raise TrainingError(
                 f"crops of {list(crop)} px (augment.crop), up to {variation:.0%} shorter (crop_variation), are smaller"
                 f" than the network can see; expected sides of {MIN_SIZE} px at least"
@@ -277,12 +285,15 @@ class TrainingRun:
                 own.append(score(predictor, data[i], protocol, crop_of(protocol, data), i)[0])
         except SPDError as error:
             faults.append(error)
-        for fault in _gathered(faults, fabric):  # of one process, and the end of all of them
+        try:
+            for fault in _gathered(faults, fabric):  # of one process, and the end of all of them
+                raise fault
+            mean = mean_metrics(_gathered(own, fabric))
+        except SPDError:
             if record.step:
                 record.save()  # what was learned is not lost with a picture that is broken
             fabric.barrier()  # the end of another process would be that of the one that saves
-            raise fault
-        mean = mean_metrics(_gathered(own, fabric))
+            raise
         is_best = record.add_validation(loss, mean)
         shown_loss = "" if loss is None else f"  loss {loss:.4f}"
         fabric.print(

@@ -55,7 +55,7 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         weight_decay: not applied to norms and biases.
         drop_path: stochastic depth of the encoder: how often its last block is left out of a sample.
-        clip: largest norm of the gradient; 0 does not clip.
+        clip: largest norm of the gradient, of what learns; 0 does not clip.
         ema: decay of the weight average that is validated and kept; 0 turns it off.
         loss: what is minimised.
         augment: what happens to a training sample.

@@ -1,15 +1,15 @@
 """Training at K random valid pixels of each image, in the product's trainer.
 
-python -m spd_research.training --config training/research/base.yaml --config training/research/exp09_v14_triple.yaml
+python -m spd_research.training --config training/research/exp09_v14_triple.yaml
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,6 +22,8 @@ from spd_core.training_config import TrainConfig, TrainingError, open_validation
 
 from .judging import judge
 from .model import QUERY_DECODERS, QueryConfig, QuerySPD, load
+
+BASE = Path(__file__).parents[1] / "training" / "research" / "base.yaml"  # what all experiments have in common
 
 
 @dataclass
@@ -86,6 +88,20 @@ class QueryRun(TrainingRun):
         return pred, loss
 
 
+class JudgedRun(QueryRun):
+    """One that writes OUT/judgement.json at its end: what `judging.judge` finds of the last weights."""
+
+    def loop(self) -> dict:
+        report = super().loop()
+        if self.fabric.is_global_zero:
+            config, out = self.config, files.expanded(self.config.out)
+            found = judge(
+                load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device
+            )
+            files.write_json(out / "judgement.json", found)
+        return report
+
+
 def random_targets(target_m: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Different random valid pixels of each image.
 
@@ -105,18 +121,9 @@ def random_targets(target_m: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train as the arguments say, then write OUT/judgement.json: what `judging.judge` finds of the last weights."""
+    """Train as the arguments say, with what base.yaml says of what they do not."""
     keep_freed_memory()
-    config = auto_cli(QueryTrainConfig)
-    train(config, QueryRun)
-    _judge(config)
-
-
-@rank_zero_only  # of the processes of a training
-def _judge(config: QueryTrainConfig) -> None:
-    out = files.expanded(config.out)
-    found = judge(load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device)
-    files.write_json(out / "judgement.json", found)
+    train(auto_cli(QueryTrainConfig, default_config_files=[str(BASE)]), JudgedRun)
 
 
 if __name__ == "__main__":

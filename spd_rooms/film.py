@@ -28,7 +28,11 @@ def film(frames: int) -> Iterator[Sample]:
     steps = np.linspace(-0.5, 0.5, frames)
     drift = np.array([np.cos(start.yaw), 0.0, -np.sin(start.yaw)]) * 0.5
     poses = [Pose(start.position + drift * step, start.yaw + 0.35 * step, start.pitch, start.roll) for step in steps]
-    # Threads: processes would hear a Ctrl-C too, each for itself.
-    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for i, drawn in enumerate(pool.map(partial(draw, room, CAMERA, size=SIZE, seed=SEED), poses)):
-            yield Sample(f"room {i}", drawn.rgb, drawn.depth_m, CAMERA)
+    threads = torch.get_num_threads()  # what one thread sets, later ones of the process begin with
+    try:
+        # Threads: processes would hear a Ctrl-C too, each for itself.
+        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for i, drawn in enumerate(pool.map(partial(draw, room, CAMERA, size=SIZE, seed=SEED), poses)):
+                yield Sample(f"room {i}", drawn.rgb, drawn.depth_m, CAMERA)
+    finally:
+        torch.set_num_threads(threads)

@@ -3,6 +3,7 @@ answers go is handed in."""
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections import deque
@@ -224,7 +225,7 @@ class Answers:
         self._publish(query, frame.header, uv, answer, since_s, applied, waypoint_depth_m)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
-            thin = slice(None, None, 1 + len(uv) // MOST_DRAWN)
+            thin = slice(None, None, max(math.ceil(len(uv) / MOST_DRAWN), 1))
             picture = draw_overlay(rgb, uv[thin], answer.depth_m[thin], caption=caption)
             self.outputs["overlay"].publish(rgb_to_image(picture, frame.header))
 

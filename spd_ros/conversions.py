@@ -73,7 +73,7 @@ def answer_cloud(
 ) -> PointCloud2:
     """An answer at points [K, 2] px with ids [K]: x y z (m, optical frame), depth and its standard deviation sigma (m),
     the scale that is in it, u v (px), id, status; for waypoints also their own z-depth [K] m, and the probability
-    that something is in the way, where sigma says one. NaN where there is no answer (the scale may be a number)."""
+    that something is in the way, where sigma says one. NaN where there is no answer, but the scale may be a number."""
     layout: list[tuple[str, Any]] = [(name, "<f4") for name in ("x", "y", "z", "depth", "sigma", "scale", "u", "v")]
     layout += [("id", ids.dtype), ("status", "u1")]
     if waypoint_depth_m is not None:

@@ -151,6 +151,11 @@ class Problems:
                 self._now.pop(kind, None)
                 self._since_s.pop(kind, None)
 
+    def start(self) -> None:
+        """Nothing is wrong yet."""
+        with self._lock:
+            self._now, self._since_s = {}, {}
+
     def texts(self) -> list[str]:
         """What is wrong now."""
         with self._lock:

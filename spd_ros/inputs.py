@@ -15,7 +15,7 @@ from .diagnostics import Problems
 # For a message that was published once, before this node was there. Subscribed to beside the usual one, which does not
 # get it, and only where there is such a publisher: all others would warn that they cannot serve it.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-MOST_UNREAD = 5000  # messages that Fast DDS lets wait in a queue for all
+MOST_UNREAD = 10_000  # messages that are read at the end: who goes on sending is not waited for
 
 
 class Inputs:

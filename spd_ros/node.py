@@ -146,6 +146,7 @@ class SPDNode(LifecycleNode):
         scheduler.start()
         self._answers, self._scheduler = answers, scheduler
         statistics.start()
+        problems.start()
         inputs = self._inputs = Inputs(self, problems)
         inputs.add(image_type, image_topic, partial(self._on_image, scheduler, calibration.image_topic), p.qos["image"])
         inputs.add(CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"])
@@ -268,8 +269,10 @@ def main() -> int:
 
     def request_stop(signum: int, frame: Any) -> None:
         nonlocal stop
-        is_first, stop = not stop, True
-        if is_first and not node.is_configured:  # nobody waits, and to configure may take minutes
+        stop = True
+        for each in (signal.SIGINT, signal.SIGTERM):  # a second one would kill the interpreter while it ends
+            signal.signal(each, signal.SIG_IGN)
+        if not node.is_configured:  # nobody waits, and to configure may take minutes
             sys.exit(0)
 
     def warn(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -215,6 +215,6 @@ def replay_live(
                 player.queries.publish(query_cloud(asked.uv, header, ids))
         if (late_s := time.monotonic() - due_s) > LATE_S:
             what = f"the last frame was played {late_s:.1f} s later than a rate of {rate:g} asks"
-            player.get_logger().warning(f"{what}: reading the bag takes longer than that, and the node had more time")
+            player.get_logger().warning(f"{what}: reading and playing take longer here, and the node had more time")
         player.spin(lambda: all(a.reply is not None for frame in played for a in frame.asked), WAIT_FOR_ANSWERS_S)
     return played

@@ -252,6 +252,9 @@ def test_a_problem_is_told_once_at_least_and_then_forgotten(answers, monkeypatch
         now_s += period_s
         told += answers.problems.texts()
     assert told == ["a bad one"] * (9 if period_s == 1 else 1)
+    answers.problems.report("query", "a bad one")
+    answers.problems.start()
+    assert answers.problems.texts() == []
 
 
 def test_a_query_without_points_has_an_overlay_without_points(answers):

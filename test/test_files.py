@@ -42,6 +42,8 @@ def test_text_is_read_in_every_unicode(tmp_path, content, text):
         (b"\xff\xfea", "is not text: line 1 is not UTF-16"),
         (b"\xef\xbb\xbf<!DOCTYPE html>", "is a web page"),
         ("<html>".encode("utf-16"), "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+        (b"\x1f\x8b\x08\x00\xff\xff", "is a gzip archive: unpack it first$"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, fault):

@@ -244,6 +244,8 @@ distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, 
             id="a part, binned",
         ),
         pytest.param(OF_ROS + "distortion_coefficients:\n", HALF, id="no coefficients"),
+        pytest.param(OF_ROS + "k1: 0.0\nk2: 0\np1: 0\nlens_distortion: false\nd: {}\n", HALF, id="no lens, key by key"),
+        pytest.param(OF_ROS + "P1: [1, 2, 3]\n", HALF, id="the first projection of a stereo pair"),
         pytest.param(OF_ROS + "distortion_model:\nd: [0.1, -0.2, 0, 0, 0]\n", BENT, id="no model"),
         pytest.param(OF_OPENCV, BENT, id="OpenCV"),
         pytest.param(

@@ -186,8 +186,10 @@ def test_response_normalisation_is_timms(use_conv, device):
     torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))  # timm's own
 
 
-def test_backbones_whose_maps_are_channels_last_already():
-    encoder = SPD.from_preset("v15", encoder="mambaout_femto").eval().encoder
+@pytest.mark.parametrize("name", ["mambaout_femto", "mobilenetv3_small_050", "hrnet_w18_small"])
+def test_backbones_that_name_their_layout_or_not(name):
+    """Channels last already, and two of timm's classes that do not say."""
+    encoder = SPD.from_preset("v15", encoder=name).eval().encoder
     with torch.inference_mode():
         levels = encoder(torch.randn(1, 3, 64, 96))
     assert [level.shape[1:] for level in levels] == [

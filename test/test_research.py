@@ -5,11 +5,11 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from setuptools import find_packages
 from support.training import settings_of
 
@@ -25,7 +25,7 @@ from spd_research import training as query_training
 from spd_research.judging import judge, multiply_accumulates
 from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
-from spd_research.training import QueryRun, QueryTrainConfig, random_targets
+from spd_research.training import JudgedRun, QueryRun, QueryTrainConfig, random_targets
 from spd_research.v14 import splat
 
 ROOT = Path(__file__).parents[1]
@@ -241,10 +241,13 @@ def test_one_process_of_a_training_judges(rooms, tmp_path, monkeypatch):
     judged = []
     monkeypatch.setattr(query_training, "judge", lambda *_: judged.append(1) or {})
     monkeypatch.setattr(query_training, "load", lambda file: None)
-    for rank in range(2):
-        monkeypatch.setattr(rank_zero_only, "rank", rank)
-        query_training._judge(config(rooms, tmp_path, "v13"))
+    monkeypatch.setattr(QueryRun, "loop", lambda run: {})
+    for is_first in (True, False):
+        run = JudgedRun.__new__(JudgedRun)
+        run.config, run.fabric = config(rooms, tmp_path, "v13"), SimpleNamespace(is_global_zero=is_first)
+        run.loop()
     assert judged == [1]
+    assert (tmp_path / "judgement.json").read_text().strip() == "{}"
 
 
 @pytest.mark.parametrize(
@@ -325,8 +328,9 @@ def test_systems_differ_in_their_decoder_alone(tmp_path):
 def test_every_experiment_is_understood(recipe):
     from jsonargparse import auto_cli
 
-    files = [recipe.with_name("base.yaml"), recipe]
-    settings = auto_cli(QueryTrainConfig, args=[f"--config={file}" for file in files])
+    settings = auto_cli(
+        QueryTrainConfig, args=["--config", str(recipe)], default_config_files=[str(query_training.BASE)]
+    )
     run = QueryRun.__new__(QueryRun)
     with torch.device("meta"):
         model = run.initial_model(replace(settings, pretrained=False))

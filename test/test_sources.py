@@ -25,6 +25,15 @@ def test_names_of_videos_are_no_addresses(tmp_path, monkeypatch, name):
     assert len(list(pictures([name]))) == 3
 
 
+def test_a_path_goes_through_links(tmp_path, monkeypatch):
+    """Where a link and .. stand in it, what it names is not what is left without them."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    video(tmp_path / "real" / "v.avi")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(pictures(["link/../v.avi"]))) == 3
+
+
 def test_a_damaged_video_is_read_on_and_told(tmp_path, spd):
     video(tmp_path / "a.avi", 30)
     whole = (tmp_path / "a.avi").read_bytes()

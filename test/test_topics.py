@@ -401,3 +401,24 @@ def test_depth_has_the_words_of_its_image(form):
     other = replace(depth, topic=depth.topic.replace("wrist", "head"))
     for order in ([depth, other], [other, depth]):
         assert topics.choose("bag", [*order, colour], {}, lambda image, depth: 1.0).topics.depth == depth.topic
+
+
+@pytest.mark.parametrize(
+    ("image", "own", "others"),
+    [
+        ("/d435_1/color/image_raw", "/d435_1/depth/image_raw", "/d435_2/depth/image_raw"),
+        ("/camera/color/image_raw", "/camera/depth/image_raw", "/camera_rear/depth/image_raw"),
+        ("/arm/rgb", "/arm/depth", "/arm_wrist/depth"),
+        ("/cam/0/rgb", "/cam/0/depth", "/cam/1/depth"),
+    ],
+)
+def test_depth_has_no_more_words_and_numbers_than_its_image(image, own, others):
+    colour = topics.Content(image, topics.IMAGE, 9, "rgb8", SIZE)
+    depths = [replace(colour, topic=name, encoding="16UC1") for name in (own, others)]
+    infos = [
+        topics.Content(name.replace("depth/image_raw", "camera_info").replace("depth", "camera_info"), topics.INFO, 9)
+        for name in (own, others)
+    ]
+    more = [replace(content, count=99) for content in (depths[1], infos[1])]
+    chosen = topics.choose("bag", [*more, depths[0], infos[0], colour], {}, lambda image, depth: 1.0).topics
+    assert (chosen.depth, chosen.camera_info) == (own, infos[0].topic)

@@ -136,6 +136,12 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(rooms):
         train(config(rooms, Path("/proc")), Started)
 
 
+def test_a_lock_that_fails_otherwise_is_refused(rooms, tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(TrainingError, match=r"cannot be locked \(\[Errno 5\] .*\); choose another out"):
+        train(config(rooms, tmp_path), Started)
+
+
 def test_a_disk_without_locks_is_trained_on(rooms, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     assert train(config(rooms, tmp_path), Started)["device"] == "cpu"
@@ -158,7 +164,9 @@ def test_a_gpu_that_is_full_is_said_with_the_way_on(rooms, tmp_path):
         def loop(self):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    with pytest.raises(TrainingError, match=r"allocate 9 GiB\.; a smaller batch_size with a larger accumulate"):
+    with pytest.raises(
+        TrainingError, match=r"allocate 9 GiB\.; if another .*; if not, a smaller batch_size and a larger accumulate"
+    ):
         train(config(rooms, tmp_path), Full)
 
 

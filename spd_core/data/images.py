@@ -55,7 +55,7 @@ def exif_of(picture: Path | io.BytesIO, part: int | None = None) -> Mapping[int,
 
 
 def _opened(picture: Path | io.BytesIO) -> Image.Image:
-    """A picture whose pixels are not read."""
+    """A picture whose pixels are not read; what is no JPEG, up to 179 megapixels."""
     with suppress(SyntaxError):  # no JPEG
         return JpegImageFile(picture)  # of any size: `Image.open` refuses the 200 megapixels that phones have
     return Image.open(picture)

@@ -83,7 +83,8 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
     if missing or not named:
         what = f"{', '.join(missing)}, which is not there" if missing else "no file"
         return found, [f"{metadata} names {what}; {repair}"]
-    left = [file.name for file in found if file not in named]
+    # `ros2 bag play` unpacks x.db3.zstd into x.db3 beside it.
+    left = [file.name for file in found if not {file, Path(f"{file}.zstd")} & {*named}]
     what = f"{metadata} does not name {', '.join(left)}, which is not read (`ros2 bag reindex` writes it anew)"
     return named, [what] if left else []
 

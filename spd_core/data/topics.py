@@ -274,9 +274,11 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
     return are_opposite or any(int(numbers[0][name]) != int(numbers[1][name]) for name in both)
 
 
-def _shared(a: str, b: str) -> int:
-    """How many words that say something two topics have in common: /rgb/wrist and /depth/wrist one."""
-    return len((set(_words(a)) & set(_words(b))) - {"image", "raw", "rect", "info"})
+def _shared(a: str, b: str) -> float:
+    """How much the names of two topics have in common, 0 to 3: of their numbers and of their words that say something,
+    the share that both have. /rgb/wrist and /depth/wrist: one of three."""
+    ours, theirs = ({*_words(t), *re.findall(r"\d+", t)} - {"image", "raw", "rect", "info"} for t in (a, b))
+    return 3.0 * len(ours & theirs) / max(len(ours | theirs), 1)
 
 
 def _info_score(image: Content, info: Content) -> tuple[float, int]:
