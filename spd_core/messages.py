@@ -132,7 +132,7 @@ def compressed_to_rgb(msg: Message, takes_depth: bool = False) -> np.ndarray:
         if mosaic.ndim == 2:
             if mosaic.dtype.kind != "u":
                 raise MessageError(
-                    f"compressed image of format {msg.format!r} has pixels of {mosaic.dtype}; expected whole"
+                    f"compressed image of format {msg.format!r} has pixels of {mosaic.dtype}; expected whole numbers"
                 )
             return _converted(mosaic, encoding)
     bgr = _decoded(msg, 0, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -11,8 +11,9 @@ import errno
 import itertools
 import math
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ with extra("train"):
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 
-def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
+def train(config: TrainConfig, kind: Callable[[TrainConfig, Fabric], TrainingRun] | None = None) -> dict:
     """Run (or resume) a training, by `kind` of one that is trained in another way.
 
     Writes to `config.out`: `last.safetensors`, `best.safetensors` (smallest validation AbsRel), `state.pt`, `run.json`,
@@ -95,8 +96,9 @@ def train(config: TrainConfig, kind: type[TrainingRun] | None = None) -> dict:
                 " once that is free; if not, a smaller batch_size and a larger accumulate learn the same, elsewhere"
             ) from error
         except RuntimeError as error:
-            if fabric.world_size > 1 and "closed by peer" in str(error):  # gloo's
-                raise TrainingError("another process of this training has ended, and says why") from error
+            if fabric.world_size > 1 and re.search("by peer|remote process exited", str(error)):  # gloo's, NCCL's
+                what = "another process of this training has ended: it says why, or the system ended it"
+                raise TrainingError(what) from error
             if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
                 raise
             raise TrainingError(

@@ -5,8 +5,10 @@ python -m spd_research.training --config training/research/exp09_v14_triple.yaml
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -88,20 +90,6 @@ class QueryRun(TrainingRun):
         return pred, loss
 
 
-class JudgedRun(QueryRun):
-    """One that writes OUT/judgement.json at its end: what `judging.judge` finds of the last weights."""
-
-    def loop(self) -> dict:
-        report = super().loop()
-        if self.fabric.is_global_zero:
-            config, out = self.config, files.expanded(self.config.out)
-            found = judge(
-                load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device
-            )
-            files.write_json(out / "judgement.json", found)
-        return report
-
-
 def random_targets(target_m: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Different random valid pixels of each image.
 
@@ -121,9 +109,25 @@ def random_targets(target_m: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train as the arguments say, with what base.yaml says of what they do not."""
+    """Train as the arguments say, with what base.yaml says of what they do not, then write OUT/judgement.json."""
     keep_freed_memory()
-    train(auto_cli(QueryTrainConfig, default_config_files=[str(BASE)]), JudgedRun)
+    config = auto_cli(QueryTrainConfig, args=[f"--config={BASE}", *sys.argv[1:]])
+    runs: list[QueryRun] = []
+
+    def begun(*settings: Any) -> QueryRun:
+        runs.append(QueryRun(*settings))
+        return runs[0]
+
+    train(config, begun)
+    if runs[0].fabric.is_global_zero:
+        write_judgement(config)
+
+
+def write_judgement(config: QueryTrainConfig) -> None:
+    """What `judging.judge` finds of the last weights of a training."""
+    out = files.expanded(config.out)
+    found = judge(load(out / "last.safetensors"), open_validation_data(config), config.validation, config.device)
+    files.write_json(out / "judgement.json", found)
 
 
 if __name__ == "__main__":

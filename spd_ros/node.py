@@ -134,6 +134,7 @@ class SPDNode(LifecycleNode):
         p, statistics, problems = self._settings, self._statistics, self._problems
         is_raw = p.image_transport == "raw"
         image_type, image_topic = (Image, "image") if is_raw else (CompressedImage, "image/compressed")
+        problems.start()
         resolved = self.resolve_topic_name
         calibration = Calibration(resolved(image_topic), statistics, problems, resolved("camera_info"))
         self._transforms = FrameTransforms(self, p.waypoint_frame, p.waypoint_transform)
@@ -146,7 +147,6 @@ class SPDNode(LifecycleNode):
         scheduler.start()
         self._answers, self._scheduler = answers, scheduler
         statistics.start()
-        problems.start()
         inputs = self._inputs = Inputs(self, problems)
         inputs.add(image_type, image_topic, partial(self._on_image, scheduler, calibration.image_topic), p.qos["image"])
         inputs.add(CameraInfo, "camera_info", calibration.receive, p.qos["camera_info"])

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import pickle
+import runpy
+from pathlib import Path
 
 import cv2
 import h5py
@@ -109,6 +111,17 @@ def test_mat_can_be_opened_by_name_and_read_by_workers(tmp_path):
     for i, sample in enumerate(samples):
         np.testing.assert_array_equal(sample.rgb, frame(i)[0])
     assert dataset.name(1) == "nyu_depth_v2_labeled.mat[2]"
+
+
+def test_the_labelled_images_become_the_folders_of_the_recipes(tmp_path):
+    write_mat(tmp_path)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1], [3]]), "testNdxs": np.array([[2]])})
+    runpy.run_path(str(Path(__file__).parents[1] / "training" / "nyu_folders.py"))["main"](tmp_path)
+    for split, number in (("train", 0), ("val", 2)):  # image 2 is of a room of `val`
+        [sample] = open_dataset(tmp_path / split)
+        np.testing.assert_array_equal(sample.rgb, frame(number)[0])
+        np.testing.assert_allclose(sample.depth_m, frame(number)[1], atol=5e-4)
+        assert sample.camera == nyu.CAMERA
 
 
 @pytest.mark.parametrize("write", [write_h5, write_bts, write_mat, write_folder, write_rooms])

@@ -25,7 +25,7 @@ from spd_research import training as query_training
 from spd_research.judging import judge, multiply_accumulates
 from spd_research.layers import HEADS, Attention, D, places, sampled
 from spd_research.model import QUERY_DECODERS, QueryConfig, QuerySPD, load
-from spd_research.training import JudgedRun, QueryRun, QueryTrainConfig, random_targets
+from spd_research.training import QueryRun, QueryTrainConfig, random_targets
 from spd_research.v14 import splat
 
 ROOT = Path(__file__).parents[1]
@@ -237,17 +237,22 @@ def test_a_query_decoder_gives_no_map_and_says_so(rooms, tmp_path):
         frame.dense_depth()
 
 
-def test_one_process_of_a_training_judges(rooms, tmp_path, monkeypatch):
-    judged = []
-    monkeypatch.setattr(query_training, "judge", lambda *_: judged.append(1) or {})
-    monkeypatch.setattr(query_training, "load", lambda file: None)
-    monkeypatch.setattr(QueryRun, "loop", lambda run: {})
-    for is_first in (True, False):
-        run = JudgedRun.__new__(JudgedRun)
-        run.config, run.fabric = config(rooms, tmp_path, "v13"), SimpleNamespace(is_global_zero=is_first)
-        run.loop()
-    assert judged == [1]
-    assert (tmp_path / "judgement.json").read_text().strip() == "{}"
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_process_of_a_training_judges(rooms, tmp_path, monkeypatch, is_first):
+    """The first, whatever a cluster calls it; with what base.yaml says."""
+    recipe, made = query_training.BASE.with_name("exp05_v13.yaml"), []
+
+    def train(config, kind):
+        monkeypatch.setattr(query_training.QueryRun, "__init__", lambda run, *_: None)
+        made.append(kind(config, None))
+        made[0].fabric = SimpleNamespace(is_global_zero=is_first)
+
+    monkeypatch.setattr(query_training, "train", train)
+    monkeypatch.setattr(query_training, "write_judgement", made.append)
+    monkeypatch.setattr(sys, "argv", ["training", "--config", str(recipe), "--out", str(tmp_path)])
+    query_training.main()
+    assert len(made) == 1 + is_first
+    assert all(config.precision == "bf16-mixed" and config.query_decoder == "v13" for config in made[1:])
 
 
 @pytest.mark.parametrize(
@@ -328,9 +333,7 @@ def test_systems_differ_in_their_decoder_alone(tmp_path):
 def test_every_experiment_is_understood(recipe):
     from jsonargparse import auto_cli
 
-    settings = auto_cli(
-        QueryTrainConfig, args=["--config", str(recipe)], default_config_files=[str(query_training.BASE)]
-    )
+    settings = auto_cli(QueryTrainConfig, args=[f"--config={query_training.BASE}", "--config", str(recipe)])
     run = QueryRun.__new__(QueryRun)
     with torch.device("meta"):
         model = run.initial_model(replace(settings, pretrained=False))

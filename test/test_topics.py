@@ -410,6 +410,13 @@ def test_depth_has_the_words_of_its_image(form):
         ("/camera/color/image_raw", "/camera/depth/image_raw", "/camera_rear/depth/image_raw"),
         ("/arm/rgb", "/arm/depth", "/arm_wrist/depth"),
         ("/cam/0/rgb", "/cam/0/depth", "/cam/1/depth"),
+        (
+            "/device_0/sensor_1/Color_0/image/data",
+            "/device_0/sensor_0/Depth_0/image/data",
+            "/device_1/sensor_0/Depth_0/image/data",
+        ),
+        ("/cam1/stream2/rgb", "/cam1/stream1/depth", "/cam2/stream1/depth"),
+        ("/robot1/cam2/rgb", "/robot1/cam2/depth", "/robot2/cam1/depth"),
     ],
 )
 def test_depth_has_no_more_words_and_numbers_than_its_image(image, own, others):

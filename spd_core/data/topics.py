@@ -275,10 +275,12 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
 
 
 def _shared(a: str, b: str) -> float:
-    """How much the names of two topics have in common, 0 to 3: of their numbers and of their words that say something,
-    the share that both have. /rgb/wrist and /depth/wrist: one of three."""
-    ours, theirs = ({*_words(t), *re.findall(r"\d+", t)} - {"image", "raw", "rect", "info"} for t in (a, b))
-    return 3.0 * len(ours & theirs) / max(len(ours | theirs), 1)
+    """How much the names of two topics have in common, 0 to 4: of their words that say something, and of those with
+    their numbers, the share that both have. /rgb/wrist and /depth/wrist: one of three."""
+    ours, theirs = (
+        {*_words(t), *re.findall(r"[a-z_]*\d+", t.lower())} - {"image", "raw", "rect", "info"} for t in (a, b)
+    )
+    return 4.0 * len(ours & theirs) / max(len(ours | theirs), 1)
 
 
 def _info_score(image: Content, info: Content) -> tuple[float, int]:
