@@ -161,15 +161,21 @@ def _first_document(text: str) -> Any:
     return next(iter(yaml.safe_load_all(text)), None)
 
 
+def _is_nothing(value: Any) -> bool:
+    """Whether a key's value says of a lens that there is none: zeros, as a list, one by one, or as OpenCV's matrix."""
+    value = value.get("data", [*value.values()]) if isinstance(value, dict) else value
+    return not any(np.ravel(value).tolist())
+
+
 def _as_message(content: dict) -> SimpleNamespace:
     """What a calibration file says, by the names of camera_calibration or of a CameraInfo, as a CameraInfo says it."""
 
     def said(*names: str) -> Any:
-        return next((content[name] for name in names if content.get(name) not in (None, {}, [])), None)
+        return next((content[name] for name in names if content.get(name) is not None), None)
 
     def numbers(*names: str) -> list:
         value = said(*names)
-        if isinstance(value, dict) and "data" not in value and any(value.values()):
+        if isinstance(value, dict) and "data" not in value:
             raise IntrinsicsError(f"it has {', '.join(map(str, value))}; expected {names[0]} as a list of numbers")
         value = value.get("data") if isinstance(value, dict) else value
         return [] if value is None else np.ravel(value).tolist()
@@ -181,10 +187,11 @@ def _as_message(content: dict) -> SimpleNamespace:
     if len(k) != 9 or k[2] == k[5] == 0 != k[6]:
         raise IntrinsicsError(f"its camera matrix is {k}; expected nine numbers, fx 0 cx 0 fy cy 0 0 1")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
-    others = [key for key, value in content.items() if re.match(LENS_KEY, str(key)) and any(np.ravel(value).tolist())]
+    others = [key for key, value in content.items() if re.match(LENS_KEY, str(key)) and not _is_nothing(value)]
     if unknown := set(others) - {*DISTORTION_KEYS, "distortion_model"}:
         raise IntrinsicsError(f"it has the key {min(unknown)!r}; expected a lens as {' or '.join(DISTORTION_KEYS)}")
-    d = numbers(*DISTORTION_KEYS) or [0.0] * 4  # as a fisheye they are no pinhole
+    d = numbers(*(key for key in DISTORTION_KEYS if not _is_nothing(content.get(key))))
+    d = d or [0.0] * 4  # as a fisheye they are no pinhole
     # OpenCV's calibration sample has a flag in its place.
     model = str(said("distortion_model", "camera_model") or ("fisheye" if said("fisheye_model") else ""))
     width, height = (int(said(f"image_{name}", name) or 0) for name in ("width", "height"))

@@ -206,8 +206,8 @@ for _topic, (_reliability, _history, _note) in _QOS.items():
 
 def declare(node: Node) -> None:
     """Declare every parameter of the table on the node; of any type, because ROS would refuse a 2 where 2.0 is meant,
-    and `checked` says better what is wrong. Those that were given and that there are not, ROS drops without a word; of
-    them what looks like a typo is told, as files for several nodes have others."""
+    and `checked` says better what is wrong. One that is given and not declared ROS drops without a word: where its name
+    is nearly one of these that is told, and not of others, as a file may be for several nodes."""
     for name, row in PARAMETERS.items():
         about = ParameterDescriptor(
             description=row.description, additional_constraints=row.expected, dynamic_typing=True

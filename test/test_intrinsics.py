@@ -245,9 +245,12 @@ distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, 
         ),
         pytest.param(OF_ROS + "distortion_coefficients:\n", HALF, id="no coefficients"),
         pytest.param(
-            OF_ROS + "k1: 0.0\np1: 0\nlens_distortion: false\nradial_distortion: [0, 0]\nd: {k1: 0}\n",
+            OF_ROS + "k1: 0.0\np1: 0\nlens_distortion: false\nradial_distortion: {data: [0, 0]}\nd: {k1: 0}\n",
             HALF,
             id="no lens, key by key",
+        ),
+        pytest.param(
+            OF_ROS + "distortion_coefficients: {data: []}\nd: [0.1, -0.2, 0, 0, 0]\n", BENT, id="under another name"
         ),
         pytest.param(OF_ROS + "P1: [1, 2, 3]\n", HALF, id="the first projection of a stereo pair"),
         pytest.param(OF_ROS + "distortion_model:\nd: [0.1, -0.2, 0, 0, 0]\n", BENT, id="no model"),
@@ -295,7 +298,7 @@ def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
         (OF_ROS + "k1: 0.1\nk2: -0.2\n", "it has the key 'k1'; expected a lens as distortion_coefficients or d"),
         (
             OF_ROS + "d: {k1: 0.1, k2: -0.2, p1: 0, p2: 0}\n",
-            "it has k1, k2, p1, p2; expected distortion_coefficients as a list of numbers",
+            "it has k1, k2, p1, p2; expected d as a list of numbers",
         ),
         (
             "K: [518.0, 518.0, 319.5, 239.5]",

@@ -410,6 +410,8 @@ def test_depth_has_the_words_of_its_image(form):
         ("/camera/color/image_raw", "/camera/depth/image_raw", "/camera_rear/depth/image_raw"),
         ("/arm/rgb", "/arm/depth", "/arm_wrist/depth"),
         ("/cam/0/rgb", "/cam/0/depth", "/cam/1/depth"),
+        ("/kinect/rgb1", "/kinect/depth1", "/kinect/depth2"),
+        ("/rgb_0/image_raw", "/depth_0/image_raw", "/depth_1/image_raw"),
         (
             "/device_0/sensor_1/Color_0/image/data",
             "/device_0/sensor_0/Depth_0/image/data",

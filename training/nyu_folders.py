@@ -16,6 +16,7 @@ from rich.progress import track
 from spd_core import files
 from spd_core.data.images import write_picture
 from spd_core.data.nyu import CAMERA, open_labeled
+from spd_core.errors import SPDError
 
 # Numbers of images, from 0: rooms that were chosen once, to choose recipes by.
 VAL = {
@@ -27,6 +28,7 @@ VAL = {
 
 
 def main(folder: Path) -> None:
+    folder = folder.parent if folder.suffix == ".mat" else folder
     if (dataset := open_labeled(folder, "train")) is None:
         sys.exit(f"{folder} has no nyu_depth_v2_labeled.mat")
     numbers = f"{CAMERA.fx} {CAMERA.fy} {CAMERA.cx} {CAMERA.cy}\n"
@@ -41,4 +43,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "data/nyu"))
+    try:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "data/nyu"))
+    except SPDError as error:
+        sys.exit(str(error))

@@ -37,7 +37,7 @@ from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
 TOLERANCE_S = 0.02
-MOST_HELD = 30  # frames that wait for one with a part that is late: of 4K with depth, 1.2 GB
+MOST_HELD = 30  # frames that wait for one with a part that is late, a second at 30 Hz: of raw 4K up to 1.7 GB
 MOST_NS = 2**31 * 10**9  # what the seconds of a stamp have bits for; a clock may say more
 
 

@@ -275,10 +275,11 @@ def _are_of_two_cameras(a: str, b: str) -> bool:
 
 
 def _shared(a: str, b: str) -> float:
-    """How much the names of two topics have in common, 0 to 4: of their words that say something, and of those with
-    their numbers, the share that both have. /rgb/wrist and /depth/wrist: one of three."""
+    """How much the names of two topics have in common, 0 to 4: of their words that say something, of their numbers, and
+    of words with their numbers, the share that both have. /rgb/wrist and /depth/wrist: one of three."""
     ours, theirs = (
-        {*_words(t), *re.findall(r"[a-z_]*\d+", t.lower())} - {"image", "raw", "rect", "info"} for t in (a, b)
+        {*_words(t), *re.findall(r"\d+", t), *re.findall(r"[a-z_]*\d+", t.lower())} - {"image", "raw", "rect", "info"}
+        for t in (a, b)
     )
     return 4.0 * len(ours & theirs) / max(len(ours | theirs), 1)
 
