@@ -209,8 +209,11 @@ class TrainingRun:
                     self._validate(loss)
                 elif record.step % config.save_every == 0:
                     record.save()
+        if not record.stops_early:
+            return record.end("complete")
         early = f"stopped early: {config.patience} validations without a smaller AbsRel"
-        return record.end(early if record.stops_early else "complete")
+        fabric.print(early)
+        return record.end(early)
 
     def _is_validated(self, step: int) -> bool:
         return step % self.config.validate_every == 0 or step == self.steps

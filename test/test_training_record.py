@@ -68,7 +68,7 @@ def test_the_average_is_that_of_torch(rooms, tmp_path):
         assert torch.equal(record.average.state_dict()[name], tensor), name
 
 
-def test_stops_early_and_stays_where_it_is(rooms, tmp_path):
+def test_stops_early_and_stays_where_it_is(rooms, tmp_path, capsys):
     settings = config(
         rooms, tmp_path, steps=20, validate_every=2, patience=2, ema=0.0, encoder_lr=0.0, decoder_lr=0.0, final_lr=0.0
     )
@@ -76,6 +76,7 @@ def test_stops_early_and_stays_where_it_is(rooms, tmp_path):
     assert report["step"] == 4
     assert "2 validations without a smaller AbsRel" in report["ended"]
     assert train(settings) == report
+    assert capsys.readouterr().out.count(report["ended"]) == 2  # a bar at 4/20 does not say why
 
 
 def scalars(out, name) -> list[int]:
