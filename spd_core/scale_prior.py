@@ -56,6 +56,8 @@ class ScalePrior:
     @classmethod
     def of(cls, predictor: Predictor) -> ScalePrior:
         """That of the predictor's checkpoint (`scale_prior` of its provenance), or the default."""
+        if not hasattr(predictor, "provenance"):
+            raise ScaleError(f"a scale is of a Predictor's answers, got {predictor!r}; Predictor.load makes one")
         kept = predictor.provenance.get("scale_prior", {})
         known = {field.name for field in fields(cls)}
         if not isinstance(kept, dict) or not set(kept) <= known:

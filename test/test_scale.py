@@ -528,3 +528,5 @@ def test_the_prior_is_that_of_the_checkpoint(tmp_path):
     assert ScaleFilter(scales[1]).prior == ScalePrior()
     with pytest.raises(ScaleError, match=r"scale_prior is \{'sigma': 0\.3\}; expected some of"):
         ScaleFilter(scales[2])
+    with pytest.raises(ScaleError, match="of a Predictor's answers, got 'embedded'; Predictor"):
+        ScaleFilter("embedded")
