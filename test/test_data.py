@@ -228,6 +228,17 @@ def test_pictures_of_another_shape_in_nyus_layout_are_not_nyus(tmp_path):
         open_dataset(tmp_path, "train")[0]
 
 
+def test_pictures_of_nyu_that_were_made_smaller_have_their_own_focal_length(tmp_path):
+    write_h5(tmp_path, 1)
+    [file] = tmp_path.glob("train/*/*.h5")
+    file.unlink()
+    with h5py.File(file, "w") as content:
+        content["rgb"], content["depth"] = np.zeros((3, 240, 320), np.uint8), np.ones((240, 320), np.float32)
+    camera = open_dataset(tmp_path, "train")[0].camera
+    assert camera.focal_px == pytest.approx(nyu.CAMERA.focal_px / 2)
+    assert camera.cx == pytest.approx((nyu.CAMERA.cx + 0.5) / 2 - 0.5)
+
+
 def test_one_camera_is_of_pictures_of_one_size(tmp_path, capsys):
     """A picture of twice the size has twice the focal length: with that of the other its metres would be wrong."""
     rgb, depth_m = frame(0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ class _Published(Dataset):
     evaluation_crop = "eigen"
 
     def _sample(self, name: str, rgb: np.ndarray, depth_m: np.ndarray, camera: Camera) -> Sample:
-        """One of NYU's shape, as its camera is of: others (KITTI) are published in the same layouts."""
+        """One of NYU's shape, as its camera is of: others (KITTI) are published in the same layouts. Where it was made
+        smaller, so is the camera's picture."""
         sample = checked(name, rgb, depth_m, camera)
         height, width = rgb.shape[:2]
         if abs(width / height * SIZE[0] / SIZE[1] - 1) > 0.02:
@@ -59,7 +61,7 @@ class _Published(Dataset):
                 f"{name} is {width}x{height} px; expected NYU's {SIZE[1]}x{SIZE[0]}, whose camera is assumed. Other"
                 " pictures go into an RGB-D folder, with a camera.txt"
             )
-        return sample
+        return replace(sample, camera=camera.scaled(width / SIZE[1], height / SIZE[0]))
 
 
 class H5Files(_Published):
@@ -91,7 +93,8 @@ def open_h5(path: Path, split: str) -> H5Files | None:
 
 
 class BTSList(_Published):
-    """BTS: a list of `<rgb> <depth> <focal>` lines; colour JPEG or PNG, 16-bit PNG millimetres."""
+    """BTS: a list of `<rgb> <depth> <focal>` lines, the focal length of NYU's 640x480; colour JPEG or PNG, 16-bit PNG
+    millimetres."""
 
     layout = "NYU file lists (BTS)"
 
