@@ -186,7 +186,7 @@ class Gallery(Sequence["PictureView"]):
 
     def __getitem__(self, index: int) -> PictureView:  # type: ignore[override]  # of no slices
         index = range(len(self))[index]
-        return self._kept(index, self._versions.setdefault(index, self._pictures[index].version()))
+        return self._kept(index, self._versions[index]) if index in self._versions else self.look(index)
 
     def look(self, index: int) -> PictureView:
         """The picture as it is now, which `[index]` is from then on: numbers are of the picture that is shown."""

@@ -284,10 +284,11 @@ class TrainingRun:
         config, fabric, record = self.config, self.fabric, self.record
         predictor = Predictor(record.evaluated, str(fabric.device), runtime="torch")  # weights that change: no graphs
         data, protocol = self.validation, config.validation
+        crop = crop_of(protocol, data)
         own, faults = list[dict](), list[SPDError]()
         try:
             for i in range(fabric.global_rank, len(data), fabric.world_size):
-                own.append(score(predictor, data[i], protocol, crop_of(protocol, data), i)[0])
+                own.append(score(predictor, data[i], protocol, crop, i)[0])
         except SPDError as error:
             faults.append(error)
         try:

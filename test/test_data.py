@@ -218,22 +218,22 @@ def test_a_folder_as_seven_scenes_has_it(tmp_path):
     np.testing.assert_allclose(dataset[0].depth_m[9:], depth_m[9:], atol=1e-6)
 
 
-def test_pictures_of_another_shape_in_nyus_layout_are_not_nyus(tmp_path):
-    write_h5(tmp_path, 1)
-    [file] = tmp_path.glob("train/*/*.h5")
-    file.unlink()
+def write_h5_of_size(root, size):
+    """One training image."""
+    file = root / "train" / "kitchen_0001" / "00001.h5"
+    file.parent.mkdir(parents=True)
     with h5py.File(file, "w") as content:
-        content["rgb"], content["depth"] = np.zeros((3, 375, 1242), np.uint8), np.ones((375, 1242), np.float32)
+        content["rgb"], content["depth"] = np.zeros((3, *size), np.uint8), np.ones(size, np.float32)
+
+
+def test_pictures_of_another_shape_in_nyus_layout_are_not_nyus(tmp_path):
+    write_h5_of_size(tmp_path, (375, 1242))
     with pytest.raises(DataError, match=r"is 1242x375 px; expected NYU's 640x480"):
         open_dataset(tmp_path, "train")[0]
 
 
 def test_pictures_of_nyu_that_were_made_smaller_have_their_own_focal_length(tmp_path):
-    write_h5(tmp_path, 1)
-    [file] = tmp_path.glob("train/*/*.h5")
-    file.unlink()
-    with h5py.File(file, "w") as content:
-        content["rgb"], content["depth"] = np.zeros((3, 240, 320), np.uint8), np.ones((240, 320), np.float32)
+    write_h5_of_size(tmp_path, (240, 320))
     camera = open_dataset(tmp_path, "train")[0].camera
     assert camera.focal_px == pytest.approx(nyu.CAMERA.focal_px / 2)
     assert camera.cx == pytest.approx((nyu.CAMERA.cx + 0.5) / 2 - 0.5)

@@ -10,7 +10,7 @@ import heapq
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -159,7 +159,7 @@ class Bag:
                 continue
             if not is_damaged:
                 parts.setdefault(image, []).append(message)
-            while (ready := _ready([*latest], missing)) is not None:
+            while (ready := _ready(latest, missing)) is not None:
                 yield from self._frame(parts.pop(ready), latest.pop(ready), topics)
         for image, info in latest.items():  # of a part that was there when it was counted
             yield from self._frame(parts[image], info, topics)
@@ -281,10 +281,10 @@ def _placed(messages: Iterable[Recorded], series_of: Callable[[str], Series]) ->
         places[message.topic] = place + 1
 
 
-def _ready(waiting: list[int], missing: Counter[int]) -> int | None:
+def _ready(waiting: Collection[int], missing: Counter[int]) -> int | None:
     """The image whose frame comes next: the first, as soon as it lacks nothing; or the first that lacks nothing where
     MOST_HELD wait for it, as a query may ask about the first of the recording at its end."""
-    among = waiting[:1] if len(waiting) < MOST_HELD else waiting
+    among = islice(waiting, 1 if len(waiting) < MOST_HELD else None)
     return next((image for image in among if not missing[image]), None)
 
 
