@@ -24,7 +24,7 @@ from timing import DEVICE, interleaved, machine, matmul_gflops, peak_mb, prepare
 from spd_core import SPD
 from spd_core.layers import Conv3x3
 from spd_core.model import Features
-from spd_core.plan import DENSE_ABOVE, Step
+from spd_core.plan import DENSE_ABOVE, DENSE_ABOVE_SHARED, Step
 
 COUNTS = (1, 4, 16, 32, 128, 402, 1024, 4096, 16384, 65536)
 PATCH_COUNTS = (1, 16, 128, 402, 1024)
@@ -217,7 +217,7 @@ def main() -> None:
         type=float,
         nargs="+",
         metavar="SHARE",
-        help=f"compare thresholds for convolutions (it is {DENSE_ABOVE[0]} here)",
+        help=f"compare thresholds for convolutions ({DENSE_ABOVE[0]} here, {DENSE_ABOVE_SHARED[0]} where more follow)",
     )
     arguments = parser.parse_args()
     prepare()

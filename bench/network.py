@@ -79,8 +79,8 @@ def encoders(with_compile: bool, repeats: int) -> tuple[dict, dict]:
 
 
 def whole(ms: dict, repeats: int) -> dict:
-    """Decoders of each preset, fp32: dense, at 128 pixels with a fresh plan, and at 128 others after those; with the
-    fastest encoder of `ms`."""
+    """Decoders of each preset, fp32: dense, at 128 pixels alone with a fresh plan, and at 128 where others follow, and
+    at those; with the fastest encoder of `ms`."""
     variants, macs = {}, {}
     for name in SPARSE:
         model = SPD.from_preset(name).eval().to(DEVICE)
@@ -89,8 +89,8 @@ def whole(ms: dict, repeats: int) -> dict:
             features = model.encode(torch.randn(1, 3, *size, device=DEVICE))
         first, second = np.random.default_rng(0).integers(0, size[::-1], (2, 1, POINTS, 2)).astype(float)
 
-        def query(points, known, model=model, features=features):
-            plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        def query(points, known, is_shared=True, model=model, features=features):
+            plan = model.plan_points(points, features.grids, features.size, known.coverage, is_shared)
             return model.decode_planned(features, plan, known)[1], plan
 
         with torch.inference_mode():
@@ -98,15 +98,16 @@ def whole(ms: dict, repeats: int) -> dict:
             plans.append(query(second, known)[1])
         macs[name] = [model.sparse_decoder.multiply_accumulates(plan) for plan in plans]
         variants[name, "dense"] = partial(model.decode_dense, features)
-        variants[name, "sparse"] = partial(query, first, Known())
+        variants[name, "sparse"] = partial(query, first, Known(), is_shared=False)
+        variants[name, "first"] = partial(query, first, Known())
         variants[name, "second"] = partial(query, second, known)
     with torch.inference_mode():
         times = interleaved(variants, repeats, "decoders")
     result = {}
     for name in SPARSE:
         encode_ms = min(value for (preset, precision, _), value in ms.items() if preset == name and precision == "fp32")
-        first_ms, second_ms = times[name, "sparse"], times[name, "second"]
-        dense_ms, sparse_ms = encode_ms + times[name, "dense"], encode_ms + first_ms
+        first_ms, second_ms = times[name, "first"], times[name, "second"]
+        dense_ms, sparse_ms = (encode_ms + times[name, way] for way in ("dense", "sparse"))
         result[name] = {
             "encode_ms": encode_ms,
             "dense_ms": dense_ms,

@@ -22,7 +22,7 @@ from .encoders import create_encoder, keep_channels_last
 from .engine import SparseDecoder
 from .errors import SPDError
 from .layers import Head
-from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
+from .plan import DENSE_ABOVE, DENSE_ABOVE_SHARED, NOTHING, UNKNOWN, Coverage, Known, Plan
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level
@@ -217,6 +217,7 @@ class SPD(nn.Module):
         grids: tuple[Grid, ...],
         size: tuple[int, int],
         before: Coverage = NOTHING,
+        is_shared: bool = False,
     ) -> Plan:
         """Plan `decode_points` for `points` [B, K, 2]; reusable for feature maps of the same sizes.
 
@@ -224,6 +225,7 @@ class SPD(nn.Module):
             grids: of the feature maps, `Features.grids`.
             size: (H, W) px of the image, `Features.size`.
             before: what earlier queries evaluated, `Known.coverage`.
+            is_shared: later queries are likely, and will cost less if this one costs a little more.
         """
         batch = grids[0].batch
         points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
@@ -232,7 +234,8 @@ class SPD(nn.Module):
         points = np.where(np.isfinite(points), points, np.nan)
         for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
             np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
-        return self.sparse_decoder.plan(points, grids, before=before).to(next(self.parameters()).device)
+        dense_above = DENSE_ABOVE_SHARED if is_shared else DENSE_ABOVE
+        return self.sparse_decoder.plan(points, grids, dense_above, before).to(next(self.parameters()).device)
 
     def decode_points(
         self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None

@@ -14,10 +14,10 @@ from .sites import Grid, Sites, point_taps
 
 # A value needed at more than this share of its map is computed dense: where it comes from a 3x3 convolution, and where
 # not. Per site a dense convolution is cheaper than gather + GEMM: 1.8 x on AVX2, 2.6 x on AVX-512. Maps that are dense
-# also serve the next query of the frame: where they are small that pays for them, so convolutions wait longer on
-# large ones (bench/decoder.py --dense_above, bench/network.py). A resize to a large map is bound by memory, and gains
-# nothing.
-DENSE_ABOVE = (0.3, 0.65)
+# also serve the next query of the frame: where one follows that pays for them earlier, for small maps most, so that
+# convolutions wait longer on large ones (bench/decoder.py --dense_above, bench/network.py). A resize to a large map is
+# bound by memory, and gains nothing.
+DENSE_ABOVE, DENSE_ABOVE_SHARED = (0.45, 0.65), (0.3, 0.65)
 LARGE_SITES, LARGE_TIMES = 16384, 1.5
 
 

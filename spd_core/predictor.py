@@ -86,6 +86,7 @@ class Predictor:
         # threads that ask at once evaluate some values twice, and none wrongly.
         self._known: WeakKeyDictionary[EncodedFrame, Known] = WeakKeyDictionary()
         self._known_lock = threading.Lock()
+        self._is_asked_again = False  # whether the frame that was asked last was asked before: the next may be, too
 
     @classmethod
     def load(
@@ -201,9 +202,10 @@ class Predictor:
     ) -> Plan:
         """The plan for points [1, K, 2] of a frame of which values are known `before`, one of the last few if they were
         the same."""
+        how = grids, network_size, before, self._is_asked_again
         if network_points.shape[1] > KEPT_POINTS:
-            return self.model.plan_points(network_points, grids, network_size, before)
-        return self._kept_plan(network_points.astype(np.float64, copy=False).tobytes(), grids, network_size, before)
+            return self.model.plan_points(network_points, *how)
+        return self._kept_plan(network_points.astype(np.float64, copy=False).tobytes(), *how)
 
     def known_of(self, frame: EncodedFrame) -> Known:
         """What is known of a frame's values from earlier queries."""
@@ -213,7 +215,7 @@ class Predictor:
     def remember(self, frame: EncodedFrame, known: Known) -> None:
         """Keep what is known of a frame, and forget that of frames that were not asked for long."""
         with self._known_lock:
-            self._known.pop(frame, None)
+            self._is_asked_again = self._known.pop(frame, None) is not None
             self._known[frame] = known
             for oldest in list(self._known)[:-KEPT_FRAMES]:
                 del self._known[oldest]

@@ -254,10 +254,12 @@ def test_a_second_query_of_other_points_costs_a_third_less(models, preset, size)
     known, work = Known(), []
     for seed in (1, 2):
         points = random_points(1, 128, size, seed)
-        plan = model.plan_points(points, features.grids, features.size, known.coverage)
+        plan = model.plan_points(points, features.grids, features.size, known.coverage, is_shared=True)
         _, known = model.decode_planned(features, plan, known)
         work.append(model.sparse_decoder.multiply_accumulates(plan))
     assert work[1] < 0.67 * work[0]
+    alone = model.plan_points(random_points(1, 128, size, 1), features.grids, features.size)
+    assert model.sparse_decoder.multiply_accumulates(alone) < 0.9 * work[0]
 
 
 @torch.inference_mode()

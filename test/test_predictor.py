@@ -111,10 +111,11 @@ def test_points_project_back_to_their_pixels(predictor, rgb):
 
 
 @pytest.fixture
-def planned(predictor, monkeypatch):
-    """Grows by one with each plan that is made."""
+def planned(predictor, rgb, monkeypatch):
+    """The arguments of each plan that is made from now on, the frame before having been asked once."""
+    predictor.encode(rgb, CAMERA).depth_at(np.zeros((1, 2)))
     made, plan_points = [], predictor.model.plan_points
-    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: made.append(1) or plan_points(*a))
+    monkeypatch.setattr(predictor.model, "plan_points", lambda *a: made.append(a) or plan_points(*a))
     return made
 
 
@@ -157,13 +158,17 @@ def test_queries_of_one_frame_share_what_was_evaluated(predictor, rgb):
     np.testing.assert_array_equal(frame.dense_depth(), dense)
 
 
-def test_a_second_query_that_stays_is_planned_once(predictor, rgb, planned):
+def test_queries_that_stay_are_planned_once_and_the_first_for_the_second_too(predictor, rgb, planned):
     first, second = np.random.default_rng(12).uniform(0, 400, (2, 30, 2))
     for image in (rgb, rgb[::-1].copy(), rgb):
         frame = predictor.encode(image, CAMERA)
         frame.depth_at(first)
         frame.depth_at(second)
-    assert len(planned) == 2
+    # Of the first frame nobody knows that it will be asked again.
+    assert [is_shared for *_, is_shared in planned] == [False, False, True, False]
+    for _ in range(2):
+        predictor.encode(rgb, CAMERA).depth_at(first)  # nor of one after a frame that was asked once
+    assert len(planned) == 4
 
 
 def test_the_frames_asked_last_remember(predictor, rgb):
