@@ -49,7 +49,9 @@ class AtPoints:
     def __init__(self, decoder: QueryDecoder):
         self.decoder = decoder
 
-    def plan(self, points_px: np.ndarray, inputs: tuple[Grid, ...], *, before: Coverage = NOTHING) -> Tensor:
+    def plan(
+        self, points_px: np.ndarray, inputs: tuple[Grid, ...], dense_above: object = None, before: Coverage = NOTHING
+    ) -> Tensor:
         return torch.as_tensor(points_px, dtype=torch.float32)
 
     def run(self, plan: Tensor, inputs: list[Tensor], known: Known) -> tuple[Tensor, Known]:
