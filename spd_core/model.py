@@ -226,7 +226,8 @@ class SPD(nn.Module):
             before: what earlier queries evaluated, `Known.coverage`.
         """
         batch = grids[0].batch
-        points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
+        points = points.detach().cpu().double() if isinstance(points, Tensor) else points
+        points = np.array(points, np.float64)  # a copy; half a precision has no 2,049
         if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
         points = np.where(np.isfinite(points), points, np.nan)

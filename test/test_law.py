@@ -80,6 +80,27 @@ def test_points_beyond_the_image_answer_its_border_and_nan_answers_nan(models):
     assert out[0, 2:4].isnan().all()
 
 
+@torch.no_grad()
+def test_autocast_bears_as_many_rows_as_there_are(models):
+    model, size = models["v15"], (96, 128)
+    points = random_points(1, 3000, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(6)))
+        plan = model.sparse_decoder.plan(points.numpy(), features.grids, (2.0, 2.0))
+        answer, dense = model.decode_points(features, plan=plan), model.decode_dense(features)
+    assert max(step.sites for step in plan.steps) > Conv3x3.CPU_CHUNK
+    torch.testing.assert_close(answer.double(), sample(dense, points), rtol=0.2, atol=0.05)  # both round on their way
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_points_of_half_precision_reach_the_last_column(models, dtype):
+    """2,083 is none of its numbers, and 2,084 lies beyond."""
+    features = models["lite"].encode(torch.randn(1, 3, 64, 2084, generator=torch.Generator().manual_seed(7)))
+    answer = models["lite"].decode_points(features, torch.tensor([[[4096, 63]]], dtype=dtype))
+    assert_lawful(answer, models["lite"].decode_dense(features)[:, 0, 63:, 2083])
+
+
 @torch.inference_mode()
 def test_no_points_is_no_answer(models):
     features = models["lite"].encode(torch.randn(2, 3, 64, 64))
