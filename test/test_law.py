@@ -6,14 +6,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spd_core.engine import SparseDecoder
-from spd_core.layers import Conv3x3, Resize
+from spd_core.layers import Conv3x3, Resize, TapLayer
 from spd_core.plan import NOTHING, Coverage, Known
-from spd_core.sites import Grid
+from spd_core.sites import Grid, neighbours_3x3
 
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # that is not fp32
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
@@ -197,6 +198,35 @@ def test_resize_to_another_map_at_any_ratio(dense_above):
     sparse = SparseDecoder(toy)
     plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     reference = sample(toy(*maps).permute(0, 3, 1, 2), points)
+    torch.testing.assert_close(sparse.run(plan, maps)[0][..., 0].double(), reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dense_above", [0.0, 0.3, 2.0])
+@torch.inference_mode()
+def test_a_new_layer_that_reads_neighbours_has_zeros_beyond_the_border(dense_above):
+    """As CONTRIBUTING has it: what it reads, how it runs on a map and on rows."""
+
+    class Depthwise(TapLayer):
+        def __init__(self, features):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(features, 1, 3, 3))
+
+        def on_map(self, x, size):
+            return F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1)
+
+        def taps(self, out, source):
+            return neighbours_3x3(out).reshape(-1), None
+
+        def on_rows(self, rows, taps, weights):
+            neighbours = rows[(taps[:, None] + torch.arange(3)).reshape(-1, 9).long()]  # [S, 9, C]
+            return (neighbours * self.weight.flatten(1).T).sum(1)
+
+    torch.manual_seed(0)
+    toy = torch.nn.Sequential(torch.nn.Linear(4, 4), Depthwise(4), torch.nn.Linear(4, 4), Depthwise(4))
+    maps, points = [torch.randn(2, 12, 17, 4)], random_points(2, 9, (12, 17))
+    sparse = SparseDecoder(toy)
+    plan = sparse.plan(points.numpy(), (Grid(2, 12, 17),), (dense_above, dense_above))
+    reference = sample(toy(*maps)[..., :1].permute(0, 3, 1, 2), points)
     torch.testing.assert_close(sparse.run(plan, maps)[0][..., 0].double(), reference, rtol=1e-4, atol=1e-4)
 
 
