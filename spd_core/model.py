@@ -226,13 +226,13 @@ class SPD(nn.Module):
             before: what earlier queries evaluated, `Known.coverage`.
         """
         batch = grids[0].batch
-        points = points.detach().cpu().double() if isinstance(points, Tensor) else points
-        points = np.array(points, np.float64)  # a copy; half a precision has no 2,049
+        if isinstance(points, Tensor):
+            points = points.detach().cpu().double().numpy()
+        points = np.asarray(points, np.float64)  # half precision has no 2,049
         if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
-        points = np.where(np.isfinite(points), points, np.nan)
-        for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
-            np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
+        points = np.where(np.isfinite(points), points, np.nan)  # which stays where it is clipped
+        points = np.clip(points, 0, [size[1] - 1, size[0] - 1])  # to the image's border, not that of its padding
         return self.sparse_decoder.plan(points, grids, before=before).to(next(self.parameters()).device)
 
     def decode_points(

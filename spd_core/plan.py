@@ -116,8 +116,8 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     return (x.pin_memory() if device.type == "cuda" and torch.cuda.is_available() else x).to(device, non_blocking=True)
 
 
-# What a reader asks of a value: sites by their numbers, those of a set, or the whole map (None). Numbers without weights
-# are the first of three consecutive sites each, as a convolution reads them.
+# What a reader asks of a value: sites by their numbers, those of a set, or the whole map (None). Numbers without
+# weights are the first of three consecutive sites each, as a convolution reads them.
 Wanted = np.ndarray | Sites | None
 
 
@@ -131,9 +131,7 @@ class _Walk:
         changed: where values are known that were not, or not there, before.
     """
 
-    def __init__(
-        self, graph: LayerGraph, grids: tuple[Grid, ...], dense_above: tuple[float, float], before: Coverage
-    ):
+    def __init__(self, graph: LayerGraph, grids: tuple[Grid, ...], dense_above: tuple[float, float], before: Coverage):
         self._graph, self._grids, self._dense_above, self._before = graph, grids, dense_above, before
         self.steps: list[Step] = []
         self.bordered: set[int] = set()
