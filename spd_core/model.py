@@ -226,14 +226,13 @@ class SPD(nn.Module):
             before: what earlier queries evaluated, `Known.coverage`.
         """
         batch = grids[0].batch
-        if isinstance(points, Tensor):
-            points = points.detach().cpu().double().numpy()
-        points = np.asarray(points, np.float64)  # half precision has no 2,049
-        if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
-            raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
-        points = np.where(np.isfinite(points), points, np.nan)  # which stays where it is clipped
-        points = np.clip(points, 0, [size[1] - 1, size[0] - 1])  # to the image's border, not that of its padding
-        return self.sparse_decoder.plan(points, grids, before=before).to(next(self.parameters()).device)
+        values = points.detach().cpu().double() if isinstance(points, Tensor) else points
+        points_px = np.asarray(values, np.float64)  # half precision has no 2,049
+        if points_px.ndim != 3 or points_px.shape[0] != batch or points_px.shape[2] != 2:
+            raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points_px.shape)}")
+        points_px = np.where(np.isfinite(points_px), points_px, np.nan)  # which stays where it is clipped
+        points_px = np.clip(points_px, 0, [size[1] - 1, size[0] - 1])  # to the image's border, not that of its padding
+        return self.sparse_decoder.plan(points_px, grids, before=before).to(next(self.parameters()).device)
 
     def decode_points(
         self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None
