@@ -34,7 +34,8 @@ from .sites import Grid
 
 
 class SparseDecoder:
-    """A decoder module that can be planned and run at points, as `LayerGraph` sees it."""
+    """A decoder module that can be planned and run at points, as `LayerGraph` sees it: with the layers that it has when
+    this is made, whatever replaces them later, and without the hooks of those that read neighbours."""
 
     def __init__(self, decoder: nn.Module):
         self.graph = LayerGraph(decoder)

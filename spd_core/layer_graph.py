@@ -67,8 +67,8 @@ class LayerGraph:
         """Numbers of the values that a value is made of."""
         return self.read_arguments[value - len(self.inputs)]
 
-    def read_by_convolution(self, value: int) -> bool:
-        return any(isinstance(self.layer(reader), Conv3x3) for reader in self.readers[value])
+    def is_read_at_taps(self, value: int) -> bool:
+        return any(isinstance(self.layer(reader), TapLayer) for reader in self.readers[value])
 
     def grids(self, inputs: tuple[Grid, ...]) -> tuple[Grid, ...]:
         """Grid of every value: the inputs, then each layer's output."""

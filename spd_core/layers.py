@@ -157,7 +157,8 @@ class Conv3x3(TapLayer):
             return out if self.bias is None else out + self.bias
         # Three rows each, overlapping: a third of the copies.
         runs = rows.contiguous().as_strided((len(rows) - 2, 3 * channels), (channels, 1))
-        if rows.device.type != "cpu" or count <= chunk:
+        is_autocast = torch.is_autocast_enabled("cpu")  # which does not see operators with an `out`
+        if rows.device.type != "cpu" or count <= chunk or is_autocast:
             return _affine(runs.index_select(0, taps).view(count, -1), kernel, self.bias)
         chunk = -(-count // -(-count // chunk))  # equal parts
         out, gathered = rows.new_empty(count, kernel.shape[1]), rows.new_empty(chunk * 3, 3 * channels)

@@ -228,14 +228,14 @@ class SPD(nn.Module):
             is_shared: later queries are likely, and will cost less if this one costs a little more.
         """
         batch = grids[0].batch
-        points = np.array(points.detach().cpu() if isinstance(points, Tensor) else points)
-        if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != 2:
-            raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points.shape)}")
-        points = np.where(np.isfinite(points), points, np.nan)
-        for axis, extent in enumerate(size[::-1]):  # to the image's border, not that of its padding; NaN stays
-            np.clip(points[..., axis], 0, extent - 1, out=points[..., axis])
+        values = points.detach().cpu().double() if isinstance(points, Tensor) else points
+        points_px = np.asarray(values, np.float64)  # half precision has no 2,049
+        if points_px.ndim != 3 or points_px.shape[0] != batch or points_px.shape[2] != 2:
+            raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points_px.shape)}")
+        points_px = np.where(np.isfinite(points_px), points_px, np.nan)  # which stays where it is clipped
+        points_px = np.clip(points_px, 0, [size[1] - 1, size[0] - 1])  # to the image's border, not that of its padding
         dense_above = DENSE_ABOVE_SHARED if is_shared else DENSE_ABOVE
-        return self.sparse_decoder.plan(points, grids, dense_above, before).to(next(self.parameters()).device)
+        return self.sparse_decoder.plan(points_px, grids, dense_above, before).to(next(self.parameters()).device)
 
     def decode_points(
         self, features: Features, points: Tensor | np.ndarray | None = None, plan: Plan | None = None

@@ -35,8 +35,8 @@ class Read:
 class Step:
     """One value of the decoder: computed dense on whole maps, or on rows at its site set.
 
-    `zero`: rows of border sites, if convolutions read the value. `merged` [S'] says how what was known before, followed
-    by the new rows, becomes rows in ascending order. `last_use`: values not needed any more.
+    `zero`: rows of border sites, if layers read them. `merged` [S'] says how what was known before, followed by the new
+    rows, becomes rows in ascending order. `last_use`: values not needed any more.
     """
 
     value: int
@@ -116,91 +116,84 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     return (x.pin_memory() if device.type == "cuda" and torch.cuda.is_available() else x).to(device, non_blocking=True)
 
 
-@dataclass
-class _Task:
-    """A value that has to be evaluated: at the sites `out`, or dense (None). A layer with taps reads its input at the
-    site numbers `numbers` with `weights`. `merged` as in `Step`."""
-
-    value: int
-    out: Sites | None
-    numbers: np.ndarray | None
-    weights: np.ndarray | None
-    merged: np.ndarray | None
+# What a reader asks of a value: sites by their numbers, those of a set, or the whole map (None). Numbers without
+# weights are the first of three consecutive sites each, as a convolution reads them.
+Wanted = np.ndarray | Sites | None
 
 
 class _Walk:
-    """Which values are evaluated, and where: last value first.
+    """Where the values of a plan stand, and how they are read: last value first, so that all readers of a value have
+    asked for it when it is visited.
 
     Attributes:
-        sites: by value, where it stands when it is read; None: a map.
+        steps: what is evaluated, last first.
         bordered: values that a convolution reads at sites.
         changed: where values are known that were not, or not there, before.
-        tasks: in the order in which they were found, which is backwards.
     """
 
-    def __init__(
-        self,
-        graph: LayerGraph,
-        grids: tuple[Grid, ...],
-        points: np.ndarray,
-        dense_above: tuple[float, float],
-        before: Coverage,
-    ):
-        self._graph, self._grids, self._dense_above = graph, grids, dense_above
-        self.sites: list[Sites | None] = [None] * len(grids)
+    def __init__(self, graph: LayerGraph, grids: tuple[Grid, ...], dense_above: tuple[float, float], before: Coverage):
+        self._graph, self._grids, self._dense_above, self._before = graph, grids, dense_above, before
+        self.steps: list[Step] = []
         self.bordered: set[int] = set()
         self.changed: dict[int, Sites | None] = {}
-        self.tasks: list[_Task] = []
-        # Per value: site numbers, Sites objects (shared as they are), or "all".
-        self._wanted: list[list[np.ndarray | Sites | str]] = [[] for _ in grids]
-        self._wanted[-1].append(points)
-        first = len(graph.inputs)
-        for value in range(len(grids) - 1, first - 1, -1):
-            if self._wanted[value]:  # otherwise every reader is known
-                self._visit(value, before)
-        for value in self.bordered & set(range(first)):
-            self.sites[value] = Sites.all(grids[value])
+        self._asked: list[list[tuple[Read, Wanted]]] = [[] for _ in grids]
 
-    def _visit(self, value: int, before: Coverage) -> None:
-        known = before.sites.get(value)
-        if value in before.sites and (known is None or known.is_all):
-            self.sites[value] = known
-            if known is None and value in self.bordered:
-                self.sites[value] = self.changed[value] = Sites.all(self._grids[value])
+    def ask(self, value: int, wanted: Wanted, weights: np.ndarray | None = None) -> Read:
+        """How a reader reads a value; its rows are known once the value is visited."""
+        read = Read(value, weights=None if weights is None else torch.from_numpy(weights))
+        self._asked[value].append((read, wanted))
+        return read
+
+    def visit(self, value: int) -> None:
+        """Settle where a value stands, evaluate what is not known of it, and tell its readers their rows."""
+        grid, asked = self._grids[value], self._asked[value]
+        if not asked:  # every reader is known
             return
+        everywhere = None  # as a map
+        if any(_is_runs(read, wanted) for read, wanted in asked):
+            self.bordered.add(value)
+            everywhere = Sites.all(grid)
+        is_input, is_known = value < len(self._graph.inputs), value in self._before.sites
+        known = self._before.sites.get(value)
+        if is_input or (is_known and known is None):
+            sites = everywhere
+        elif known is not None and known.is_all:
+            sites = known
+        else:
+            sites = self._evaluate(value, known, everywhere)
+        if not is_input and not (is_known and sites is known):
+            self.changed[value] = sites
+        for read, wanted in asked:
+            if isinstance(wanted, Sites):  # those of the value, or some of them: as many means the same
+                wanted = None if sites is not None and len(sites) == len(wanted) else wanted.numbers
+            if wanted is not None:
+                read.taps = torch.from_numpy(grid.map_rows(wanted) if sites is None else sites.rows(wanted))
+
+    def _evaluate(self, value: int, known: Sites | None, everywhere: Sites | None) -> Sites | None:
+        """Plan what is asked of a value and not known; where it stands then, `everywhere` if it is computed dense."""
+        graph, grid = self._graph, self._grids[value]
         limit = self._dense_above[1]
-        if self._graph.from_convolution[value]:
-            limit = self._dense_above[0] * (LARGE_TIMES if self._grids[value].count > LARGE_SITES else 1)
-        out = _requested_sites(self._grids[value], self._wanted[value], known, limit)
+        if graph.from_convolution[value]:
+            limit = self._dense_above[0] * (LARGE_TIMES if grid.count > LARGE_SITES else 1)
+        out = _missing_sites(grid, self._asked[value], known, limit)
         if known is not None and out is not None and len(out) == 0:
-            self.sites[value] = known
-            return
-        numbers, weights = self._request_inputs(value, out)
-        merged = None
+            return known
+        layer, arguments = graph.layer(value), graph.reads(value)
+        if out is not None and isinstance(layer, TapLayer):
+            reads = [self.ask(arguments[0], *layer.taps(out, self._grids[arguments[0]]))]
+        else:
+            reads = [self.ask(argument, out) for argument in arguments]
+        step = Step(value, out is None, reads, grid.count if out is None else len(out))
+        self.steps.append(step)
         if out is None:
-            self.sites[value] = Sites.all(self._grids[value]) if value in self.bordered else None
-        elif known is None:
-            self.sites[value] = out
-        else:
-            self.sites[value], merged = known.merge(out)
-        self.changed[value] = self.sites[value]
-        self.tasks.append(_Task(value, out, numbers, weights, merged))
-
-    def _request_inputs(self, value: int, out: Sites | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """What is read of the inputs of a value; of a layer with taps, at which site numbers and with which weights."""
-        layer, arguments = self._graph.layer(value), self._graph.reads(value)
-        if out is None or not isinstance(layer, TapLayer):
-            for argument in arguments:
-                self._wanted[argument].append("all" if out is None else out)
-            return None, None
-        source = arguments[0]
-        numbers, weights = layer.taps(out, self._grids[source])
-        if weights is None:
-            self._wanted[source] += [numbers, numbers + 1, numbers + 2]
-            self.bordered.add(source)
-        else:
-            self._wanted[source].append(numbers)
-        return numbers, weights
+            return everywhere
+        if graph.is_read_at_taps(value) and len(out.border_rows):
+            step.zero = torch.from_numpy(out.border_rows)
+        if known is None:
+            return out
+        sites, merged = known.merge(out)
+        step.merged = torch.from_numpy(merged)
+        return sites
 
 
 def make_plan(
@@ -213,36 +206,38 @@ def make_plan(
     """The plan for points [B, K, 2] (x, y) px of the output map, for input maps of the given grids, of which values are
     known `before`."""
     grids = graph.grids(inputs)
-    numbers, weights = point_taps(points_px, grids[-1])
-    walk = _Walk(graph, grids, numbers, dense_above, before)
-    steps: list[Step] = []
-    unused = set(range(len(grids) - 1))
-    for task in walk.tasks:  # backwards: the first reader met is the last to run
-        step = _step(graph, grids, walk.sites, task)
-        arguments = set(graph.reads(task.value))
-        step.last_use = tuple(unused & arguments)
-        unused -= arguments
-        steps.append(step)
-    sample = _read_taps(len(grids) - 1, walk.sites[-1], grids[-1], numbers, weights)
+    values = range(len(grids))
+    walk = _Walk(graph, grids, dense_above, before)
+    sample = walk.ask(values[-1], *point_taps(points_px, grids[-1]))
+    for value in reversed(values):
+        walk.visit(value)
+    unused = set(values[:-1])
+    for step in walk.steps:  # backwards: the first reader met is the last to run
+        step.last_use = tuple(unused & {read.value for read in step.reads})
+        unused -= set(step.last_use)
     after = _coverage(graph, before, walk.changed, grids)
-    return Plan(grids, steps[::-1], sample, (points_px.shape[0], points_px.shape[1]), walk.bordered, before, after)
+    return Plan(grids, walk.steps[::-1], sample, (points_px.shape[0], points_px.shape[1]), walk.bordered, before, after)
 
 
-def _step(graph: LayerGraph, grids: tuple[Grid, ...], sites: list[Sites | None], task: _Task) -> Step:
-    value, out, arguments = task.value, task.out, graph.reads(task.value)
-    reads: list[Read]
-    if out is None:
-        return Step(value, True, [Read(a) for a in arguments], grids[value].count)
-    if task.numbers is None:
-        reads = [_read_same_sites(a, sites[a], out, grids[a]) for a in arguments]
-    else:
-        reads = [_read_taps(a, sites[a], grids[a], task.numbers, task.weights) for a in arguments]
-    step = Step(value, False, reads, len(out))
-    if graph.read_by_convolution(value) and len(out.border_rows):
-        step.zero = torch.from_numpy(out.border_rows)
-    if task.merged is not None:
-        step.merged = torch.from_numpy(task.merged)
-    return step
+def _is_runs(read: Read, wanted: Wanted) -> bool:
+    """Whether numbers are those of runs of three sites."""
+    return isinstance(wanted, np.ndarray) and read.weights is None
+
+
+def _missing_sites(
+    grid: Grid, asked: list[tuple[Read, Wanted]], known: Sites | None, dense_above: float
+) -> Sites | None:
+    """The sites asked of a value that are not known; None where it is computed dense."""
+    numbers = []
+    for read, wanted in asked:
+        if wanted is None:
+            return None
+        if isinstance(wanted, Sites) and len(asked) == 1 and known is None:
+            return wanted
+        first = wanted.numbers if isinstance(wanted, Sites) else wanted
+        numbers += [first, first + 1, first + 2] if _is_runs(read, wanted) else [first]
+    sites = Sites.union(grid, numbers, known)
+    return None if len(sites) > dense_above * grid.count else sites
 
 
 def _coverage(
@@ -264,32 +259,3 @@ def _coverage(
         is_complete = value in kept and ((sites := kept[value]) is None or sites.is_all)
         is_open[value] = is_read_again and not is_complete
     return Coverage(kept)
-
-
-def _requested_sites(
-    grid: Grid, wanted: list[np.ndarray | Sites | str], known: Sites | None, dense_above: float
-) -> Sites | None:
-    """The sites wanted of a value that are not known; None where it is computed dense."""
-    if len(wanted) == 1 and isinstance(wanted[0], Sites) and known is None:
-        return wanted[0]
-    numbers = []
-    for wish in wanted:
-        if isinstance(wish, str):  # "all"
-            return None
-        numbers.append(wish.numbers if isinstance(wish, Sites) else wish)
-    sites = Sites.union(grid, numbers, known)
-    return None if len(sites) > dense_above * grid.count else sites
-
-
-def _read_same_sites(argument: int, source: Sites | None, out: Sites, grid: Grid) -> Read:
-    """A pointwise layer reads its own sites, which are among those of its input: as many means the same."""
-    if source is None:
-        return Read(argument, torch.from_numpy(grid.map_rows(out.numbers)))
-    return Read(argument, None if len(source) == len(out) else torch.from_numpy(source.rows(out.numbers)))
-
-
-def _read_taps(
-    argument: int, source: Sites | None, grid: Grid, numbers: np.ndarray, weights: np.ndarray | None
-) -> Read:
-    rows = grid.map_rows(numbers) if source is None else source.rows(numbers)
-    return Read(argument, torch.from_numpy(rows), None if weights is None else torch.from_numpy(weights))

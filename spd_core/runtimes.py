@@ -256,15 +256,11 @@ class CudaGraphRuntime(GraphRuntime):
     WARM_UPS = 3  # libraries choose their kernels and allocate at the first calls, which is not allowed while recording
 
     @torch.inference_mode()
-    def prepare(self, size: tuple[int, int]) -> None:
-        """Record the graph for network input of `size`."""
-        super().prepare(size)
-
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         with self._lock:  # a graph has one input and one output: copy, replay and copy are one step
             return super().__call__(images)
 
+    @torch.inference_mode()
     def _make(self, size: tuple[int, int]) -> Encode:
         first = next(self._model.parameters())
         images = torch.zeros(1, 3, *size, device=first.device, dtype=first.dtype)

@@ -14,6 +14,7 @@ rows are zeroed, and that is zero padding.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -153,13 +154,11 @@ def resize_taps(out: Sites, source: Grid, align_corners: bool) -> tuple[np.ndarr
     The arithmetic is `torch.nn.functional.interpolate(mode="bilinear", antialias=False)` in float32, step by step.
     """
     one_out, one_source = replace(out.grid, batch=1), replace(source, batch=1)
-    table_numbers, table_weights = _resize_table(one_out, one_source, align_corners)
-    if out.grid.batch == 1:
-        return table_numbers.take(out.numbers, axis=0), table_weights.take(out.numbers, axis=0)
-    b, within = np.divmod(out.numbers, one_out.bordered_count)
-    return table_numbers.take(within, axis=0) + b[:, None] * one_source.bordered_count, table_weights.take(
-        within, axis=0
-    )
+    b, within = (None, out.numbers) if out.grid.batch == 1 else np.divmod(out.numbers, one_out.bordered_count)
+    numbers, weights = (x.take(within, axis=0) for x in _resize_table(one_out, one_source, align_corners))
+    if b is not None:
+        numbers += b[:, None] * one_source.bordered_count
+    return numbers, weights
 
 
 @lru_cache(maxsize=16)
@@ -168,7 +167,7 @@ def _resize_table(out: Grid, source: Grid, align_corners: bool) -> tuple[np.ndar
     b, y, x = out.position(_inside(out))
     table_y = _axis_taps(out.height, source.height, align_corners)
     table_x = _axis_taps(out.width, source.width, align_corners)
-    return _bilinear(source, b, *(table[y] for table in table_y), *(table[x] for table in table_x))
+    return _bilinear(source, b, [table[y] for table in table_y], [table[x] for table in table_x])
 
 
 def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +191,7 @@ def point_taps(points_px: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarra
         weights = np.ones(numbers.shape, np.float32)
     else:
         wy, wx = ((position - low).astype(np.float32) for position, low in zip(positions, lows))
-        numbers, weights = _bilinear(grid, b, y0, y0 + (wy > 0), wy, x0, x0 + (wx > 0), wx)
+        numbers, weights = _bilinear(grid, b, (y0, y0 + (wy > 0), wy), (x0, x0 + (wx > 0), wx))
     if not all_finite:
         weights[~finite] = np.nan
     return numbers, weights
@@ -215,16 +214,10 @@ def _axis_taps(out_size: int, in_size: int, align_corners: bool) -> tuple[np.nda
 
 
 def _bilinear(
-    grid: Grid,
-    b: np.ndarray | int,
-    y0: np.ndarray,
-    y1: np.ndarray,
-    wy: np.ndarray,
-    x0: np.ndarray,
-    x1: np.ndarray,
-    wx: np.ndarray,
+    grid: Grid, b: np.ndarray | int, taps_y: Sequence[np.ndarray], taps_x: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Site numbers [N, 4] and weights [N, 4] of the four corners."""
+    """Site numbers [N, 4] and weights [N, 4] of the four corners, from `_axis_taps` [N] of both axes."""
+    (y0, y1, wy), (x0, x1, wx) = taps_y, taps_x
     top, bottom = grid.number(b, y0, 0), grid.number(b, y1, 0)
     numbers = np.stack([top + x0, top + x1, bottom + x0, bottom + x1], axis=1)
     weights = np.stack([(1 - wy) * (1 - wx), (1 - wy) * wx, wy * (1 - wx), wy * wx], axis=1)

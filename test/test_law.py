@@ -6,14 +6,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support.law import assert_lawful, random_points, sample
 from support.models import DEVICES, TESTED_PRESETS, lively
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spd_core.engine import SparseDecoder
-from spd_core.layers import Conv3x3, Resize
+from spd_core.layers import Conv3x3, Resize, TapLayer
 from spd_core.plan import NOTHING, Coverage, Known
-from spd_core.sites import Grid
+from spd_core.sites import Grid, neighbours_3x3
 
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # that is not fp32
 SIZES = [(416, 544), (480, 640), (97, 131), (64, 64)]
@@ -78,6 +79,27 @@ def test_points_beyond_the_image_answer_its_border_and_nan_answers_nan(models):
     reference = sample(model.decode_dense(features), torch.tensor([[[0.0, 3.0], [130.0, 96.0], [130.0, 96.0]]]))
     assert_lawful(out[:, [0, 1, 4]], reference)
     assert out[0, 2:4].isnan().all()
+
+
+@torch.no_grad()
+def test_autocast_bears_as_many_rows_as_there_are(models):
+    model, size = models["v15"], (96, 128)
+    points = random_points(1, 3000, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.encode(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(6)))
+        plan = model.sparse_decoder.plan(points.numpy(), features.grids, (2.0, 2.0))
+        answer, dense = model.decode_points(features, plan=plan), model.decode_dense(features)
+    assert max(step.sites for step in plan.steps) > Conv3x3.CPU_CHUNK
+    torch.testing.assert_close(answer.double(), sample(dense, points), rtol=0.2, atol=0.05)  # both round on their way
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_points_of_half_precision_reach_the_last_column(models, dtype):
+    """2,083 is none of its numbers, and 2,084 lies beyond."""
+    features = models["lite"].encode(torch.randn(1, 3, 64, 2084, generator=torch.Generator().manual_seed(7)))
+    answer = models["lite"].decode_points(features, torch.tensor([[[4096, 63]]], dtype=dtype))
+    assert_lawful(answer, models["lite"].decode_dense(features)[:, 0, 63:, 2083])
 
 
 @torch.inference_mode()
@@ -176,6 +198,35 @@ def test_resize_to_another_map_at_any_ratio(dense_above):
     sparse = SparseDecoder(toy)
     plan = sparse.plan(points.numpy(), [Grid(*x.shape[:3]) for x in maps], (dense_above, dense_above))
     reference = sample(toy(*maps).permute(0, 3, 1, 2), points)
+    torch.testing.assert_close(sparse.run(plan, maps)[0][..., 0].double(), reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dense_above", [0.0, 0.3, 2.0])
+@torch.inference_mode()
+def test_a_new_layer_that_reads_neighbours_has_zeros_beyond_the_border(dense_above):
+    """As CONTRIBUTING has it: what it reads, how it runs on a map and on rows."""
+
+    class Depthwise(TapLayer):
+        def __init__(self, features):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(features, 1, 3, 3))
+
+        def on_map(self, x, size):
+            return F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1)
+
+        def taps(self, out, source):
+            return neighbours_3x3(out).reshape(-1), None
+
+        def on_rows(self, rows, taps, weights):
+            neighbours = rows[(taps[:, None] + torch.arange(3)).reshape(-1, 9).long()]  # [S, 9, C]
+            return (neighbours * self.weight.flatten(1).T).sum(1)
+
+    torch.manual_seed(0)
+    toy = torch.nn.Sequential(torch.nn.Linear(4, 4), Depthwise(4), torch.nn.Linear(4, 4), Depthwise(4))
+    maps, points = [torch.randn(2, 12, 17, 4)], random_points(2, 9, (12, 17))
+    sparse = SparseDecoder(toy)
+    plan = sparse.plan(points.numpy(), (Grid(2, 12, 17),), (dense_above, dense_above))
+    reference = sample(toy(*maps)[..., :1].permute(0, 3, 1, 2), points)
     torch.testing.assert_close(sparse.run(plan, maps)[0][..., 0].double(), reference, rtol=1e-4, atol=1e-4)
 
 
