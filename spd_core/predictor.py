@@ -234,12 +234,19 @@ class Answer:
         xyz_m: in the optical frame (x right, y down, z forward), float32 [K, 3]; NaN rows where there is no depth, no
             camera, or no ray of its lens.
         status: why, uint8 [K] of `Status`: OK, NOT_FINITE, OUTSIDE_IMAGE, NETWORK_NAN, INVALID_RAY or NO_CAMERA_INFO.
+        scale: what the network's metres were multiplied with, [K], or 1 for all.
     """
 
     depth_m: np.ndarray
     sigma_m: np.ndarray
     xyz_m: np.ndarray
     status: np.ndarray
+    scale: np.ndarray | float = 1.0
+
+    @property
+    def sigma_log(self) -> np.ndarray:
+        """Standard deviation of the logarithm of depth, [K]."""
+        return self.sigma_m / self.depth_m
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,8 +280,11 @@ class EncodedFrame:
         _check_scale(scale)
         uv = checked_points(uv)
         depth_m, sigma_log = self._decode(uv)
+        applied: np.ndarray | float = 1.0
         if scale is not None:
-            depth_m, sigma_log = scale.correct(depth_m, sigma_log)
+            network_m = depth_m
+            depth_m, sigma_log = scale.correct(network_m, sigma_log)
+            applied = np.divide(depth_m, network_m, out=np.full_like(depth_m, scale.factor), where=network_m > 0)
         xyz_m = np.full((len(uv), 3), np.nan, np.float32)
         status = np.full(len(uv), Status.OK, np.uint8)
         if self.camera is None:
@@ -287,7 +297,7 @@ class EncodedFrame:
         status[np.isnan(depth_m)] = Status.NETWORK_NAN
         status[~inside_image(uv, self.size)] = Status.OUTSIDE_IMAGE
         status[~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
-        return Answer(depth_m, depth_m * sigma_log, xyz_m, status)
+        return Answer(depth_m, depth_m * sigma_log, xyz_m, status, applied)
 
     def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the

@@ -89,7 +89,7 @@ def evaluate_scale(
         frame, at, truth_m = at_points
         answer = frame.answer(at)
         said = answer if sigma_of is None else encode(sigma_of, sample, protocol).answer(at)
-        network_m, sigma_log = answer.depth_m, said.sigma_m / said.depth_m
+        network_m, sigma_log = answer.depth_m, said.sigma_log
         points.append((network_m, sigma_log, truth_m))
         for count in (0, *counts):
             of_draws = []
@@ -269,7 +269,7 @@ def fit_prior(
         if not np.isfinite(network_m).all():
             raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
         points.append((network_m, truth_m))
-        sigmas.append(np.mean(answer.sigma_m / network_m))
+        sigmas.append(np.mean(answer.sigma_log))
     _check_enough(len(points), len(dataset), protocol, LEAST_IMAGES)
     pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
     scales, slopes, left = [], [], []
