@@ -33,6 +33,7 @@ from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
 from .preprocess import ImageTransform, check_image
 from .runtimes import NOT_SHARED, check_fork, create_runtime, inference, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
+from .status import Answer as Answer  # for those who look for it here
 from .status import Status
 
 if TYPE_CHECKING:
@@ -222,31 +223,6 @@ class Predictor:
 def _planned(model: SPD, points: bytes, *how: Any) -> Plan:
     """A plan for points given as the bytes of an array [1, K, 2], which a cache can look up."""
     return model.plan_points(np.frombuffer(points).reshape(1, -1, 2), *how)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is answered at K points.
-
-    Attributes:
-        depth_m: z-depth, float32 [K]; NaN where there is none.
-        sigma_m: its standard deviation, float32 [K]; NaN where there is no depth, or the model says none.
-        xyz_m: in the optical frame (x right, y down, z forward), float32 [K, 3]; NaN rows where there is no depth, no
-            camera, or no ray of its lens.
-        status: why, uint8 [K] of `Status`: OK, NOT_FINITE, OUTSIDE_IMAGE, NETWORK_NAN, INVALID_RAY or NO_CAMERA_INFO.
-        scale: what the network's metres were multiplied with, [K], or 1 for all.
-    """
-
-    depth_m: np.ndarray
-    sigma_m: np.ndarray
-    xyz_m: np.ndarray
-    status: np.ndarray
-    scale: np.ndarray | float = 1.0
-
-    @property
-    def sigma_log(self) -> np.ndarray:
-        """Standard deviation of the logarithm of depth, [K]."""
-        return self.sigma_m / self.depth_m
 
 
 @dataclass(frozen=True, eq=False)

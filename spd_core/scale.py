@@ -33,9 +33,10 @@ import numpy as np
 from .arrays import float64
 from .camera import inside_image
 from .floor import FloorPlane, floor_chance, floor_points
-from .predictor import Answer, EncodedFrame, Predictor
+from .predictor import EncodedFrame, Predictor
 from .scale_posterior import FADE_S, REFERENCE, posterior, share_seen
 from .scale_prior import ScaleError, ScalePrior
+from .status import Answer
 
 ALIKE_WIDTHS = 0.03  # of an image: one standard deviation of being alike
 CENTRE_S, PAUSE_S = 20.0, 0.5

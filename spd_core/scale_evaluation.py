@@ -22,11 +22,12 @@ from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
 from .metrics import evaluated_pixels, mean_metrics
 from .pixels import random_pixels
-from .predictor import Answer, EncodedFrame, Predictor
+from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
 from .scale import ScaleFilter
 from .scale_posterior import NU
 from .scale_prior import ScalePrior
+from .status import Answer
 
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, OUTLIERS = 0.05, 0.2  # of references: sigma of the log, and the share that are outliers: any depth

@@ -6,7 +6,7 @@ from __future__ import annotations
 import array
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
@@ -14,9 +14,7 @@ from std_msgs.msg import Header
 
 from spd_core.message_fields import cloud_fields, image_fields, query_array
 from spd_core.messages import compressed_to_rgb, image_to_rgb
-
-if TYPE_CHECKING:
-    from spd_core.predictor import Answer
+from spd_core.status import Answer
 
 
 def stamp_ns(header: Header) -> int:
