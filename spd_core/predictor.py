@@ -25,11 +25,12 @@ import numpy as np
 import torch.nn.functional as F
 
 from . import checkpoint
-from .camera import Camera, CameraError, check_aspect, doubt, inside_image
+from .camera import Camera, CameraError, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features, check_input_size
 from .pixels import checked_points
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
+from .plausibility import check_aspect, doubt
 from .preprocess import ImageTransform, check_image
 from .runtimes import NOT_SHARED, check_fork, create_runtime, inference, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
