@@ -64,13 +64,13 @@ class Camera:
 
     def __post_init__(self):
         try:
-            is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # which no text is
+            is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # refuses text; float does not
             for name in INTRINSICS:
                 object.__setattr__(self, name, float(getattr(self, name)))
             object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
         except (TypeError, ValueError, OverflowError) as error:
             raise CameraError(f"camera intrinsics and distortion must be numbers, got {self}: {error}") from error
-        product = self.fx * self.fy  # it may be no float any more
+        product = self.fx * self.fy  # it may overflow, or vanish
         if not is_finite or min(self.fx, self.fy, product) <= 0 or math.isinf(product):
             raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
         counts = (0, *DISTORTION_MODELS.get(self.distortion_model, ()))
@@ -89,7 +89,7 @@ class Camera:
 
     @property
     def pixel_aspect(self) -> float:
-        """How wide a pixel is, of its height: 1 where a calibration differs from that by less than 1 %, as those of
+        """Width of a pixel over its height: 1 where a calibration differs from that by less than 1 %, as those of
         square pixels do; never more than MOST_PIXEL_ASPECT, nor less than its inverse."""
         aspect = self.fy / self.fx
         return 1.0 if abs(aspect - 1) < 0.01 else min(max(aspect, 1 / MOST_PIXEL_ASPECT), MOST_PIXEL_ASPECT)
