@@ -13,8 +13,7 @@ import numpy as np
 from spd_core.camera import inside_image
 from spd_core.extras import extra
 from spd_core.pictures import draw_overlay
-from spd_core.predictor import Answer
-from spd_core.status import Status
+from spd_core.status import Answer, Status
 from spd_ros.conversions import message_to_rgb, stamp_ns
 from spd_ros.observer import PATIENCE_S, POINT, Observer, ObserverError, Seen, answer_of, observing
 

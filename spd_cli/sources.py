@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from spd_core import files
-from spd_core.camera import Camera, doubt
+from spd_core.camera import Camera
 from spd_core.data.images import read_colour
-from spd_core.data.rgbd import check_upright, pictures_in, read_camera
+from spd_core.data.rgbd import pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
+from spd_core.plausibility import check_upright, doubt
 from spd_core.predictor import EncodedFrame
 
 from .console import say

@@ -12,8 +12,7 @@ import numpy as np
 
 from spd_core.camera import scale_points
 from spd_core.pixels import pixel_under
-from spd_core.predictor import Answer
-from spd_core.status import Status
+from spd_core.status import Answer, Status
 
 from .sources import in_metres
 

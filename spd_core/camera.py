@@ -21,7 +21,6 @@ from .lens import DISTORTION_MODELS, lens
 # presets train at.
 NYU_FOCAL_PX = 518.8579
 INTRINSICS = ("fx", "fy", "cx", "cy")
-OTHER_SHARE = 0.2  # in half sides of the image: an optical axis is seldom so far from the middle both ways
 MOST_PIXEL_ASPECT = 4.0  # of a sensor that is binned or skips lines; beyond it intrinsics are wrong
 
 
@@ -65,13 +64,13 @@ class Camera:
 
     def __post_init__(self):
         try:
-            is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # which no text is
+            is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # refuses text; float does not
             for name in INTRINSICS:
                 object.__setattr__(self, name, float(getattr(self, name)))
             object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
         except (TypeError, ValueError, OverflowError) as error:
             raise CameraError(f"camera intrinsics and distortion must be numbers, got {self}: {error}") from error
-        product = self.fx * self.fy  # it may be no float any more
+        product = self.fx * self.fy  # it may overflow, or vanish
         if not is_finite or min(self.fx, self.fy, product) <= 0 or math.isinf(product):
             raise CameraError(f"camera intrinsics must be finite with positive focal lengths, got {self}")
         counts = (0, *DISTORTION_MODELS.get(self.distortion_model, ()))
@@ -90,7 +89,7 @@ class Camera:
 
     @property
     def pixel_aspect(self) -> float:
-        """How wide a pixel is, of its height: 1 where a calibration differs from that by less than 1 %, as those of
+        """Width of a pixel over its height: 1 where a calibration differs from that by less than 1 %, as those of
         square pixels do; never more than MOST_PIXEL_ASPECT, nor less than its inverse."""
         aspect = self.fy / self.fx
         return 1.0 if abs(aspect - 1) < 0.01 else min(max(aspect, 1 / MOST_PIXEL_ASPECT), MOST_PIXEL_ASPECT)
@@ -161,58 +160,6 @@ class Camera:
                 rays = lens(self.distortion_model, self.distortion).undistort(rays.reshape(-1, 2)).reshape(rays.shape)
             z = np.where(np.isnan(rays).any(axis=-1, keepdims=True), np.nan, z)
         return np.concatenate([rays * z, z], axis=-1)
-
-
-def check_aspect(camera: Camera) -> None:
-    """Raise CameraError where no camera has pixels of such a shape."""
-    aspect = max(camera.fx / camera.fy, camera.fy / camera.fx)
-    if aspect > MOST_PIXEL_ASPECT * 1.01:  # of sizes that were rounded
-        raise CameraError(
-            f"fx = {camera.fx:g} px and fy = {camera.fy:g} px; expected nearly the same, or where pixels are not square"
-            f" at most {MOST_PIXEL_ASPECT:g} times the other"
-        )
-
-
-def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
-    """Raise CameraError where no camera with a sensor of `sensor` (height, width) px has such intrinsics. Its optical
-    axis may be beside the sensor, by a side of it at most: of a part that was cut out of what the camera saw."""
-    check_aspect(camera)
-    if not all(-extent <= at <= 2 * extent for at, extent in ((camera.cx, sensor[1]), (camera.cy, sensor[0]))):
-        raise CameraError(
-            f"the optical axis at {camera.cx:g},{camera.cy:g} px, far outside the {sensor[1]:g}x{sensor[0]:g} px that"
-            " the camera sees"
-        )
-
-
-def optical_axis(camera: Camera, size: tuple[int, int]) -> tuple[float, float]:
-    """The principal point (across, down) in halves of an image of `size` (height, width) px: 1 and 1 in its middle; of
-    a calibration of another size, about the ratio of the sizes."""
-    height, width = size
-    return 2 * (camera.cx + 0.5) / width, 2 * (camera.cy + 0.5) / height
-
-
-def is_out_of_order(camera: Camera, size: tuple[int, int]) -> bool:
-    """Whether the four numbers are fx cx fy cy, as K has them row by row: those would have square pixels, and the
-    axis in the middle of an image of `size` (height, width) px."""
-    ordered = replace(camera, fy=camera.cx, cx=camera.fy) if camera.cx > 0 else camera
-    is_square, was_square = (max(c.fx, c.fy) < 1.1 * min(c.fx, c.fy) for c in (ordered, camera))
-    return is_square and not was_square and all(abs(at - 1) < 0.1 for at in optical_axis(ordered, size))
-
-
-def doubt(camera: Camera, size: tuple[int, int]) -> str:
-    """Why a camera that may be right is hardly that of an image of `size` (height, width) px; "" where it may well be.
-    A part of an image that was cut out of its corner looks the same as a calibration at another size."""
-    height, width = size
-    if is_out_of_order(camera, size):
-        numbers = ", ".join(f"{number:g}" for number in (camera.fx, camera.fy, camera.cx, camera.cy))
-        return f"the intrinsics {numbers} look like fx cx fy cy; expected fx fy cx cy"
-    across, down = optical_axis(camera, size)
-    if min(across, down) > 1 + OTHER_SHARE or (min(across, down) > 0 and max(across, down) < 1 - OTHER_SHARE):
-        return (
-            f"the optical axis at {camera.cx:g},{camera.cy:g} px is far from the middle of {width}x{height} px: the"
-            f" calibration of a {round(across * width)}x{round(down * height)} image? Depths would be off"
-        )
-    return ""
 
 
 def focal_correction(camera: Camera, training_focal_px: float) -> float:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .camera import DISTORTION_MODELS, Camera, CameraError, check_plausible, doubt
+from .camera import DISTORTION_MODELS, Camera, CameraError
 from .errors import MessageError
+from .plausibility import PLAUSIBLE_FOCAL, check_plausible, doubt
 
 Message = Any  # of rclpy, rosbags, or what a calibration file says
 
@@ -23,7 +24,6 @@ _ALIASES = {
 # Of lenses that are no pinhole, whatever their coefficients.
 _NO_PINHOLE = ("omni", "mei", "double_sphere", "ds", "eucm", "ucm", "fov", "atan", "scaramuzza", "ocam")
 DISTORTION_ALIASES = {alias: model for model, aliases in _ALIASES.items() for alias in aliases}
-PLAUSIBLE_FOCAL = (0.01, 1000.0)  # least and most focal length, in longer sides of the image: fisheyes to telescopes
 ASPECT_TOLERANCE = 0.01  # of a width to a height: images are cut to multiples of 8 or 16 rows
 
 

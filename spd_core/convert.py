@@ -1,15 +1,4 @@
-"""Released checkpoints of other projects to SPD's: Depth Anything V2's metric models (Yang et al. 2024), by key name.
-
-theirs                                              ours
-pretrained.<x>                                      encoder.pretrained.<x>                (mask_token is not used)
-depth_head.projects.<i>, .resize_layers.<i>         encoder.projects.<i>, .resize_layers.<i>
-depth_head.scratch.layer<n>_rn                      <part>.project<n>                     part: decoder for n = 1, 2,
-depth_head.scratch.refinenet<n>.resConfUnit1        <part>.refine<n>.skip_unit                  global_path for n = 3, 4
-depth_head.scratch.refinenet<n>.resConfUnit2        <part>.refine<n>.unit                 (not refinenet4.resConfUnit1)
-depth_head.scratch.refinenet<n>.out_conv            <part>.refine<n>.out
-depth_head.scratch.output_conv1, output_conv2.0     decoder.conv1, decoder.conv2
-depth_head.scratch.output_conv2.2                   decoder.head
-"""
+"""Released checkpoints of other projects to SPD's: Depth Anything V2's metric models (Yang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -35,6 +24,7 @@ DATASETS = {"hypersim": (20.0, 886.81 * 518 / 768), "vkitti": (80.0, 725.0 * 518
 # random_frame as r; cv2.imwrite('spd_core/weights/room.jpg', r(0, (196, 252)).rgb[..., ::-1])"
 ROOM = Path(__file__).parent / "weights" / "room.jpg"
 ROOM_CAMERA = Camera(213.61043, 213.61043, 122.80948, 97.76153)
+# Parts of their tensors' names, and what they become in ours, one after the other; what their network does not use.
 UNUSED = re.compile(r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\..*")
 RENAMED = (
     (r"depth_head\.scratch\.layer([12])_rn", r"decoder.project\1"),
@@ -47,7 +37,8 @@ RENAMED = (
     (r"depth_head\.scratch\.output_conv1", "decoder.conv1"),
     (r"depth_head\.scratch\.output_conv2\.0", "decoder.conv2"),
     (r"depth_head\.scratch\.output_conv2\.2", "decoder.head"),
-    (r"^(pretrained|depth_head)\.", lambda match: "encoder.pretrained." if match[1] == "pretrained" else "encoder."),
+    (r"^depth_head\.", "encoder."),  # projects and resize_layers are left
+    (r"^pretrained\.", "encoder.pretrained."),
 )
 
 
@@ -109,26 +100,26 @@ def _trained_on(path: Path, max_depth_m: float | None) -> str:
     Raises:
         CheckpointError: neither says it, they contradict each other, or the name is that of a relative checkpoint.
     """
-    dataset = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
-    if dataset is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
+    by_name = next((name for name in DATASETS if f"metric_{name}" in path.name), None)
+    if by_name is None and re.fullmatch(r"depth_anything_v2_vit[sblg]\.pth", path.name):
         raise CheckpointError(
             f"{path} is a relative-depth checkpoint of Depth Anything V2: it answers inverse depth of unknown scale,"
             " never metres. Get depth_anything_v2_metric_hypersim_vits.pth (indoor) or"
             f" depth_anything_v2_metric_vkitti_vits.pth (outdoor), see {SOURCE}"
         )
-    by_depth = {depth: name for name, (depth, _) in DATASETS.items()}
-    if max_depth_m is not None and max_depth_m not in by_depth:
+    by_depth: dict[float | None, str | None] = {depth: name for name, (depth, _) in DATASETS.items()}
+    by_depth[None] = by_name
+    if max_depth_m not in by_depth:
         raise CheckpointError(f"max_depth_m is {max_depth_m}; expected 20 (Hypersim) or 80 (Virtual KITTI)")
+    dataset = by_depth[max_depth_m]
     if dataset is None:
-        if max_depth_m is None:
-            raise CheckpointError(
-                f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
-                " model, 80 for Virtual KITTI"
-            )
-        return by_depth[max_depth_m]
-    if max_depth_m not in (None, DATASETS[dataset][0]):
         raise CheckpointError(
-            f"{path.name} was trained with a largest depth of {DATASETS[dataset][0]:.0f} m, not {max_depth_m:.0f}:"
+            f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
+            " model, 80 for Virtual KITTI"
+        )
+    if by_name not in (None, dataset):
+        raise CheckpointError(
+            f"{path.name} was trained with a largest depth of {DATASETS[by_name][0]:.0f} m, not {max_depth_m:.0f}:"
             " every answer would be wrong in proportion"
         )
     return dataset

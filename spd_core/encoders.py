@@ -17,13 +17,6 @@ from .lite_encoder import LiteEncoder
 DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # names that timm's blocks have for it
 
 
-def normalise(images: Tensor) -> Tensor:
-    """RGB [..., 3, H, W] in 0 ... 255, uint8 or floating, to what the encoders take, in float32."""
-    scale = images.new_tensor([1 / (255 * std) for std in STD], dtype=torch.float32)
-    offset = images.new_tensor([mean / std for mean, std in zip(MEAN, STD)], dtype=torch.float32)
-    return (images * scale[:, None, None]).sub_(offset[:, None, None])
-
-
 class ResponseMlp(timm.layers.GlobalResponseNormMlp):
     """ConvNeXt V2's two linear layers with response normalisation between them, the same function and parameters in
     fewer passes over the widest map of a block. The normalisation scales each channel of an image by a factor and adds

@@ -66,6 +66,10 @@ class Protocol:
             if value is not None and value < 1:
                 raise SPDError(f"{name} must be positive, got {value}")
 
+    def metrics(self, pred_m: np.ndarray, gt_m: np.ndarray, crop: str | None = None) -> dict[str, float]:
+        """`depth_metrics` in this range of depths."""
+        return depth_metrics(pred_m, gt_m, min_depth=self.min_depth_m, max_depth=self.max_depth_m, crop=crop)
+
 
 class Evaluation(TypedDict):
     """What `evaluate` found: the protocol as it was applied, the mean over images, and each image with its name; with a
@@ -137,9 +141,9 @@ def score(
     at = chosen_pixels(protocol, sample, crop, index)
     pred_m = predict(predictor, sample, protocol, at)
     gt_m, cut = (sample.truth_m, crop) if at is None else (sample.truth_m[at[:, 1], at[:, 0]], None)
-    how: Any = {"min_depth": protocol.min_depth_m, "max_depth": protocol.max_depth_m, "crop": cut}
-    own = {"name": sample.name, **depth_metrics(pred_m, gt_m, **how), **range_metrics(pred_m, gt_m, **how)}
-    return own, {} if constant_m is None else depth_metrics(np.full_like(gt_m, constant_m), gt_m, **how)
+    ranges = range_metrics(pred_m, gt_m, min_depth=protocol.min_depth_m, max_depth=protocol.max_depth_m, crop=cut)
+    own = {"name": sample.name, **protocol.metrics(pred_m, gt_m, cut), **ranges}
+    return own, {} if constant_m is None else protocol.metrics(np.full_like(gt_m, constant_m), gt_m, cut)
 
 
 def crop_of(protocol: Protocol, dataset: Dataset) -> str | None:

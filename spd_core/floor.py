@@ -91,17 +91,17 @@ def floor_points(plane: FloorPlane, camera: Camera, size: tuple[int, int]) -> tu
 def floor_chance(plane: FloorPlane, floor_m: np.ndarray, network_m: np.ndarray) -> np.ndarray:
     """Probability [K] that the pixels of the grid show floor, from how the network's depth [K] grows against the
     floor's, both of `floor_points`."""
-    ratio = np.stack([np.log(values).reshape(GRID[::-1]) for values in (network_m, floor_m)])
+    logs = np.stack([np.log(values).reshape(GRID[::-1]) for values in (network_m, floor_m)])
     is_on_its_side = abs(plane.down[0]) > abs(plane.down[1])
     if is_on_its_side:
-        ratio = ratio.transpose(0, 2, 1)
-    network_growth, floor_growth = ratio[:, :-1] - ratio[:, 1:]
+        logs = logs.transpose(0, 2, 1)
+    network_growth, floor_growth = logs[:, :-1] - logs[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = network_growth / floor_growth
-    odds = np.full((2, *ratio.shape[1:]), np.nan)  # with the neighbour below, and the one above
-    odds[0, :-1], odds[1, 1:] = growth, growth
-    known = np.isfinite(odds)
-    growth = np.where(known, odds, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    of_pixel = np.full(logs.shape, np.nan)  # with the neighbour below, and the one above
+    of_pixel[0, :-1] = of_pixel[1, 1:] = growth
+    known = np.isfinite(of_pixel)
+    growth = np.where(known, of_pixel, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     likelihood = [(1 + ((growth - about) / GROWTH_WIDTH) ** 2 / 2) ** -1.5 for about in (FLOOR_GROWTH, OTHER_GROWTH)]
     chance = FLOOR_SHARE * likelihood[0] / (FLOOR_SHARE * likelihood[0] + (1 - FLOOR_SHARE) * likelihood[1])
     chance = np.where(known.any(axis=0), chance, FLOOR_SHARE)

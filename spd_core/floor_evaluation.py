@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from .data.samples import Dataset, limited
 from .errors import SPDError
 from .evaluation import Protocol, crop_of, encode
 from .floor import FloorPlane
-from .metrics import depth_metrics, evaluated_pixels, mean_metrics
+from .metrics import evaluated_pixels, mean_metrics
 from .predictor import Predictor
 from .scale import ScaleFilter
 from .scale_prior import ScalePrior
@@ -135,8 +134,7 @@ def evaluate_floor(
         ]
         if not judged.any():
             continue
-        score = partial(depth_metrics, min_depth=protocol.min_depth_m, max_depth=protocol.max_depth_m)
-        scores = [score(depth_m[judged], truth_m[judged]) for depth_m in (network_m, corrected_m)]
+        scores = [protocol.metrics(depth_m[judged], truth_m[judged]) for depth_m in (network_m, corrected_m)]
         is_visible = bool(shows.mean() >= VISIBLE)
         groups["visible" if is_visible else "hidden"].append((claimed, scores[0], scores[1]))
         if is_visible:

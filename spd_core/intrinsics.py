@@ -19,8 +19,9 @@ from . import files
 from .camera import Camera
 from .camera_info import camera_from_info
 from .data.images import exif_of, flips_of, orientation_of
-from .data.rgbd import check_camera, four_numbers, read_camera
+from .data.rgbd import four_numbers, read_camera
 from .errors import SPDError
+from .plausibility import check_camera, off_centre
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
@@ -101,11 +102,7 @@ def _as_shown(camera: Camera, turn: int, size: tuple[int, int]) -> Camera:
         turned = turned.mirrored(width)
     if is_upside_down:
         turned = turned.transposed().mirrored(height).transposed()
-
-    def off_centre(camera: Camera) -> float:
-        return math.hypot((camera.cx + 0.5) / width - 0.5, (camera.cy + 0.5) / height - 0.5)
-
-    return turned if not is_transposed or off_centre(turned) <= off_centre(camera) else camera
+    return turned if not is_transposed or off_centre(turned, size) <= off_centre(camera, size) else camera
 
 
 def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:

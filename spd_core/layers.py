@@ -33,20 +33,13 @@ class Head(nn.Linear):
             outputs are dead.
         max_depth_m: largest depth of "sigmoid".
         sigma: answer the uncertainty too.
-        initial_depth_m: depth that a zero feature answers, through the bias; at most half of `max_depth_m`.
     """
 
-    INITIAL_SIGMA = 0.2
+    # What a zero feature answers, through the bias; of depth, half of `max_depth_m` at most.
+    INITIAL_DEPTH_M, INITIAL_SIGMA = 2.5, 0.2
     SIGMA_RANGE = (0.005, 2.0)  # e ** 2 is a factor of 7: nothing is known there
 
-    def __init__(
-        self,
-        features: int,
-        activation: str,
-        max_depth_m: float | None = None,
-        sigma: bool = False,
-        initial_depth_m: float = 2.5,
-    ):
+    def __init__(self, features: int, activation: str, max_depth_m: float | None = None, sigma: bool = False):
         super().__init__(features, 2 if sigma else 1)
         if activation not in ACTIVATIONS or (activation == "sigmoid") != (max_depth_m is not None):
             raise SPDError(
@@ -62,7 +55,7 @@ class Head(nn.Linear):
         }
         nn.init.normal_(self.weight, std=0.01)
         with torch.no_grad():
-            self.bias[0] = inverse[activation](min(initial_depth_m, 0.5 * self.max_depth_m))
+            self.bias[0] = inverse[activation](min(self.INITIAL_DEPTH_M, 0.5 * self.max_depth_m))
             self.bias[1:] = math.log(self.INITIAL_SIGMA)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., D] -> [..., 1] m, or [..., 2] m and 1

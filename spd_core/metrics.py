@@ -114,9 +114,9 @@ def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over images, each with the same weight; images without a valid pixel do not count, nor does a range where an
     image has none. `n_valid` is summed, a `name` left out.
 
-    An image with a prediction that is not finite counts, so that failing on what is hard does not pay: what is NaN for
-    it is NaN in the mean, and no such mean is the best. `n_nan` says how many of the `n_images` there are; the ranges
-    are of the others alone.
+    An image with a prediction that is not finite counts: its errors are NaN, and so is their mean, which is never the
+    best. Otherwise a model would gain by failing on what is hard. `n_nan` says how many of the `n_images` these are;
+    the ranges are of the others alone.
     """
     counted = [m for m in per_image if m["n_valid"] > 0]
     if not counted:

@@ -25,14 +25,16 @@ import numpy as np
 import torch.nn.functional as F
 
 from . import checkpoint
-from .camera import Camera, CameraError, check_aspect, doubt, inside_image
+from .camera import Camera, CameraError, inside_image
 from .errors import SPDError
 from .model import PRESETS, SPD, Features, check_input_size
 from .pixels import checked_points
 from .plan import NOTHING, UNKNOWN, Coverage, Known, Plan
+from .plausibility import check_aspect, doubt
 from .preprocess import ImageTransform, check_image
 from .runtimes import NOT_SHARED, check_fork, create_runtime, inference, made_ready, pick_device, pick_dtype, placed
 from .sites import Grid
+from .status import Answer as Answer  # for those who look for it here
 from .status import Status
 
 if TYPE_CHECKING:
@@ -226,24 +228,6 @@ def _planned(model: SPD, points: bytes, *how: Any) -> Plan:
     return model.plan_points(np.frombuffer(points).reshape(1, -1, 2), *how)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is answered at K points.
-
-    Attributes:
-        depth_m: z-depth, float32 [K]; NaN where there is none.
-        sigma_m: its standard deviation, float32 [K]; NaN where there is no depth, or the model says none.
-        xyz_m: in the optical frame (x right, y down, z forward), float32 [K, 3]; NaN rows where there is no depth, no
-            camera, or no ray of its lens.
-        status: why, uint8 [K] of `Status`: OK, NOT_FINITE, OUTSIDE_IMAGE, NETWORK_NAN, INVALID_RAY or NO_CAMERA_INFO.
-    """
-
-    depth_m: np.ndarray
-    sigma_m: np.ndarray
-    xyz_m: np.ndarray
-    status: np.ndarray
-
-
 @dataclass(frozen=True, eq=False)
 class EncodedFrame:
     """One encoded image: the predictor that answers, the network's features of the image, how it came there, and its
@@ -275,8 +259,11 @@ class EncodedFrame:
         _check_scale(scale)
         uv = checked_points(uv)
         depth_m, sigma_log = self._decode(uv)
+        applied: np.ndarray | float = 1.0
         if scale is not None:
-            depth_m, sigma_log = scale.correct(depth_m, sigma_log)
+            network_m = depth_m
+            depth_m, sigma_log = scale.correct(network_m, sigma_log)
+            applied = np.divide(depth_m, network_m, out=np.full_like(depth_m, scale.factor), where=network_m > 0)
         xyz_m = np.full((len(uv), 3), np.nan, np.float32)
         status = np.full(len(uv), Status.OK, np.uint8)
         if self.camera is None:
@@ -289,7 +276,7 @@ class EncodedFrame:
         status[np.isnan(depth_m)] = Status.NETWORK_NAN
         status[~inside_image(uv, self.size)] = Status.OUTSIDE_IMAGE
         status[~np.isfinite(uv).all(axis=1)] = Status.NOT_FINITE
-        return Answer(depth_m, depth_m * sigma_log, xyz_m, status)
+        return Answer(depth_m, depth_m * sigma_log, xyz_m, status, applied)
 
     def _decode(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth, m, and the standard deviation of its logarithm, float32 [K] each, at points [K, 2]; NaN outside the

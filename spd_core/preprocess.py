@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backbones import MEAN, STD
 from .camera import Camera, focal_correction, scale_points
-from .encoders import normalise
 from .errors import SPDError
 from .model import MIN_SIZE, SPD, SPDConfig
 from .plan import upload
@@ -22,6 +22,13 @@ MAX_ASPECT = 16
 # Pixels of network input under fit "focal", in multiples of the model's input size: cameras of very wide view are
 # scaled down.
 MOST_INPUT = 3.0
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB [..., 3, H, W] in 0 ... 255, uint8 or floating, to what the encoders take, in float32."""
+    scale = images.new_tensor([1 / (255 * std) for std in STD], dtype=torch.float32)
+    offset = images.new_tensor([mean / std for mean, std in zip(MEAN, STD)], dtype=torch.float32)
+    return (images * scale[:, None, None]).sub_(offset[:, None, None])
 
 
 @dataclass(frozen=True)

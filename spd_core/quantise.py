@@ -16,9 +16,9 @@ import torch
 
 from .checkpoint import EMBEDDED
 from .data.images import read_colour
-from .encoders import normalise
 from .extras import extra
 from .files import temporary_folder
+from .preprocess import normalise
 
 BACKBONE = "/encoder/backbone/"  # how the names of its nodes begin
 QUANTISED = ("Conv", "Clip", "Add")

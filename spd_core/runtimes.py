@@ -109,8 +109,8 @@ def made_ready(model: SPD, device: torch.device, dtype: torch.dtype) -> SPD:
 
 
 def _folds(model: SPD) -> bool:
-    """Whether each BatchNorm of the encoder follows the convolution that stands before it in the list of modules: of
-    timm's others some have a sum in between."""
+    """Whether BatchNorm can be folded by the order of modules alone: in EfficientNet-Lite each stands right after its
+    convolution; in some of timm's other encoders a sum comes between."""
     return isinstance(model.encoder, LiteEncoder)
 
 

@@ -33,9 +33,10 @@ import numpy as np
 from .arrays import float64
 from .camera import inside_image
 from .floor import FloorPlane, floor_chance, floor_points
-from .predictor import Answer, EncodedFrame, Predictor
+from .predictor import EncodedFrame, Predictor
 from .scale_posterior import FADE_S, REFERENCE, posterior, share_seen
 from .scale_prior import ScaleError, ScalePrior
+from .status import Answer
 
 ALIKE_WIDTHS = 0.03  # of an image: one standard deviation of being alike
 CENTRE_S, PAUSE_S = 20.0, 0.5
@@ -68,10 +69,6 @@ class FixedScale:
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `ScaleFilter.correct`."""
         return depth_m * np.float32(self.factor), np.hypot(sigma_log, np.float32(self.sigma_log))
-
-    def applied(self, corrected_m: np.ndarray) -> np.ndarray:
-        """The factors in corrected depths."""
-        return np.full_like(corrected_m, self.factor)
 
 
 class ScaleFilter:
@@ -134,11 +131,6 @@ class ScaleFilter:
         corrected_m = depth_m * np.exp(self._mean[0] + self._mean[1] * x)
         sigma = np.sqrt((self.prior.own_share * sigma_log.astype(np.float64)) ** 2 + variance)
         return corrected_m.astype(np.float32), sigma.astype(np.float32)
-
-    def applied(self, corrected_m: np.ndarray) -> np.ndarray:
-        """The factors that `correct` has multiplied depths with, from those that it gave, m."""
-        x = (np.log(corrected_m.astype(np.float64) / self.prior.pivot_m) - self._mean[0]) / (1 + self._mean[1])
-        return np.exp(self._mean[0] + self._mean[1] * x).astype(np.float32)
 
     def _current_covariance(self) -> np.ndarray:
         silent_s = max(self._now_s - self._stamp_s - PAUSE_S, 0.0) if math.isfinite(self._stamp_s) else math.inf
@@ -228,10 +220,9 @@ class ScaleFilter:
     ) -> np.ndarray:
         """What is remembered of references [K] and the network's answer at them, without those that it does not
         answer."""
-        network_m = answer.depth_m.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            network_sigma = answer.sigma_m / network_m
-            log_network = np.log(network_m)
+            network_sigma = answer.sigma_log
+            log_network = np.log(answer.depth_m.astype(np.float64))
         new = np.zeros(len(uv), REFERENCE)
         new["u"], new["v"] = uv.T / frame.size[1]
         new["log_depth"] = log_network - math.log(self.prior.pivot_m)
@@ -274,7 +265,7 @@ class ScaleFilter:
 
 
 # What is known of the scene beside the image: both have `factor`, which turns answered metres into true ones, with
-# `sigma_log`, the standard deviation of its logarithm, and the methods `correct` and `applied`.
+# `sigma_log`, the standard deviation of its logarithm, and the method `correct`.
 MetricScale = FixedScale | ScaleFilter
 
 

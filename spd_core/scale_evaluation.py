@@ -20,12 +20,14 @@ from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import depth_metrics, evaluated_pixels, mean_metrics
+from .metrics import evaluated_pixels, mean_metrics
+from .pixels import random_pixels
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
 from .scale import ScaleFilter
 from .scale_posterior import NU
 from .scale_prior import ScalePrior
+from .status import Answer
 
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, OUTLIERS = 0.05, 0.2  # of references: sigma of the log, and the share that are outliers: any depth
@@ -39,6 +41,15 @@ LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quar
 NARROWER, AS_GOOD = (0.7, 0.8, 0.9, 1.0), 1.01
 SHARES = np.linspace(0.1, 1.0, 10)  # of the most certain points
 COVERED = {"68": 1.0, "95": 1.96}  # half-widths of the intervals, in sigmas
+
+
+class Points(NamedTuple):
+    """Pixels [K, 2] of an encoded image, with their true depth [K] m and what the network answers there."""
+
+    frame: EncodedFrame
+    at: np.ndarray
+    truth_m: np.ndarray
+    answer: Answer
 
 
 def draw_references(
@@ -81,58 +92,53 @@ def evaluate_scale(
     dataset = limited(dataset, protocol.limit)
     scored: dict[str, list[dict[str, float]]] = {name: [] for name in ("0", *map(str, counts), "exact")}
     draws = math.ceil(least_draws / max(len(dataset), 1))
-    points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
+    at_points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
     for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
         pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
-        if (at_points := _at_points(predictor, sample, protocol, crop, index)) is None:
+        if (points := _points_of(predictor, sample, protocol, crop, index)) is None:
             continue
-        frame, at, truth_m = at_points
-        answer = frame.answer(at)
-        said = answer if sigma_of is None else encode(sigma_of, sample, protocol).answer(at)
-        network_m, sigma_log = answer.depth_m, said.sigma_m / said.depth_m
-        points.append((network_m, sigma_log, truth_m))
+        said = points.answer if sigma_of is None else encode(sigma_of, sample, protocol).answer(points.at)
+        at_points.append((points.answer.depth_m, said.sigma_log, points.truth_m))
         for count in (0, *counts):
-            of_draws = []
-            for draw in range(draws if count else 1):
-                rng = np.random.default_rng([protocol.seed, index, count, draw])
-                chosen, said_m = draw_references(truth_m, count, rng)
-                scale = ScaleFilter(predictor, prior)
-                scale.update(frame, at[chosen], said_m)
-                depth_m, _ = scale.correct(network_m, sigma_log)
-                held_out = np.ones(len(at), dtype=bool)
-                held_out[chosen] = False
-                metrics = _score(depth_m[held_out], truth_m[held_out], protocol)
-                off = abs(math.log(metrics["s_star"])) / scale.sigma_log
-                of_draws.append(metrics | {f"scale_{name}": float(off < width) for name, width in COVERED.items()})
+            seeds = ([protocol.seed, index, count, draw] for draw in range(draws if count else 1))
+            of_draws = [_with_references(ScaleFilter(predictor, prior), points, count, s, protocol) for s in seeds]
             held_out_count = of_draws[0]["n_valid"]  # of each draw; none where the image has no more pixels than that
             scored[str(count)].append(
                 mean_metrics(of_draws) | {"n_valid": held_out_count} if held_out_count else of_draws[0]
             )
-        exact = np.median(truth_m / network_m)
-        scored["exact"].append(_score(network_m * exact, truth_m, protocol))
-    _check_enough(len(points), len(dataset), protocol)
+        exact = np.median(points.truth_m / points.answer.depth_m)
+        scored["exact"].append(protocol.metrics(points.answer.depth_m * exact, points.truth_m))
+    _check_enough(len(at_points), len(dataset), protocol)
     means = {name: mean_metrics(metrics) for name, metrics in scored.items()}
     exact_mean = means.pop("exact")
     return {
         "references": means,
         "exact": exact_mean,
-        "sigma": sigma_report(*(np.concatenate(part) for part in zip(*points))),
+        "sigma": sigma_report(*(np.concatenate(part) for part in zip(*at_points))),
         "noise": NOISE,
         "outliers": OUTLIERS,
         "prior": asdict(prior or ScalePrior.of(predictor)),
         "pixels_beyond": pixels_beyond,
-        "without_truth": len(dataset) - len(points),
+        "without_truth": len(dataset) - len(at_points),
     }
+
+
+def _with_references(
+    scale: ScaleFilter, points: Points, count: int, seed: list[int], protocol: Protocol
+) -> dict[str, float]:
+    """Metrics with a new scale to which `count` of the points are references, at all others."""
+    chosen, said_m = draw_references(points.truth_m, count, np.random.default_rng(seed))
+    scale.update(points.frame, points.at[chosen], said_m)
+    depth_m, _ = scale.correct(points.answer.depth_m, points.answer.sigma_log)
+    metrics = protocol.metrics(np.delete(depth_m, chosen), np.delete(points.truth_m, chosen))
+    off = abs(math.log(metrics["s_star"])) / scale.sigma_log
+    return metrics | {f"scale_{name}": float(off < width) for name, width in COVERED.items()}
 
 
 def check_counts(counts: Sequence[int]) -> None:
     """Raise SPDError for numbers of references that leave nothing to score, or are none."""
     if not all(1 <= count < SCORED for count in counts):
         raise SPDError(f"references must be 1 to {SCORED - 1} of the pixels that are scored, got {list(counts)}")
-
-
-def _score(depth_m: np.ndarray, truth_m: np.ndarray, protocol: Protocol) -> dict[str, float]:
-    return depth_metrics(depth_m, truth_m, min_depth=protocol.min_depth_m, max_depth=protocol.max_depth_m)
 
 
 def _check_enough(count: int, of: int, protocol: Protocol, least: int = 1) -> None:
@@ -144,16 +150,14 @@ def _check_enough(count: int, of: int, protocol: Protocol, least: int = 1) -> No
         )
 
 
-def _at_points(
-    predictor: Predictor, sample: Sample, protocol: Protocol, crop: str | None, index: int
-) -> tuple[EncodedFrame, np.ndarray, np.ndarray] | None:
-    """A sample encoded, and pixels [K, 2] of it with their true depth [K] m; None where it has no such pixel."""
-    at_points = replace(protocol, points=SCORED, grid=None)
-    at = chosen_pixels(at_points, sample, crop, index)
+def _points_of(predictor: Predictor, sample: Sample, protocol: Protocol, crop: str | None, index: int) -> Points | None:
+    """A sample at random pixels; None where it has none of known depth."""
+    at = chosen_pixels(replace(protocol, points=SCORED, grid=None), sample, crop, index)
     if at is None or not len(at):
         return None
     truth_m = sample.truth_m[at[:, 1], at[:, 0]].astype(np.float64)
-    return encode(predictor, sample, protocol), at.astype(np.float64), truth_m
+    frame = encode(predictor, sample, protocol)
+    return Points(frame, at, truth_m, frame.answer(at))
 
 
 def sigma_report(depth_m: np.ndarray, sigma_log: np.ndarray, truth_m: np.ndarray) -> dict:
@@ -197,9 +201,7 @@ class MeasuredScale(NamedTuple):
     pixels_beyond: int
 
 
-def measure_scale(
-    frames: Iterable[BagFrame], predictor: Predictor, max_depth_m: float = 10.0, seed: int = 0
-) -> MeasuredScale:
+def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, max_depth_m: float = 10.0) -> MeasuredScale:
     """The scale of a camera, from frames of which some have depth below `max_depth_m`.
 
     Raises:
@@ -211,17 +213,15 @@ def measure_scale(
         if frame.depth_m is None:
             continue
         pixels_beyond += int(evaluated_pixels(frame.depth_m, max_depth_m, math.inf, None).sum())
-        v, u = np.nonzero(evaluated_pixels(frame.depth_m, 0, max_depth_m, None))
-        if not len(u):
+        at = random_pixels(evaluated_pixels(frame.depth_m, 0, max_depth_m, None), MEASURED, [0, index])
+        if not len(at):
             continue
         without_camera += frame.camera is None
-        chosen = np.random.default_rng([seed, index]).permutation(len(u))[:MEASURED]
-        uv = np.stack([u[chosen], v[chosen]], axis=1).astype(np.float64)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the caller says so
-            network_m = predictor.encode(frame.rgb, frame.camera).depth_at(uv)
+            network_m = predictor.encode(frame.rgb, frame.camera).depth_at(at)
         if not np.isfinite(network_m).all():
             raise SPDError("the network's depth of a frame is not finite: no scale can be measured by it")
-        ratios.append(float(np.median(np.log(frame.depth_m[v[chosen], u[chosen]] / network_m))))
+        ratios.append(float(np.median(np.log(frame.depth_m[at[:, 1], at[:, 0]] / network_m))))
     if not ratios:
         raise DataError(
             f"no frame of the recording has depth below {max_depth_m:g} m (max_depth_m): a scale needs true distances"
@@ -259,21 +259,19 @@ def fit_prior(
             f"{len(dataset)} images are too few for a prior: what differs between images cannot be measured on fewer"
             f" than {LEAST_IMAGES}"
         )
-    points, sigmas = [], []
+    at_points, sigmas = [], []
     for index, sample in enumerate(opened(dataset, "prior", progress=progress)):
-        if (at_points := _at_points(predictor, sample, protocol, crop_of(protocol, dataset), index)) is None:
+        if (points := _points_of(predictor, sample, protocol, crop_of(protocol, dataset), index)) is None:
             continue
-        frame, at, truth_m = at_points
-        answer = frame.answer(at)
-        network_m = answer.depth_m.astype(np.float64)
+        network_m = points.answer.depth_m.astype(np.float64)
         if not np.isfinite(network_m).all():
             raise SPDError(f"the network's depth of {sample.name} is not finite: no prior can be fitted to its errors")
-        points.append((network_m, truth_m))
-        sigmas.append(np.mean(answer.sigma_m / network_m))
-    _check_enough(len(points), len(dataset), protocol, LEAST_IMAGES)
-    pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in points]))
+        at_points.append((network_m, points.truth_m))
+        sigmas.append(np.mean(points.answer.sigma_log))
+    _check_enough(len(at_points), len(dataset), protocol, LEAST_IMAGES)
+    pivot_m = math.exp(np.mean([np.log(np.median(network_m)) for network_m, _ in at_points]))
     scales, slopes, left = [], [], []
-    for network_m, truth_m in points:
+    for network_m, truth_m in at_points:
         ratio, weights = np.log(truth_m / network_m), np.ones(len(truth_m))
         rows = np.stack([np.ones(len(ratio)), np.log(network_m / pivot_m)], axis=1)
         for _ in range(10):  # Student's t by weights

@@ -27,7 +27,7 @@ from . import files
 from .data.augment import CROP_STEP_PX
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
-from .encoders import normalise, set_drop_path
+from .encoders import set_drop_path
 from .errors import SPDError, first_line
 from .evaluation import crop_of, predict, score
 from .extras import extra
@@ -35,6 +35,7 @@ from .metrics import collapsed, mean_metrics
 from .model import MIN_SIZE, SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
+from .preprocess import normalise
 from .runtimes import pick_device, without_tf32
 from .training_config import (
     TrainConfig,

@@ -202,7 +202,6 @@ class Answers:
         """Publish the one answer to a query: from its frame."""
         since_s, uv = time.monotonic(), query.uv
         scale: MetricScale | None = None
-        applied: np.ndarray | float = 1.0
         waypoint_depth_m: np.ndarray | None = None
         try:
             status = np.full(len(uv), Status.OK, np.uint8)
@@ -212,17 +211,16 @@ class Answers:
             answer = frame.encoded.answer(uv, scale)
             since_s = time.monotonic()  # waiting for transforms and decoding are no overhead
             answer = replace(answer, status=np.where(status == Status.OK, answer.status, status))
-            applied = 1.0 if scale is None else scale.applied(answer.depth_m)
             self.problems.resolved("answer")
         except Exception as error:  # out of device memory, say
             self.problems.failed("answer", error)
-            answer, applied = _nothing(len(uv), Status.FAILED), 1.0
+            answer = _nothing(len(uv), Status.FAILED)
         if bad := np.count_nonzero(answer.status == Status.NETWORK_NAN):
             what = f"the network's depth is not a finite number at {bad} of {len(uv)} points"
             self.problems.report("network", what)
         elif (answer.status == Status.OK).any():
             self.problems.resolved("network")
-        self._publish(query, frame.header, uv, answer, since_s, applied, waypoint_depth_m)
+        self._publish(query, frame.header, uv, answer, since_s, waypoint_depth_m)
         if (rgb := frame.rgb()) is not None and self._is_due("overlay", self.settings.overlay_rate_hz):
             caption = "" if scale is None else f"scale {scale.factor:.2f} +- {scale.factor * scale.sigma_log:.2f}"
             thin = slice(None, None, max(math.ceil(len(uv) / MOST_DRAWN), 1))
@@ -285,7 +283,6 @@ class Answers:
         uv: np.ndarray,
         answer: Answer,
         since_s: float,
-        applied: np.ndarray | float = 1.0,
         waypoint_depth_m: np.ndarray | None = None,
     ) -> None:
         """Publish an answer; the time since `since_s` is the node's own."""
@@ -293,7 +290,7 @@ class Answers:
         if query.waypoints_m is not None:
             topic = "waypoint_depths"
             waypoint_depth_m = _nan(len(uv)) if waypoint_depth_m is None else waypoint_depth_m
-        self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, applied, waypoint_depth_m))
+        self.outputs[topic].publish(answer_cloud(header, uv, query.ids, answer, waypoint_depth_m))
         now_s = time.monotonic()
         if query.is_grid:
             self.statistics.count("grids answered")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import array
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
@@ -14,9 +14,7 @@ from std_msgs.msg import Header
 
 from spd_core.message_fields import cloud_fields, image_fields, query_array
 from spd_core.messages import compressed_to_rgb, image_to_rgb
-
-if TYPE_CHECKING:
-    from spd_core.predictor import Answer
+from spd_core.status import Answer
 
 
 def stamp_ns(header: Header) -> int:
@@ -68,7 +66,6 @@ def answer_cloud(
     uv: np.ndarray,
     ids: np.ndarray,
     answer: Answer,
-    scale: np.ndarray | float,
     waypoint_depth_m: np.ndarray | None = None,
 ) -> PointCloud2:
     """An answer at points [K, 2] px with ids [K]: x y z (m, optical frame), depth and its standard deviation sigma (m),
@@ -82,7 +79,7 @@ def answer_cloud(
     points["x"], points["y"], points["z"] = answer.xyz_m.T
     points["u"], points["v"] = uv.T
     points["depth"], points["sigma"], points["status"] = answer.depth_m, answer.sigma_m, answer.status
-    points["id"], points["scale"] = ids, scale
+    points["id"], points["scale"] = ids, answer.scale
     if waypoint_depth_m is not None:
         points["waypoint_depth"] = waypoint_depth_m
         points["blocked"] = blocked_probability(answer, waypoint_depth_m)
@@ -93,5 +90,5 @@ def blocked_probability(answer: Answer, waypoint_depth_m: np.ndarray) -> np.ndar
     """Probability [K] that what is seen in the direction of waypoints stands nearer than they are, if the error of log
     depth is normal with the answer's sigma."""
     with np.errstate(all="ignore"):
-        beyond = np.log(waypoint_depth_m / answer.depth_m) / (answer.sigma_m / answer.depth_m)
+        beyond = np.log(waypoint_depth_m / answer.depth_m) / answer.sigma_log
     return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in beyond.tolist()], np.float32)

@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 from spd_core.errors import SPDError
 from spd_core.messages import cloud_to_array
 from spd_core.names import ANSWER_TOPIC, QUERY_TOPIC, WAYPOINT_ANSWER_TOPIC
-from spd_core.predictor import Answer
+from spd_core.status import Answer
 
 from .conversions import own_id, query_cloud, stamp_ns
 from .diagnostics import SILENCE_S, Problems, Statistics

@@ -5,9 +5,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from spd_core.camera import Camera, CameraError, doubt, focal_correction, inside_image, scale_points
-from spd_core.data.rgbd import check_camera
+from spd_core.camera import Camera, CameraError, focal_correction, inside_image, scale_points
 from spd_core.errors import SPDError
+from spd_core.plausibility import check_camera, doubt
 
 CAMERA = Camera(500.0, 510.0, 320.0, 240.0)
 

@@ -142,8 +142,7 @@ def test_answer_layout():
         Header(frame_id="cam"),
         np.array([[3.0, 4.0], [5.0, 6.0]]),
         ids,
-        Answer(depth, depth / 10, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE])),
-        np.array([1.25, np.nan], np.float32),
+        Answer(depth, depth / 10, xyz, np.array([Status.OK, Status.OUTSIDE_IMAGE]), np.array([1.25, np.nan])),
     )
     assert [(f.name, f.datatype) for f in msg.fields] == [
         ("x", 7),
@@ -172,7 +171,7 @@ def test_sensor_msgs_py_reads_answers_and_writes_queries():
     depth = np.array([1.5, np.nan], np.float32)
     answer = Answer(depth, depth / 10, np.stack([depth] * 3, axis=1), np.array([Status.OK, Status.OUTSIDE_IMAGE]))
     ids, uv = np.array([7, 9], np.uint32), np.array([[3.5, 4.0], [5.0, -6.0]])
-    msg = answer_cloud(Header(), uv, ids, answer, 1.0, waypoint_depth_m=depth)
+    msg = answer_cloud(Header(), uv, ids, answer, waypoint_depth_m=depth)
     read, ours = theirs.read_points(msg), cloud_to_array(msg)
     assert read.dtype.names == tuple(field.name for field in msg.fields)
     for name in read.dtype.names:
@@ -183,7 +182,7 @@ def test_sensor_msgs_py_reads_answers_and_writes_queries():
 
 def test_pixels_and_places_beyond_float32_are_no_warning(recwarn):
     nowhere = Answer(*np.full((2, 1), np.nan), np.full((1, 3), np.nan), np.array([Status.OUTSIDE_IMAGE]))
-    msg = answer_cloud(Header(), np.array([[1e300, -1e300]]), np.arange(1, dtype=np.uint32), nowhere, np.ones(1))
+    msg = answer_cloud(Header(), np.array([[1e300, -1e300]]), np.arange(1, dtype=np.uint32), nowhere)
     assert cloud_to_array(msg)[["u", "v"]].tolist() == [(np.inf, -np.inf)]
     assert projected(np.array([[0.0, 0.0, 1e300]]), None)[1] == np.inf
     assert not recwarn.list

@@ -14,8 +14,8 @@ from torch import nn
 
 from spd_core import SPD, Predictor, export
 from spd_core.backbones import EncoderError
-from spd_core.encoders import normalise
 from spd_core.lite_encoder import LiteEncoder, fold_batch_norm, imagenet_weights
+from spd_core.preprocess import normalise
 
 NAMES = list(enumerate(LiteEncoder.NAMES))
 

@@ -98,6 +98,7 @@ def test_a_scale_multiplies_all_metres(predictor, rgb):
     np.testing.assert_array_equal(scaled.status, plain.status)
     np.testing.assert_allclose(scaled.depth_m, 1.25 * plain.depth_m, rtol=1e-6)
     np.testing.assert_allclose(scaled.xyz_m, 1.25 * plain.xyz_m, rtol=1e-5)
+    np.testing.assert_allclose(scaled.scale, np.full(len(UV), 1.25), rtol=1e-6)  # also where there is no depth
     assert_consistent(scaled, len(UV))
 
 

@@ -177,8 +177,8 @@ def seen_by(observer, node, spin, header):
 
 def said_of(header, depth_m, scale):
     """An answer at two points."""
-    answer = Answer(np.array(depth_m), np.ones(2), np.ones((2, 3)), np.zeros(2, np.uint8))
-    return answer_cloud(header, np.array([[1.0, 1.0], [6.0, 6.0]]), np.arange(2, dtype=np.uint32), answer, scale)
+    answer = Answer(np.array(depth_m), np.ones(2), np.ones((2, 3)), np.zeros(2, np.uint8), scale)
+    return answer_cloud(header, np.array([[1.0, 1.0], [6.0, 6.0]]), np.arange(2, dtype=np.uint32), answer)
 
 
 def test_late_answers_of_every_kind_are_seen_and_stand_on_their_image(observed, client, monkeypatch):

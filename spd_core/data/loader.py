@@ -60,8 +60,8 @@ class AugmentedSamples:
         return int(order[i]), int(before[order[i]] + np.count_nonzero(order[:i] == order[i]))
 
     def _drawn(self, blocks: int) -> np.ndarray:
-        """How many samples of each data set the first blocks have. Each is rounded for itself but that of the largest
-        share, which is left what the others do not take: more than they are rounded by."""
+        """How many samples of each data set the first blocks have: its share, rounded; the data set of the largest
+        share takes what is left, so that they are all."""
         positions = blocks * BLOCK * len(self.shares)
         counts = np.rint(np.array(self.shares) * positions).astype(int)
         counts[np.argmax(self.shares)] += positions - counts.sum()

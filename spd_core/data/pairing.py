@@ -50,7 +50,7 @@ def pair(images: Series, depths: Series, tolerance_s: float, depth_offset_s: flo
         return Pairing(*counts, tolerance_s, {}, float("nan"), float("nan"))
     stamps = depths.stamps + round(depth_offset_s * 1e9)
     chosen = _nearest(images.stamps, stamps)
-    _apart(chosen, images.logged, stamps, depths.logged)
+    _break_ties(chosen, images.logged, stamps, depths.logged)
     distance = stamps[chosen] - images.stamps
     partner: dict[int, int] = {}
     taken: set[int] = set()
@@ -69,11 +69,11 @@ def same_stamp(series: Series, images: Series) -> dict[int, int]:
     if not len(series.stamps) or not len(images.stamps):
         return {}
     chosen = _nearest(series.stamps, images.stamps)
-    _apart(chosen, series.logged, images.stamps, images.logged)
+    _break_ties(chosen, series.logged, images.stamps, images.logged)
     return {int(place): int(chosen[place]) for place in np.flatnonzero(images.stamps[chosen] == series.stamps)}
 
 
-def _apart(chosen: np.ndarray, logged: np.ndarray, stamps: np.ndarray, others_logged: np.ndarray) -> None:
+def _break_ties(chosen: np.ndarray, logged: np.ndarray, stamps: np.ndarray, others_logged: np.ndarray) -> None:
     """Of messages of one stamp (a recording that was played in a loop repeats them), change `chosen` [N], the places in
     `stamps` [M], to those that were recorded nearest in time."""
     order = np.argsort(stamps, kind="stable")

@@ -9,19 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import files
-from ..camera import OTHER_SHARE, Camera, CameraError, check_plausible, doubt, is_out_of_order, optical_axis
-from ..camera_info import PLAUSIBLE_FOCAL
-from ..errors import SPDError
+from ..camera import Camera
+from ..plausibility import check_upright
 from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Of the optical axis from the middle, in sides of the picture, at most: a picture may be a part of what the camera saw,
-# but one at the edge is the middle of a picture of twice the size.
-OFF_CENTRE = 0.42
-# An optical axis that is off by OTHER_SHARE, and across as far as down to this share, is that of a picture of another
-# size; a part of a picture is seldom cut like that.
-SAME_SHARE = 0.06
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
     " in px)"
@@ -45,52 +38,6 @@ def read_camera(folder: str | Path) -> Camera | None:
         return Camera(*four_numbers(text))
     except ValueError as error:
         raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
-
-
-def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type[SPDError] = DataError) -> None:
-    """Raise `error` where a camera, of which `source` tells, cannot be that of a picture of `size` (height, width) px:
-    its focal length is in mm, its numbers are of the picture at another size, or of no camera."""
-    height, width = size
-    least, most = (factor * max(size) for factor in PLAUSIBLE_FOCAL)
-    if not least <= camera.focal_px <= most:
-        raise error(
-            f"the focal length of {source} is {camera.focal_px:g} px for a picture of {width}x{height} px; expected"
-            f" fx,fy,cx,cy in px, not mm: {least:g} to {most:g}"
-        )
-    if is_out_of_order(camera, size):
-        raise error(f"{source}: {doubt(camera, size)}")
-    across, down = optical_axis(camera, size)
-    if abs(across - down) < SAME_SHARE * down and abs(across - 1) > OTHER_SHARE:
-        raise error(
-            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}: it looks like the calibration of a"
-            f" {round(across * width)}x{round(down * height)} picture, and this one is {width}x{height} px; expected"
-            f" fx,fy,cx,cy in px of this size: each of them times {2 / (across + down):.3g}"
-        )
-    if not all(abs(at / extent - 0.5) <= OFF_CENTRE for at, extent in ((camera.cx, width), (camera.cy, height))):
-        raise error(
-            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}, outside the picture of {width}x{height}"
-            " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (of this size, and turned"
-            " where it is portrait)"
-        )
-    try:
-        check_plausible(camera, size)
-    except CameraError as reason:
-        raise error(f"{source} has {reason}") from reason
-
-
-def check_upright(camera: Camera, size: tuple[int, int], source: str) -> None:
-    """`check_camera` where nothing turns a camera with its picture, as `camera_of_picture` does for a single one: raise
-    DataError, too, for that of the picture before it was turned."""
-    check_camera(camera, size, source)
-
-    def off_centre(camera: Camera) -> float:
-        return max(abs(at - 1) for at in optical_axis(camera, size))
-
-    if off_centre(camera.transposed()) < SAME_SHARE and off_centre(camera) > OTHER_SHARE:
-        raise DataError(
-            f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}, the middle of the picture before it was"
-            f" turned; expected fx,fy,cx,cy in px of the picture as it is shown, {size[1]}x{size[0]} px"
-        )
 
 
 def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
@@ -129,7 +76,7 @@ class RGBDFolder(Dataset):
                     f"{file} is {found} and the first picture {first}: {self.source} is of one size; put pictures of"
                     " each size in a folder with a camera.txt of its own"
                 )
-            check_upright(self.camera, size, f"{self.source} for {file.name}")
+            check_upright(self.camera, size, f"{self.source} for {file.name}", DataError)
         return sample
 
     def _read(self, index: int) -> Sample:
