@@ -126,6 +126,8 @@ class Parser(ArgumentParser):
             name, equals, value = word.partition("=")
             kind, value = kinds.get(name), value if equals else following
             value = value.replace("x", ",") if name.endswith("grid") else value
+            if value[:1] in ("#", "&") and type(None) in get_args(kind):
+                self.error(f"{name} {value} is nothing in YAML; write ./{value} for a file or a folder of that name")
             if any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind))) and NUMBERS.fullmatch(value):
                 words[i if equals else i + 1] = f"{name}=[{value}]" if equals else f"[{value}]"
         return super().parse_args(words, *arguments, **options)
