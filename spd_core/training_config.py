@@ -125,7 +125,7 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name, most in (("threads", MOST_THREADS), ("workers", MOST_WORKERS)):
+        for name, most in (("threads", MOST_THREADS), ("workers", MOST_WORKERS), ("devices", MOST_WORKERS)):
             if getattr(self, name) > most:
                 raise TrainingError(f"{name} must be {most} at most, got {getattr(self, name)}")
         if self.ema >= 1 or self.drop_path >= 1:

@@ -94,6 +94,7 @@ def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_p
         ({"warmup": -1}, "warmup must not be negative, got -1"),
         ({"workers": -2}, "workers must not be negative, got -2"),
         ({"workers": 10_000}, "workers must be 256 at most, got 10000"),
+        ({"devices": 1000}, "devices must be 256 at most, got 1000"),
         ({"threads": 100_000}, "threads must be 1024 at most, got 100000"),
         ({"seed": -3}, "seed must not be negative, got -3"),
         ({"ema": float("nan")}, "ema must not be negative, got nan"),
