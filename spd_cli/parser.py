@@ -163,17 +163,16 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line."""
         unknown = re.search(
-            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)'"
-            r" is not",
+            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|(?:[Kk]ey|Option)"
+            r" '([\w.]+)' is not",
             message,
         )
         message = " ".join(message.split())
         if unknown:
             name = next(filter(None, unknown.groups()))
             known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
-                k for k in known if k.split(".")[-1] == name.split(".")[-1]
-            ]
+            parts = difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1] for k in known])
+            near = difflib.get_close_matches(name, known) or [k for k in known if k.split(".")[-1] in parts]
             if near:
                 message += f". Did you mean {' or '.join(near)}?"
         say(f"{message} (`{self.prog} --help` lists what there is)", "bold red", stderr=True, title="error: ")

@@ -83,8 +83,13 @@ def test_help_has_the_arguments_as_one_writes_them(spd, command, argument):
 
 
 def test_a_typo_in_a_settings_file_suggests_the_near_name(failing, tmp_path):
-    (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
-    assert "Did you mean loss.lambda_var" in failing("train", "--config", tmp_path / "c.yaml", code=2)
+    for line, near in {
+        "loss: {lambda_vra: 0.5}": "loss.lambda_var",
+        "stpes: 3": "steps",
+        "augment: {flop: 1}": "augment.flip",
+    }.items():
+        (tmp_path / "c.yaml").write_text(f"batch_size: 3\n{line}\n")
+        assert f"Did you mean {near}" in failing("train", "--config", tmp_path / "c.yaml", code=2)
 
 
 def test_flags_need_no_value(monkeypatch, tmp_path, spd):
