@@ -259,10 +259,8 @@ class TrainingRun:
         assert isinstance(means, Tensor)  # as `totals` is
         assert norm is not None  # as there is a largest one
         # Here all processes have the same numbers: what ends the run ends it for all of them.
-        for fault in _gathered(broken, fabric) if means[1].item() else ():
-            if fault not in record.skipped:  # an epoch ago
-                record.skipped.append(fault)
-                fabric.print(f"skipped a broken sample ({len(record.skipped)}): {fault}")
+        if means[1].item():
+            record.skip(_gathered(broken, fabric))
         if len(record.skipped) > config.max_broken:
             raise TrainingError(
                 f"{len(record.skipped)} broken samples, more than max_broken={config.max_broken}; `spd data check"

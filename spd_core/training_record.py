@@ -94,6 +94,13 @@ class Record:
         self.log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
         return is_best
 
+    def skip(self, faults: list[str]) -> None:
+        """Note what is wrong with broken samples, and say what was not known."""
+        for fault in faults:
+            if fault not in self.skipped:  # an epoch ago
+                self.skipped.append(fault)
+                self.fabric.print(f"skipped a broken sample ({len(self.skipped)}): {fault}")
+
     def log(self, scalars: dict[str, float], pictures: dict[str, np.ndarray] | None = None) -> None:
         """Numbers and pictures [H, W, 3] for TensorBoard. A training goes on without where they cannot be written."""
         if self.writer is None:
