@@ -43,8 +43,8 @@ class TrainConfig:
         preset: model preset.
         model: fields of the preset to change, e.g. {features: 32}.
         pretrained: encoder weights: true (timm's own), false (random) or a local file.
-        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size and
-            training_focal_px.
+        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size,
+            fit and training_focal_px.
         steps: optimiser steps.
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
@@ -168,7 +168,7 @@ def open_validation_data(config: TrainConfig) -> Dataset:
 
 def initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
-    preset; it may know another input size, focal length and fit."""
+    preset; where `model` names them, input size, focal length and fit may be others."""
     pretrained = config.pretrained if config.init is None else False  # those of `init` take their place
     try:
         model = SPD.from_preset(config.preset, pretrained, **(config.model or {}))
