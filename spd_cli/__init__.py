@@ -15,25 +15,23 @@ from .console import reported
 
 # What runs, by name: "module:function". Only the module of the command that is asked for is imported: most of them load
 # torch, which takes seconds.
-COMMANDS: dict[str, str | dict[str, str]] = {
+COMMANDS = {
     "ask": "spd_cli.asking:ask",
     "view": "spd_cli.viewing:view",
     "demo": "spd_cli.recordings:demo",
     "train": "spd_core.training_config:TrainConfig",  # its fields are the arguments, and the keys of training/*.yaml
     "eval": "spd_cli.commands:evaluate_checkpoint",
     "replay": "spd_cli.recordings:replay",
-    "bag": {"make": "spd_cli.recordings:make_bag"},
+    "bag make": "spd_cli.recordings:make_bag",
     "calibrate": "spd_cli.scales:calibrate",
     "calibrate-scale": "spd_cli.scales:calibrate_scale",
     "info": "spd_cli.commands:info",
     "average": "spd_cli.commands:average",
     "convert": "spd_cli.commands:convert",
     "export": "spd_cli.commands:export",
-    "data": {
-        "check": "spd_cli.commands:check",
-        "preview": "spd_cli.commands:preview",
-        "rooms": "spd_rooms.shards:draw_rooms",
-    },
+    "data check": "spd_cli.commands:check",
+    "data preview": "spd_cli.commands:preview",
+    "data rooms": "spd_rooms.shards:draw_rooms",
 }
 TAKES_A_LIST = ("ask", "view", "average")
 
@@ -53,10 +51,12 @@ def _run(arguments: list[str]) -> None:
 
     from .parser import Parser, check_settings_files, check_text, gathered, spelled_out
 
-    name = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    name = next((name for count in (1, 2) if (name := " ".join(arguments[:count])) in COMMANDS), None)
     if name is None:
-        _overview().parse_args(arguments or ["--help"])  # prints, and exits
+        asks = not arguments or not {"-h", "--help"}.isdisjoint(arguments)
+        _overview().parse_args(["--help"] if asks else [" ".join(arguments[:2])])  # prints, and exits
         return
+    arguments = arguments[len(name.split()) :]
     keep_freed_memory()
     check_text(arguments)
     check_settings_files(arguments)
@@ -64,16 +64,14 @@ def _run(arguments: list[str]) -> None:
     arguments = spelled_out(arguments)
     if name in TAKES_A_LIST:
         arguments = gathered(arguments, command)
-    result = auto_cli({name: command}, args=arguments, parser_class=Parser)
+    result = auto_cli(command, args=arguments, parser_class=Parser, prog=f"spd {name}")
     if name == "train":
         # Processes that train together end each other by it, also within torch, where Python would not hear it.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         import_module("spd_core.training").train(result)
 
 
-def _loaded(target: str | dict[str, str]) -> Any:
-    if isinstance(target, dict):
-        return {name: _loaded(command) for name, command in target.items()}
+def _loaded(target: str) -> Any:
     module, name = target.split(":")
     return getattr(import_module(module), name)
 
@@ -86,8 +84,7 @@ def _overview() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="spd")
     for name, target in COMMANDS.items():
-        for part, command in target.items() if isinstance(target, dict) else [("", target)]:
-            commands.add_parser(f"{name} {part}".strip(), help=_summary(command).replace("%", "%%"))
+        commands.add_parser(name, help=_summary(target).replace("%", "%%"))
     return parser
 
 

@@ -21,7 +21,7 @@ from spd_core.data.images import check_picture_name, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.encoders import licence
-from spd_core.errors import SPDError, at_least
+from spd_core.errors import MOST_WORKERS, SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, check_writable, listed, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
     how = Protocol(**protocol)
     if floor:
         check_floor_protocol(how)
-    at_least(0, workers=workers)
+    at_least(0, MOST_WORKERS, workers=workers)
     check_counts(references or [])
     predictor = Predictor.load(weights, device, precision, runtime=runtime)
     dataset = open_dataset(data, split)
@@ -131,7 +131,7 @@ def check(path: Path, workers: int = 2) -> None:
         path: folder, or nyu_depth_v2_labeled.mat.
         workers: processes that read.
     """
-    at_least(0, workers=workers)
+    at_least(0, MOST_WORKERS, workers=workers)
     table = Table("split", "images", "broken", "sizes", "depth, m", "median, m", "without depth", "focal, px")
     table.title = printable(str(path))
     faults, missing = 0, {}

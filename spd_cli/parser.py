@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import inspect
 import json
@@ -49,7 +48,7 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
     """The arguments of a command whose only positional is a list: what is neither an option nor its value, in one."""
     parameters = inspect.signature(command).parameters.items()
     flags = {f"--{name}" for name, parameter in parameters if isinstance(parameter.default, bool)}
-    positional, options, words = [], [], arguments[1:]
+    positional, options, words = [], [], arguments
     while words:
         word, *words = words
         if word == "--":
@@ -66,7 +65,7 @@ def gathered(arguments: list[str], command: Callable) -> list[str]:
             words = words[1:]
     # Characters that YAML does not take as they are; of others, beyond 16 bits, it takes no escapes as JSON has them.
     not_yaml, words_in_one = r"[\x7f-\x9f\ufeff\ufffe\uffff]", json.dumps(positional, ensure_ascii=False)
-    return [arguments[0], re.sub(not_yaml, lambda found: f"\\u{ord(found[0]):04x}", words_in_one), *options]
+    return [re.sub(not_yaml, lambda found: f"\\u{ord(found[0]):04x}", words_in_one), *options]
 
 
 def check_unused(command: Callable, why: str, **options: Any) -> None:
@@ -126,6 +125,8 @@ class Parser(ArgumentParser):
             name, equals, value = word.partition("=")
             kind, value = kinds.get(name), value if equals else following
             value = value.replace("x", ",") if name.endswith("grid") else value
+            if value[:1] in ("#", "&") and type(None) in get_args(kind):
+                self.error(f"{name} {value} is nothing in YAML; write ./{value} for a file or a folder of that name")
             if any(get_origin(part) in (list, tuple) for part in (kind, *get_args(kind))) and NUMBERS.fullmatch(value):
                 words[i if equals else i + 1] = f"{name}=[{value}]" if equals else f"[{value}]"
         return super().parse_args(words, *arguments, **options)
@@ -152,9 +153,7 @@ class Parser(ArgumentParser):
         return self.parse_string(text, file.name, *arguments, **options)
 
     def format_help(self, *arguments: Any, **options: Any) -> str:
-        """The help, with arguments as one writes them: words in the place of a list, nothing between the words of a
-        command."""
-        self.prog = self.prog.replace(" [options]", "")
+        """The help, with arguments as one writes them: words in the place of a list."""
         for action in self._actions:
             if not action.option_strings and get_origin(getattr(action, "_typehint", None)) is list:
                 action.metavar = f"{action.dest} ..."
@@ -164,27 +163,17 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line."""
         unknown = re.search(
-            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|[Kk]ey '([\w.]+)'"
-            r" is not",
+            r"unrecognized arguments: --([\w.]+)|does not accept (?:option|nested key) '([\w.]+)'|(?:[Kk]ey|Option)"
+            r" '([\w.]+)' is not",
             message,
         )
-        message, asked = " ".join(message.split()), _asked(self, sys.argv[1:])
+        message = " ".join(message.split())
         if unknown:
             name = next(filter(None, unknown.groups()))
-            known = [option.lstrip("-") for action in asked._actions for option in action.option_strings]
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
-                k for k in known if k.split(".")[-1] == name.split(".")[-1]
-            ]
+            known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+            parts = difflib.get_close_matches(name.split(".")[-1], [k.split(".")[-1] for k in known])
+            near = difflib.get_close_matches(name, known) or [k for k in known if k.split(".")[-1] in parts]
             if near:
                 message += f". Did you mean {' or '.join(near)}?"
-        help_of = asked.prog.replace(" [options]", "")
-        say(f"{message} (`{help_of} --help` lists what there is)", "bold red", stderr=True, title="error: ")
+        say(f"{message} (`{self.prog} --help` lists what there is)", "bold red", stderr=True, title="error: ")
         sys.exit(2)
-
-
-def _asked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser:
-    """The parser of the command that `words` begin with, itself or one below it."""
-    for action in parser._actions:
-        if isinstance(action.choices, dict) and words and words[0] in action.choices:
-            return _asked(action.choices[words[0]], words[1:])
-    return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,15 +124,18 @@ def calibrate(
     predictor = Predictor(tried)  # without what was measured before
     dataset, how = open_dataset(data, split), Protocol(limit=limit, max_depth_m=max_depth_m)
     say_without_camera(dataset[0])
+    measure_sigma = partial(evaluate_scale, predictor, dataset, how, counts=(), progress=True)
+    # Sigma is that of the weights that are written: of two trainings the longer one says a smaller one.
+    scored = own = measure_sigma(sigma_of=None if tried is model else Predictor(model))
+    if scored["sigma"]:  # what the prior goes with, as references are weighed by sigma
+        own = own if tried is model else measure_sigma()
+        predictor.provenance = {"sigma_temperature": own["sigma"]["temperature"]}
     fitted = fit_prior(predictor, dataset, how, progress=True)
     prior = asdict(narrowed(fitted, predictor, dataset, how, progress=True))
     floor_log = evaluate_floor(predictor, dataset, how, progress=True)["floor_log"]
     if floor_log is not None:
         prior["floor_log"] = floor_log
     measured: dict[str, Any] = {"scale_prior": prior, "calibrated_to_m": max_depth_m}
-    # Sigma is that of the weights that are written: of two trainings the longer one says a smaller one.
-    sigma_of = None if tried is model else Predictor(model)
-    scored = evaluate_scale(predictor, dataset, how, counts=(), sigma_of=sigma_of, progress=True)
     known = checkpoint.provenance(weights)
     known.pop("sigma_temperature", None)
     if sigma := scored["sigma"]:

@@ -18,6 +18,7 @@ import numpy as np
 from spd_core import files
 from spd_core.camera import Camera
 from spd_core.data.images import read_colour
+from spd_core.data.layouts import BAGS
 from spd_core.data.rgbd import pictures_in, read_camera
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera, camera_of_picture
@@ -28,7 +29,6 @@ from .console import say
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".flv", ".3gp", ".ts", ".mts", ".wmv")
-BAGS = (".mcap", ".db3", ".zstd", ".bag")
 MOST_LOST = 250  # pictures of a video in a row that cannot be decoded
 FEWEST = 0.95  # share of the pictures that a video announces, and of the time at which the last of them should come
 CAMERA_INFO = "the bag's camera_info"

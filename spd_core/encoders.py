@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import MEAN, STD, EncoderError, create_backbone, keep_channels_last, timm
-from .errors import SPDError
+from .errors import SPDError, first_line
 from .lite_encoder import LiteEncoder
 
 DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # names that timm's blocks have for it
@@ -73,6 +73,14 @@ class PyramidEncoder(nn.Module):
                 f"the weights of {name} were trained on images of mean {own['mean']}, deviation {own['std']}; expected"
                 f" those of ImageNet, {MEAN} and {STD}, which images have here (an encoder of its own has another)"
             )
+        if own.get("fixed_input_size"):  # so says timm, of some that take others too
+            try:
+                self.backbone.eval()(torch.zeros(1, 3, 64, 96))
+            except (AssertionError, RuntimeError) as error:
+                size = "x".join(map(str, own["input_size"][1:]))
+                why = f"takes images of {size} px alone ({first_line(error)}); expected one that takes any size"
+                raise EncoderError(f"encoder {name} {why}") from error
+            self.backbone.train()
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         # In an ONNX graph. Others (MobileViT, say) may trace a size into constants, and then answer wrong at another.
         self.size_is_free = name.startswith("convnext")

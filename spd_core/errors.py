@@ -1,5 +1,7 @@
 """The base of every error that its user can mend, and those that several files raise."""
 
+import math
+
 
 class SPDError(ValueError):
     """Something given to SPD cannot be used: the message names it, what was found, what was expected and the way on.
@@ -12,11 +14,14 @@ class MessageError(SPDError):
     """A message that cannot be used; the text says why."""
 
 
-def at_least(least: float, **values: float) -> None:
-    """Raise SPDError for the first of the named values that is below `least`, or NaN."""
+MOST_WORKERS = 256  # processes; a system of 16 cores that starts a thousand stands still
+
+
+def at_least(least: float, most: float = math.inf, /, **values: float) -> None:
+    """Raise SPDError for the first of the named values that is below `least`, above `most`, or NaN."""
     for name, value in values.items():
-        if not value >= least:
-            raise SPDError(f"{name} must be at least {least:g}, got {value}")
+        if not least <= value <= most:
+            raise SPDError(f"{name} must be at {f'most {most:g}' if value > most else f'least {least:g}'}, got {value}")
 
 
 def first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from .errors import SPDError
 
@@ -54,18 +55,14 @@ class Loss:
     def __call__(self, pred: Tensor, gt_m: Tensor) -> Tensor:
         """`pred` [B, 1, H, W] depth, m, or [B, 2, H, W] with sigma; `gt_m` [B, 1, H, W] m -> a scalar."""
         pred_m = pred[:, :1]
-        loss = pred_m.new_zeros(())
-        if self.sigma:
-            loss = loss + self.sigma * laplace_loss(pred_m.detach(), pred[:, 1:], gt_m)
-        if self.silog:
-            loss = loss + self.silog * silog_loss(pred_m, gt_m, self.lambda_var, self.per_image, self.square_root)
-        if self.l1_log:
-            loss = loss + self.l1_log * l1_log_loss(pred_m, gt_m)
-        if self.inverse_huber:
-            loss = loss + self.inverse_huber * inverse_huber_loss(pred_m, gt_m, self.huber_delta)
-        if self.gradient:
-            loss = loss + self.gradient * gradient_loss(pred_m, gt_m)
-        return loss
+        losses = (
+            (self.sigma, lambda: laplace_loss(pred_m.detach(), pred[:, 1:], gt_m)),
+            (self.silog, lambda: silog_loss(pred_m, gt_m, self.lambda_var, self.per_image, self.square_root)),
+            (self.l1_log, lambda: l1_log_loss(pred_m, gt_m)),
+            (self.inverse_huber, lambda: inverse_huber_loss(pred_m, gt_m, self.huber_delta)),
+            (self.gradient, lambda: gradient_loss(pred_m, gt_m)),
+        )
+        return sum((weight * loss() for weight, loss in losses if weight), pred_m.new_zeros(()))
 
 
 def valid_pixels(gt_m: Tensor) -> Tensor:
@@ -118,7 +115,7 @@ def inverse_huber_loss(pred_m: Tensor, gt_m: Tensor, delta: float = 0.1) -> Tens
     valid = valid_pixels(gt_m)
     inverse_pred = torch.where(valid, pred_m.clamp(min=MIN_DEPTH_M), 1.0).reciprocal()
     inverse_gt = torch.where(valid, gt_m, 1.0).reciprocal()
-    loss = torch.nn.functional.huber_loss(inverse_pred, inverse_gt, reduction="none", delta=delta) * valid
+    loss = huber_loss(inverse_pred, inverse_gt, reduction="none", delta=delta)  # 0 where both are 1
     return _mean_of_pixels(loss, valid)
 
 

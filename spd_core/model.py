@@ -26,6 +26,7 @@ from .plan import DENSE_ABOVE, DENSE_ABOVE_SHARED, NOTHING, UNKNOWN, Coverage, K
 from .sites import Grid
 
 MIN_SIZE = 64  # px: two sites of the stride-32 level
+MOST_PX = 8192**2  # of network input: more takes all memory, as a checkpoint with a mistake in its input_size would
 
 
 def check_input_size(input_size: Sequence[int] | np.ndarray) -> tuple[int, int]:
@@ -34,6 +35,8 @@ def check_input_size(input_size: Sequence[int] | np.ndarray) -> tuple[int, int]:
     fit = [isinstance(n, int | float | np.number) and n >= MIN_SIZE and float(n).is_integer() for n in sizes]
     if len(sizes) != 2 or not all(fit):
         raise SPDError(f"input_size must be (height, width) of at least {MIN_SIZE} px, got {input_size!r}")
+    if math.prod(sizes) > MOST_PX:
+        raise SPDError(f"input_size must be (height, width) of at most {MOST_PX:,} px in all, got {input_size!r}")
     return int(sizes[0]), int(sizes[1])
 
 

@@ -226,8 +226,6 @@ class TrainingRun:
         started = time.monotonic()
         for batch in training_batches(self.samples, first, last, *how):
             record.waited_s += time.monotonic() - started
-            for number, name in enumerate(batch["broken"], record.broken + 1):
-                print(f"skipped a broken sample ({number}): {name}")  # each process its own
             yield batch
             started = time.monotonic()
 
@@ -238,6 +236,7 @@ class TrainingRun:
             group["lr"] = learning_rate(step, self.steps, config.warmup, group["base_lr"], config.final_lr)
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(3, device=fabric.device)  # the loss, broken samples, batches with depth
+        broken: list[str] = []
         seen: list[tuple[list[str], Tensor]] = []  # of each micro-batch the names; loss, smallest and largest depth
         for micro in range(config.accumulate):
             batch = next(batches)
@@ -250,9 +249,10 @@ class TrainingRun:
                 loss = loss / config.accumulate
                 fabric.backward(loss)
             totals[0] += loss.detach()
-            totals[1] += len(batch["broken"])
+            broken += batch["broken"]
             totals[2] += bool(batch["depth_m"].any())
             seen.append((batch["names"], torch.stack([loss.detach(), *pred.detach()[:, 0].float().aminmax()])))
+        totals[1] = len(broken)
         norm = fabric.clip_gradients(
             self.model, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
         )
@@ -260,10 +260,11 @@ class TrainingRun:
         assert isinstance(means, Tensor)  # as `totals` is
         assert norm is not None  # as there is a largest one
         # Here all processes have the same numbers: what ends the run ends it for all of them.
-        record.broken += round(means[1].item() * fabric.world_size)
-        if record.broken > config.max_broken:
+        if means[1].item():
+            record.skip(_gathered(broken, fabric))
+        if len(record.skipped) > config.max_broken:
             raise TrainingError(
-                f"{record.broken} broken samples, more than max_broken={config.max_broken}; `spd data check"
+                f"{len(record.skipped)} broken samples, more than max_broken={config.max_broken}; `spd data check"
                 f" {config.data}` lists them"
             )
         record.is_blind = record.is_blind and not means[2].item()

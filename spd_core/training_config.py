@@ -12,7 +12,7 @@ from . import checkpoint
 from .data.augment import Augmentation
 from .data.layouts import open_dataset
 from .data.samples import Dataset, InMemory
-from .errors import SPDError, first_line
+from .errors import MOST_WORKERS, SPDError, first_line
 from .evaluation import Protocol
 from .losses import Loss
 from .model import SPD, SPDConfig
@@ -43,8 +43,8 @@ class TrainConfig:
         preset: model preset.
         model: fields of the preset to change, e.g. {features: 32}.
         pretrained: encoder weights: true (timm's own), false (random) or a local file.
-        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size and
-            training_focal_px.
+        init: SPD checkpoint of that preset, or "embedded", to start from; `model` may give it another input_size,
+            fit and training_focal_px.
         steps: optimiser steps.
         epochs: passes over the data, instead of steps.
         batch_size: images per process and micro-batch.
@@ -64,7 +64,7 @@ class TrainConfig:
         save_every: steps between saves of the resumable state; validations save too.
         patience: validations without a better AbsRel before the run stops; 0 never stops early.
         pictures: validation images drawn into TensorBoard.
-        max_broken: broken samples that are skipped (and named) before the run stops.
+        max_broken: different broken samples that are skipped (and named, once) before the run stops.
         precision: bf16-mixed or 32-true.
         seed: of weights, order and augmentation.
         device: cpu, cuda, cuda:<n> or auto.
@@ -125,8 +125,9 @@ class TrainConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.threads > MOST_THREADS:
-            raise TrainingError(f"threads must be {MOST_THREADS} at most, got {self.threads}")
+        for name, most in (("threads", MOST_THREADS), ("workers", MOST_WORKERS), ("devices", MOST_WORKERS)):
+            if getattr(self, name) > most:
+                raise TrainingError(f"{name} must be {most} at most, got {getattr(self, name)}")
         if self.ema >= 1 or self.drop_path >= 1:
             raise TrainingError(f"ema and drop_path must be below 1, got {self.ema} and {self.drop_path}")
         if isinstance(self.data, dict) and not (self.data and all(0 < s < math.inf for s in self.data.values())):
@@ -167,13 +168,13 @@ def open_validation_data(config: TrainConfig) -> Dataset:
 
 def initial_model(config: TrainConfig) -> SPD:
     """The preset with random or pretrained encoder weights, or those of the checkpoint `init`, which must be of that
-    preset; it may know another input size, focal length and fit."""
+    preset; where `model` names them, input size, focal length and fit may be others."""
     pretrained = config.pretrained if config.init is None else False  # those of `init` take their place
     try:
         model = SPD.from_preset(config.preset, pretrained, **(config.model or {}))
     except SPDError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:  # of dataclasses and torch, of names and values of any kind
+    except Exception as error:  # of dataclasses, torch and timm, of names and values of any kind
         known = ", ".join(f"{field.name}: {field.type}" for field in fields(SPDConfig))
         raise TrainingError(
             f"preset {config.preset!r} with model {config.model or {}} cannot be built ({first_line(error)}); expected"
@@ -188,7 +189,7 @@ def initial_model(config: TrainConfig) -> SPD:
         return model
     loaded = checkpoint.load(config.init)
     found, wanted = asdict(loaded.config), asdict(model.config)
-    wanted |= {name: found[name] for name in ("input_size", "training_focal_px", "fit")}
+    wanted |= {name: found[name] for name in ("input_size", "training_focal_px", "fit") if name in (config.model or {})}
     differences = [f"{name} {value!r}, not {wanted[name]!r}" for name, value in found.items() if value != wanted[name]]
     if differences:
         raise TrainingError(

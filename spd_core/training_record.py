@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # What a state has of the record beside weights and settings.
-COUNTED = ("step", "first_step", "broken", "is_blind", "waited_s", "trained_s", "history", "best")
+COUNTED = ("step", "first_step", "skipped", "is_blind", "waited_s", "trained_s", "history", "best")
 
 
 class Record:
@@ -55,7 +55,8 @@ class Record:
         ]
         self.out = files.expanded(config.out)
         self.environment = environment(fabric)  # that of the start: asking git at every save costs time
-        self.step, self.broken, self.is_blind = 0, 0, True  # no batch had depth yet
+        self.step, self.is_blind = 0, True  # no batch had depth yet
+        self.skipped: list[str] = []  # what is wrong with the broken samples, each once
         self.first_step, self.waited_s, self.trained_s = 0, 0.0, 0.0  # seconds of the steps since that one
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}  # validation, step and AbsRel, from the first validation on
@@ -93,6 +94,13 @@ class Record:
         self.log({f"val/{name}": value for name, value in mean.items() if np.isfinite(value)})
         return is_best
 
+    def skip(self, faults: list[str]) -> None:
+        """Note what is wrong with broken samples, and say what was not known."""
+        for fault in faults:
+            if fault not in self.skipped:  # an epoch ago
+                self.skipped.append(fault)
+                self.fabric.print(f"skipped a broken sample ({len(self.skipped)}): {fault}")
+
     def log(self, scalars: dict[str, float], pictures: dict[str, np.ndarray] | None = None) -> None:
         """Numbers and pictures [H, W, 3] for TensorBoard. A training goes on without where they cannot be written."""
         if self.writer is None:
@@ -113,7 +121,7 @@ class Record:
             "steps": self.steps,
             "step": self.step,
             "ended": ended,
-            "broken_samples": self.broken,
+            "broken_samples": len(self.skipped),
             "step_s": self.trained_s / done if (done := self.step - self.first_step) else None,
             "data_wait_fraction": self.waited_s / max(self.trained_s, 1e-9),
             "best": self.best,

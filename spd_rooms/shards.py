@@ -20,7 +20,7 @@ from rich.progress import track
 
 from spd_core.data.samples import DataError
 from spd_core.data.shards import PATTERN, SHARD
-from spd_core.errors import at_least
+from spd_core.errors import MOST_WORKERS, at_least
 from spd_core.files import listed, make_folder, read_as, read_text, replaced, write_json
 
 from .synthetic import FOCAL_RATIO, check_size, random_frame
@@ -120,7 +120,8 @@ def draw_rooms(
     Raises:
         SPDError: a setting cannot be, or the folder has frames that were drawn with others.
     """
-    at_least(1, count=count, workers=workers, rooms=1 if rooms is None else rooms)
+    at_least(1, count=count, rooms=1 if rooms is None else rooms)
+    at_least(1, MOST_WORKERS, workers=workers)
     at_least(0, first_seed=first_seed)
     check_size(size)
     folder = make_folder(folder)

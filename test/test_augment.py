@@ -195,6 +195,7 @@ def test_what_cannot_be_augmented(sample, message):
             }.items()
         ),
         ({"crop_variation": 1.0}, r"augment\.crop_variation must be a share below 1, got 1\.0"),
+        ({"tilt_deg": float("inf")}, r"augment\.tilt_deg must be at most 45, got inf"),
         ({"noise": -4}, r"augment\.noise must be at least 0, got -4"),
         ({"rotate_deg": float("nan")}, r"augment\.rotate_deg must be at least 0, got nan"),
         ({"border_px": -1}, "got border_px=-1 and border_crop=False"),

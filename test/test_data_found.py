@@ -54,7 +54,21 @@ def write_bts(root, list_bytes):
         (root / f"nyudepthv2_{split}_files_with_gt.txt").write_bytes(list_bytes)
 
 
+@pytest.mark.parametrize("name", ["a.bag", "rosbag/a_0.DB3", "m/a.mcap"])
+def test_a_recording_is_no_data_set(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match="is a recording; expected a data set"):
+        open_dataset(tmp_path / name.split("/")[0], "test")
+
+
 LINES = "".join(f"/küche/rgb_{i}.jpg /küche/depth_{i}.png 518.8579\n" for i in range(2))
+
+
+def test_a_focal_length_in_mm_is_not_taken_for_one_in_px(tmp_path):
+    write_bts(tmp_path, LINES.replace("518.8579", "3.6").encode())
+    with pytest.raises(DataError, match=r"focal length of nyudepthv2_train\S*, line 2 is 3\.6\d* px .*mm"):
+        open_dataset(tmp_path)[1]
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,11 @@ def test_pyramids_normalise_responses_in_fewer_passes():
     assert all(type(module) is ResponseMlp for module in mlps)
 
 
+def test_an_encoder_of_one_size_is_named():
+    with pytest.raises(EncoderError, match=r"efficientformer_l1 takes images of 224x224 px alone"):
+        SPD.from_preset("v15", encoder="efficientformer_l1")
+
+
 def test_encoder_weights_from_a_local_file(tmp_path):
     torch.manual_seed(1)
     donor = timm.create_model("convnextv2_atto")

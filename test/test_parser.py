@@ -58,13 +58,14 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["info", "--wieghts", "a"], "Did you mean weights?"),
         (["train", "--stpes", "3"], "Did you mean steps"),
         (["train", "--loss.lamda_var", "0.5"], "Did you mean loss.lambda_var"),
-        (["replay"], "replay.bag"),
+        (["replay"], "required: bag (`spd replay --help` lists what there is)"),
         (["bag", "make"], "(`spd bag make --help` lists what there is)"),
         (["export", "out", "--size", "[1,x]"], "size"),
         (["eval", ".", "--limit", "1", "--out"], "--out needs a value"),
         (["eval", ".", "--out", "--flip-average"], "--out needs a value"),
         (["train", "--validation.seed", "--steps", "3"], "--validation.seed needs a value"),
         (["data", "preview", ".", "--out"], "--out needs a value"),
+        (["eval", ".", "--out", "#1"], "--out #1 is nothing in YAML; write ./#1"),
         (["ask", "p.jpg", "3,4", "--out", "--json"], "--out needs a value"),
     ],
 )
@@ -82,8 +83,13 @@ def test_help_has_the_arguments_as_one_writes_them(spd, command, argument):
 
 
 def test_a_typo_in_a_settings_file_suggests_the_near_name(failing, tmp_path):
-    (tmp_path / "c.yaml").write_text("steps: 3\nloss: {lambda_vra: 0.5}\n")
-    assert "Did you mean loss.lambda_var" in failing("train", "--config", tmp_path / "c.yaml", code=2)
+    for line, near in {
+        "loss: {lambda_vra: 0.5}": "loss.lambda_var",
+        "stpes: 3": "steps",
+        "augment: {flop: 1}": "augment.flip",
+    }.items():
+        (tmp_path / "c.yaml").write_text(f"batch_size: 3\n{line}\n")
+        assert f"Did you mean {near}" in failing("train", "--config", tmp_path / "c.yaml", code=2)
 
 
 def test_flags_need_no_value(monkeypatch, tmp_path, spd):
@@ -107,10 +113,10 @@ def test_flags_need_no_value(monkeypatch, tmp_path, spd):
 )
 def test_lists_of_numbers_need_no_brackets(arguments, taken):
     words = spelled_out(arguments.split())
-    command = {words[0]: _loaded(COMMANDS[words[0]])}
+    command, words = _loaded(COMMANDS[words[0]]), words[1:]
     parser = capture_parser(lambda: auto_cli(command, args=words, parser_class=Parser))
     found = parser.parse_args(words)
-    assert {name: found[f"{words[0]}.{name}"] for name in taken} == taken
+    assert {name: found[name] for name in taken} == taken
 
 
 def test_a_name_that_is_no_text_is_named(failing):
@@ -120,8 +126,8 @@ def test_a_name_that_is_no_text_is_named(failing):
 
 
 def test_help_and_flags_take_no_picture(spd):
-    words = gathered(["view", "--browser", "p.jpg", "--node", "q.jpg", "--browser", "false", "-h"], view)
-    assert words == ["view", '["p.jpg", "q.jpg"]', "--browser=true", "--node=true", "--browser", "false", "-h"]
+    words = gathered(["--browser", "p.jpg", "--node", "q.jpg", "--browser", "false", "-h"], view)
+    assert words == ['["p.jpg", "q.jpg"]', "--browser=true", "--node=true", "--browser", "false", "-h"]
     assert "usage: spd" in spd("ask", "-h").out
 
 

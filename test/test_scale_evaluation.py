@@ -266,7 +266,7 @@ def test_a_replay_with_references_is_nearer_to_the_truth_at_other_pixels(truths,
     failing("replay", tmp_path / "bag", "--references", 5)
 
 
-def test_commands(truths, tmp_path, spd):
+def test_commands(monkeypatch, truths, tmp_path, spd):
     frames, factors = recording(truths)
     write_bag(tmp_path / "bag", frames)
     said = spd("calibrate-scale", tmp_path / "bag").out
@@ -284,6 +284,13 @@ def test_commands(truths, tmp_path, spd):
     assert "is a folder; expected the name of a file to write" in said.err
     assert "prior" not in said.out  # nothing was measured
     words = ["calibrate", tmp_path / "raw.safetensors", folder, tmp_path / "c.safetensors"]
+    temperatures = []  # with which references are weighed when the prior is chosen
+
+    def narrowing(fitted, predictor, *how, **options):
+        temperatures.append(predictor.sigma_temperature)
+        return narrowed(fitted, predictor, *how, **options)
+
+    monkeypatch.setattr("spd_cli.scales.narrowed", narrowing)
     assert "left out" not in spd(*words).out
     known = checkpoint.provenance(tmp_path / "c.safetensors")
     assert known["data"] == "rooms"
@@ -298,6 +305,7 @@ def test_commands(truths, tmp_path, spd):
     said = np.mean([answer.sigma_m / answer.depth_m for answer in answers])
     assert known["scale_prior"]["network_sigma"] == pytest.approx(said, rel=0.05)
     assert known["calibrated_to_m"] == 10
+    assert temperatures == [known["sigma_temperature"]]
     words += ["--depth_factor", 1.25, "--half", "--max_depth_m", 4]
     said = spd(*words).out
     assert checkpoint.provenance(tmp_path / "c.safetensors")["calibrated_to_m"] == 4

@@ -56,6 +56,19 @@ def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
         torch.testing.assert_close(learned.state_dict()[name], tensor)
 
 
+def test_a_focal_length_that_was_learned_is_not_replaced_without_a_word(rooms, tmp_path):
+    file = tmp_path / "own.safetensors"
+    checkpoint.save(SPD.from_preset("atto", training_focal_px=300.0), file)
+    with pytest.raises(TrainingError, match=r"it has training_focal_px 300\.0, not 207\."):
+        train(config(rooms, tmp_path / "run", init=file, model=None))
+    train(config(rooms, tmp_path / "run", steps=1, init=file, model={"training_focal_px": 80.0}))
+
+
+def test_an_encoder_that_timm_cannot_take_apart_is_named(rooms, tmp_path):
+    with pytest.raises(TrainingError, match=r"cannot be built \(AssertionError: feature index -1 is out of range"):
+        train(config(rooms, tmp_path, model={"encoder": "levit_128s"}))
+
+
 def test_rooms_need_a_validation_set(rooms, tmp_path):
     with pytest.raises(TrainingError, match="no test split of its own; set `val`"):
         train(config(rooms, tmp_path, val=None))
@@ -80,6 +93,8 @@ def test_crops_that_the_network_cannot_see_are_refused_at_the_start(rooms, tmp_p
         ({"precision": "16"}, "precision must be 32-true or bf16-mixed, got '16'"),
         ({"warmup": -1}, "warmup must not be negative, got -1"),
         ({"workers": -2}, "workers must not be negative, got -2"),
+        ({"workers": 10_000}, "workers must be 256 at most, got 10000"),
+        ({"devices": 1000}, "devices must be 256 at most, got 1000"),
         ({"threads": 100_000}, "threads must be 1024 at most, got 100000"),
         ({"seed": -3}, "seed must not be negative, got -3"),
         ({"ema": float("nan")}, "ema must not be negative, got nan"),

@@ -88,7 +88,7 @@ def test_going_on_keeps_what_tensorboard_shows_and_what_was_counted(rooms, tmp_p
     settings = config(rooms, tmp_path, steps=2, validate_every=2)
     report = train(settings)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    state |= {"broken": 3, "trained_s": 50.0, "waited_s": 10.0}
+    state |= {"skipped": ["a", "b", "c"], "trained_s": 50.0, "waited_s": 10.0}
     torch.save(state, tmp_path / "state.pt")
     again = train(settings)
     counted = {"broken_samples": 3, "step_s": 25.0, "data_wait_fraction": 0.2}
@@ -103,7 +103,7 @@ def test_a_state_of_before_some_settings_goes_on(rooms, interrupted, tmp_path):
     state = torch.load(file, weights_only=True)
     del state["recipe"]["augment"]["cut_depth"], state["recipe"]["loss"]["sigma"], state["recipe"]["clip"]
     state["recipe"]["augment"]["crop_scale"] = [1.0, 1.2]  # a setting that is gone
-    for name in ("broken", "first_step", "trained_s", "waited_s"):
+    for name in ("skipped", "first_step", "trained_s", "waited_s"):
         del state[name]
     state["average"] = {"n_averaged": torch.tensor(2), **{f"module.{n}": x for n, x in state["average"].items()}}
     torch.save(state, file)

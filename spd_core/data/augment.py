@@ -82,8 +82,8 @@ class Augmentation:
         for name in ("askew", "flip", "colour", "grey", "jpeg", "cut_depth", "frame"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SPDError(f"augment.{name} must be a probability, 0 to 1, got {getattr(self, name)}")
-        for name in ("rotate_deg", "tilt_deg", "blur_px", "noise"):
-            at_least(0, **{f"augment.{name}": getattr(self, name)})
+        for name, most in {"rotate_deg": 180, "tilt_deg": 45, "blur_px": 100, "noise": 255}.items():
+            at_least(0, most, **{f"augment.{name}": getattr(self, name)})
         if not 0 <= self.crop_variation < 1:
             raise SPDError(f"augment.crop_variation must be a share below 1, got {self.crop_variation}")
         if self.crop is not None and min(self.crop) < 1:

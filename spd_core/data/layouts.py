@@ -9,6 +9,8 @@ from ..files import expanded
 from . import nyu, rgbd, shards
 from .samples import DataError, Dataset
 
+BAGS = (".mcap", ".db3", ".zstd", ".bag")
+
 
 def open_dataset(path: str | Path, split: str = "train") -> Dataset:
     """The data set in a folder (or `nyu_depth_v2_labeled.mat`), found by looking at it.
@@ -37,6 +39,8 @@ def open_dataset(path: str | Path, split: str = "train") -> Dataset:
         if (dataset := opener(path, split)) is not None:
             return dataset
     found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else [path.name]
+    if any(name.lower().endswith(BAGS) for name in found):
+        raise DataError(f"{path} is a recording; expected a data set. `spd replay` compares a recording with its depth")
     raise DataError(
         f"{path} holds no data set that SPD knows; it has {found or 'nothing in it'}. Known"
         f" layouts:\n{nyu.LAYOUTS}\n{rgbd.LAYOUT}\n{shards.LAYOUT}"

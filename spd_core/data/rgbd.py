@@ -54,6 +54,10 @@ class RGBDFolder(Dataset):
 
     def __init__(self, folder: str | Path, camera: Camera | None = None, with_depth: bool = False):
         folder = files.expanded(folder)
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; expected pictures in one"
+            )
         self.files = pictures_in(folder)
         if with_depth:
             self.files = _with_depth(self.files, folder)
