@@ -186,13 +186,18 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         kept, stamp = self._frames.kept, self._meant_ns(query)
         found = near(self._here(), stamp, self._tolerance_ns) if stamp else self._frames.newest()
-        if found is not None and found in kept:
+        if found is not None and found in kept and not (stamp and self._comes_again(found, query.received_s)):
             ready_s = kept[found].ready_s if stamp else self._frames.first_s
             if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
                 return partial(self._client.refuse, query, Status.TIMED_OUT)
             return partial(self._client.answer, query, kept[found].frame)
         why_not = None if self._is_being_encoded(query) else self._why_not(query)
         return None if why_not is None else partial(self._client.refuse, query, why_not)
+
+    def _comes_again(self, stamp_ns: int, before_s: float) -> bool:
+        """Whether another image of this stamp came before then, and is not encoded yet."""
+        images = self._pending.get(stamp_ns), self._encoding
+        return any(i is not None and i.stamp_ns == stamp_ns and i.received_s <= before_s for i in images)
 
     def _meant_ns(self, query: Query) -> int:
         """The stamp of the image that a query is for, or 0 for the newest: waypoints of no image, when later ones came,
