@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections import Counter, deque
@@ -169,7 +168,6 @@ class Problems:
         """The callback, whose exceptions are counted and reported instead of ending the node: everything that ROS calls
         is called through this."""
 
-        @functools.wraps(callback)
         def call(*args: Any) -> Any:
             try:
                 return callback(*args)
