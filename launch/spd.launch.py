@@ -17,6 +17,7 @@ ARGUMENTS = {
     "image": ("", "image topic; empty is /camera/image_raw, with `cameras` /<camera>/image_raw"),
     "camera_info": ("", "camera_info topic; empty is /camera/camera_info, with `cameras` /<camera>/camera_info"),
     "namespace": ("", "namespace of the node; its topics are then /<namespace>/spd/..."),
+    "tf": ("", "topic of TF, as /robot/tf of a robot that has its own; empty is /tf"),
     "cameras": ("", "names, as front,rear: one node each, in the namespace of that name"),
     "rviz": (
         "false",
@@ -46,6 +47,8 @@ def start_nodes(context):
     cameras = [camera for word in value["cameras"].split(",") if (camera := word.strip(" /"))]
     namespace = value["namespace"].strip(" /")
     root = "/" if value["namespace"].startswith("/") else ""
+    tf = value["tf"] or "/tf"
+    transforms = [("/tf", tf), ("/tf_static", f"{tf}_static")]
     if cameras and (value["image"] or value["camera_info"]):
         raise ValueError(
             f"`cameras` ({value['cameras']}) takes each camera's own topics; leave `image` and `camera_info` empty, or"
@@ -67,6 +70,7 @@ def start_nodes(context):
                     ("image", image),
                     ("image/compressed", f"{image}/compressed"),
                     ("camera_info", camera_info),
+                    *transforms,
                 ],
                 arguments=["--ros-args", "--log-level", value["log_level"]],
                 output="screen",
@@ -85,6 +89,7 @@ def start_nodes(context):
                         ("/camera/image_raw", image),
                         ("/camera/image_raw/compressed", f"{image}/compressed"),
                         *((f"/{topic}", topic) for topic in ("spd/overlay", "spd/depths")),
+                        *transforms,
                     ],
                     output="screen",
                 )

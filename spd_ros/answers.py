@@ -206,7 +206,7 @@ class Answers:
         try:
             status = np.full(len(uv), Status.OK, np.uint8)
             if query.waypoints_m is not None:
-                uv, waypoint_depth_m, status = self._project(query, frame)
+                uv, waypoint_depth_m, status = self._project(query.waypoints_m, query.header.frame_id, frame)
             scale = self.scaling.scale()
             answer = frame.encoded.answer(uv, scale)
             since_s = time.monotonic()  # waiting for transforms and decoding are no overhead
@@ -263,17 +263,16 @@ class Answers:
 
     # --- on the way
 
-    def _project(self, query: Query, frame: CameraFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`projected` of a query's waypoints, from the frame that they are in."""
-        assert query.waypoints_m is not None, "only waypoints are projected"
+    def _project(
+        self, points_m: np.ndarray, frame_id: str, frame: CameraFrame
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`projected` of waypoints [K, 3] m, from the frame that they are in."""
         try:
-            points_m = self.transforms.to_optical(
-                query.waypoints_m, query.header.frame_id, frame.header, wait_s=TF_WAIT_S
-            )
+            points_m = self.transforms.to_optical(points_m, frame_id, frame.header, wait_s=TF_WAIT_S)
         except NoTransformError as error:
             self.problems.report("transform", error)
-            count = len(query.uv)
-            return query.uv, _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
+            count = len(points_m)
+            return np.full((count, 2), np.nan), _nan(count), np.full(count, Status.NO_TRANSFORM, np.uint8)
         return projected(points_m, frame.encoded.camera)
 
     def _publish(

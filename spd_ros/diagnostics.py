@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections import Counter, deque
@@ -21,6 +20,7 @@ from spd_core.errors import SPDError
 from spd_core.status import Status
 
 SILENCE_S = 5.0  # without an image for so long, that is worth a warning
+CRASHED_S = 30.0  # so long, and less, DDS takes a node that crashed for one that lives (Fast DDS: 20 s)
 # A problem that was told and did not come again for so long is over: whatever lasts is found again with every image or
 # query.
 FORGET_S = 10.0
@@ -168,7 +168,6 @@ class Problems:
         """The callback, whose exceptions are counted and reported instead of ending the node: everything that ROS calls
         is called through this."""
 
-        @functools.wraps(callback)
         def call(*args: Any) -> Any:
             try:
                 return callback(*args)
@@ -188,6 +187,7 @@ def assess(
 ) -> tuple[bytes, str]:
     """Level and message for /diagnostics of an active node; the first of its inputs has the images."""
     _check_topics(node, problems, inputs, outputs)
+    _check_name(node, problems)
     if (silence_s := statistics.silence_s()) > SILENCE_S:
         text = f"no image for {silence_s:.0f} s {_where_images_are(node, inputs[0])}"
         node.get_logger().warning(text, throttle_duration_sec=10.0)
@@ -217,6 +217,16 @@ def _check_topics(
             problems.report(topic, f"{topic} has {' and '.join(sorted(filter(None, reasons)))}")
         else:
             problems.resolved(topic)
+
+
+def _check_name(node: Node, problems: Problems) -> None:
+    """Report a second node of this name: it hears the same queries, and answers them too."""
+    topic = node.resolve_topic_name("~/depths")
+    if (count := node.count_publishers(topic)) > 1:
+        what = f"{topic} has {count} publishers: does another node of this name answer too, or a bag with its answers?"
+        problems.report("name", what, CRASHED_S)
+    else:
+        problems.resolved("name")
 
 
 def _type_name(subscription: Subscription) -> str:

@@ -58,6 +58,7 @@ class Frames:
 
     def fail(self, image: PendingImage, why: Status) -> None:
         """Remember that an image could not be encoded."""
+        self.kept.pop(image.stamp_ns, None)  # one before it that had its stamp
         self.lose(image.stamp_ns, why)
         if image.received_s > self._failed_s:
             self.failure, self._failed_s = why, image.received_s

@@ -186,7 +186,8 @@ class FrameScheduler:
             return partial(self._client.refuse, query, query.failure)
         kept, stamp = self._frames.kept, self._meant_ns(query)
         found = near(self._here(), stamp, self._tolerance_ns) if stamp else self._frames.newest()
-        if found is not None and found in kept:
+        again = (self._encoding, self._pending.get(found)) if stamp and found is not None else ()
+        if found is not None and found in kept and not _came(found, query.received_s, again):
             ready_s = kept[found].ready_s if stamp else self._frames.first_s
             if self._is_late(max(query.received_s, ready_s), max(self._timeout_s, LEAST_PATIENCE_S)):
                 return partial(self._client.refuse, query, Status.TIMED_OUT)
@@ -230,14 +231,12 @@ class FrameScheduler:
         return image is not None and meant((image.stamp_ns,), self._meant_ns(query), self._tolerance_ns) is not None
 
     def _next_answer(self) -> Job | None:
-        job: Job
-        answerable = next(self._answerable(), None)
-        since_s = self._waiting[answerable[0]].received_s if answerable else math.inf
-        has_turn = self._was_fresh and answerable and self._is_late(since_s, HELD_BACK_S)
+        i, job = next(self._answerable(), (-1, None))
+        has_turn = job is not None and self._was_fresh and self._is_late(self._waiting[i].received_s, HELD_BACK_S)
         if self._fresh is not None and not has_turn:
             job, self._fresh, self._was_fresh = partial(self._client.on_frame, self._fresh), None, True
-        elif answerable is not None:
-            (i, job), self._was_fresh = answerable, False
+        elif job is not None:
+            self._was_fresh = False
             del self._waiting[i]
         else:
             # The first one alone: the plans of others depend on what is known of the frame by then.
@@ -305,3 +304,8 @@ def _named(queries: Iterable[Query], pending: Collection[int], tolerance_ns: int
     """Stamps of pending images that queries name."""
     named = (near(pending, query.stamp_ns, tolerance_ns) for query in queries if query.stamp_ns)
     return {stamp for stamp in named if stamp is not None}
+
+
+def _came(stamp_ns: int, before_s: float, images: Iterable[PendingImage | None]) -> bool:
+    """Whether one of the images has this stamp and came before then."""
+    return any(i is not None and i.stamp_ns == stamp_ns and i.received_s <= before_s for i in images)

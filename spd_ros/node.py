@@ -287,6 +287,7 @@ def main() -> int:
         node = SPDNode()
     except (RuntimeError, NameValidationException) as error:  # of rcl: arguments, parameter files or names
         hint = "; write 1.0, not 1, beside other numbers with a point" if "be of same type" in str(error) else ""
+        hint = " after --ros-args mean nothing to ROS" if type(error).__name__ == "UnknownROSArgsError" else hint
         print(f"spd_node: {error}{hint}", file=sys.stderr)
         return 1
     try:

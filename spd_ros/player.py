@@ -65,9 +65,6 @@ class Player(Node):
             rclpy.spin_once(self, timeout_sec=0.005)
         return until()
 
-    def spin_until(self, due_s: float) -> None:
-        self.spin(lambda: time.monotonic() >= due_s, max(due_s - time.monotonic(), 0) + 1)
-
     def activate(self, process: subprocess.Popen) -> None:
         """Bring up a node that was started for this replay and does not start by itself: only so does it say at once
         that it cannot."""
@@ -205,7 +202,7 @@ def replay_live(
         for frame in track(itertools.chain([first], ready), "playing", total=total):
             due_s += min(max((frame.stamp_ns - last_ns) / 1e9, 0.0), LONGEST_PAUSE_S) / rate
             last_ns = frame.stamp_ns
-            player.spin_until(due_s)
+            player.spin(lambda: False, due_s - time.monotonic())
             played.append(Replayed.of(frame, keep_picture=frame is first))
             player.show(frame)
             header = deserialize_message(frame.image_data, player.images.msg_type).header

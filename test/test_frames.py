@@ -418,6 +418,26 @@ def test_a_stamp_that_is_repeated_means_the_newest_image_that_has_it(b):
     assert b.wait(2)[1] == ("second", None, Status.BAD_IMAGE)
 
 
+def test_a_stamp_that_is_repeated_while_its_first_image_is_encoded_means_the_second(b):
+    b.occupy(7)
+    b.image(7, "bad")
+    b.query("q", 7)
+    b.gate.release(2)
+    assert b.wait(1) == [("q", None, Status.BAD_IMAGE)]
+
+
+def test_a_stamp_that_stands_still_starves_no_query(b):
+    b.occupy(7)
+    b.query("first", 7)
+    for i in range(1, 4):  # each comes while the last is encoded
+        b.image(7)
+        b.gate.release()
+        until(lambda count=i: len(b.encoded) == count)
+        assert b.encoding.wait(5)
+        b.query(str(i), 7)
+    assert b.wait(3) == [(name, 7, None) for name in ("first", "1", "2")]  # each from the image after it at the latest
+
+
 def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(b):
     """A camera with stamps of whole seconds: the frame of the second before is not its newest image."""
     b.gate.release(2)

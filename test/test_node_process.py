@@ -111,6 +111,19 @@ def test_a_node_that_is_not_configured_yet_ends_at_once(patched, signum, gap_s):
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["-P", "grid:=[1]"], "spd_node: ['-P', 'grid:=[1]'] after --ros-args mean nothing to ROS\n"),
+        (["-p", "waypoint_transform:=[1.5, 2]"], "; write 1.0, not 1, beside other numbers with a point\n"),
+    ],
+)
+def test_arguments_that_ros_refuses_are_named(arguments, text):
+    command = [sys.executable, "-m", "spd_ros", "--ros-args", *arguments]
+    done = subprocess.run(command, stderr=PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.endswith(text)) == (1, True), done.stderr
+
+
 class Operator:
     """Who turns the node through its lifecycle by hand."""
 

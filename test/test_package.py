@@ -126,6 +126,13 @@ def test_rviz_shows_the_topics_of_each_node(monkeypatch):
         assert (topics["/spd/overlay"], topics["/spd/depths"]) == ("spd/overlay", "spd/depths")  # below the namespace
 
 
+@pytest.mark.parametrize(("given", "topic"), [({}, "/tf"), ({"tf": "/robot/tf"}, "/robot/tf")])
+def test_a_robot_with_transforms_of_its_own(monkeypatch, given, topic):
+    for node in launched(monkeypatch, namespace="robot", cameras="front,rear", rviz="true", **given):
+        topics = dict(node["remappings"])
+        assert (topics["/tf"], topics["/tf_static"]) == (topic, f"{topic}_static")
+
+
 @pytest.mark.parametrize(
     ("given", "parameters"),
     [
@@ -180,6 +187,7 @@ def test_launch_file_offers_its_arguments():
         "image",
         "camera_info",
         "namespace",
+        "tf",
         "cameras",
         "rviz",
         "image_transport",

@@ -93,7 +93,7 @@ def test_a_node_that_dies_leaves_a_gap_and_the_replay_ends(tmp_path, monkeypatch
                 nodes.append(start_node())
                 known = player.count_publishers(ANSWER_TOPIC)  # DDS may not know yet that the first is dead
                 assert player.spin(lambda: player.count_publishers(ANSWER_TOPIC) > known, 60)
-                player.spin_until(time.monotonic() + 1)
+                player.spin(lambda: False, 1)
         show(player, frame)
 
     monkeypatch.setattr(live.Player, "show", kill_after_a_while)
