@@ -85,7 +85,7 @@ def evaluate_checkpoint(
     own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]
     if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
         say(
-            f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval"
+            f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize_eval"
             f" [{own_size[0]},{own_size[1]}] scales them",
             "yellow",
             title="note: ",

@@ -146,9 +146,9 @@ def replay(
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     if offline:
-        check_unused(replay, "are of a replay to a node, and --offline asks none", rate=rate, node=node)
+        check_unused(replay, "only for a replay to a node, which --offline does not ask", rate=rate, node=node)
     elif node == "running":
-        why = "are the running node's own parameters, which a replay leaves as they are"
+        why = "only for a fresh node; a running one keeps its own parameters"
         check_unused(replay, why, weights=weights, device=device, runtime=runtime)
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
     with opened_bag(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
