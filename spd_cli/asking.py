@@ -125,7 +125,8 @@ def ask(
             failed += 1
             continue
         if json:
-            print(json_format.dumps(_record(asked)), flush=True)
+            frame = {"frame": count} if is_moving else {}
+            print(json_format.dumps({**_record(asked), **frame}), flush=True)
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)

@@ -288,7 +288,9 @@ def _list_checkpoints(folder: Path, console: Console) -> None:
         except checkpoint.CheckpointError as error:
             faults.append(str(error))
             continue
-        source = origin.get("source") or origin.get("data") or "-"
+        run = _run_of(origin)
+        trained = ", ".join(f"{name} {value}" for name, value in run.items()) if isinstance(run, dict) else run
+        source = origin.get("source") or origin.get("data") or trained or "-"
         cells = (path, config.get("encoder", "-"), origin.get("license", "-"), source)
         found.add_row("embedded" if is_embedded else printable(str(path)), *(printable(str(x)) for x in cells[1:]))
     console.print(found)

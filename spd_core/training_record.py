@@ -189,6 +189,8 @@ class Record:
         if self.writer is not None:
             with suppress(OSError):  # as in `log`
                 self.writer.close()
+        best = f"best.safetensors (of step {self.best['step']}, abs_rel {self.best['abs_rel']:.4f})"
+        self.fabric.print(f"wrote {self.out}/{best} and last.safetensors")
         return report
 
 

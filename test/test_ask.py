@@ -176,6 +176,7 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, spd):
     write_bag(tmp_path / "bag", frames)
     from_bag = records(spd("ask", tmp_path / "bag", "20,30", "--frames", "2", "--json"))
     assert [(record["focal_px"], record["focal_from"]) for record in from_bag] == [(100, "the bag's camera_info")] * 2
+    assert [record["frame"] for record in from_bag] == [0, 1]
     cv2.imwrite(str(tmp_path / "p.png"), PIXELS[..., ::-1])
     [of_file] = records(spd("ask", tmp_path / "p.png", "20,30", "--camera", "100,100,63.5,47.5", "--json"))
     assert from_bag[0]["points"] == of_file["points"]

@@ -26,10 +26,15 @@ from spd_core.training import TrainingError, TrainingRun, _fabric, train
 from spd_core.training_config import open_training_data
 
 
-def test_training_learns_and_writes_its_record(rooms, tmp_path):
+def test_training_learns_and_writes_its_record(rooms, tmp_path, capsys):
     report = train(config(rooms, tmp_path, steps=50, validate_every=25, encoder_lr=2e-3, decoder_lr=2e-3))
     first, *_, last = report["history"]
     assert last["abs_rel"] < 0.6 * first["abs_rel"]
+    best = report["best"]
+    *_, said = capsys.readouterr().out.split("wrote ")
+    assert said.split("\n")[0] == (
+        f"{tmp_path}/best.safetensors (of step {best['step']}, abs_rel {best['abs_rel']:.4f}) and last.safetensors"
+    )
     on_disk = json.loads((tmp_path / "run.json").read_text())
     assert on_disk == report
     assert (report["ended"], report["step"], report["environment"]["torch"]) == ("complete", 50, torch.__version__)
