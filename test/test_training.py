@@ -41,6 +41,7 @@ def test_training_learns_and_writes_its_record(rooms, tmp_path, capsys):
     assert report["best"]["abs_rel"] == min(v["abs_rel"] for v in report["history"])
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert checkpoint.provenance(tmp_path / "last.safetensors")["config"]["steps"] == 50
+    assert "ended" not in checkpoint.provenance(tmp_path / "best.safetensors"), "it was written while the run went on"
     for name in ("pred_min", "pred_max", "gt_max", "s_star", "scale_gap", "pred_cv", "abs_rel_2_5m"):
         assert np.isfinite(last[name])
 
