@@ -261,10 +261,11 @@ def _played_live(
     """The frames played to a fresh node with settings of its `own`, or to the one that runs, and the fresh node's exit
     code."""
     with extra("ros"):
-        from spd_ros.player import replay_live
+        from spd_ros.player import WAIT_FOR_NODE_S, replay_live
         from spd_ros.processes import isolate, running_node
 
     if own is None:
+        say(f"looking for a node that listens to /camera/image_raw, for {WAIT_FOR_NODE_S:.0f} s at most", stderr=True)
         return replay_live(frames, rate, None, total, is_rectified=heard["rectified"] == "true"), 0
     isolate()
     with running_node(parameters={**own, **heard, "autostart": False}) as process:

@@ -117,6 +117,7 @@ def test_no_node_to_ask(tmp_path, monkeypatch, spd):
     monkeypatch.setattr(live, "WAIT_FOR_NODE_S", 0.5)
     write_bag(tmp_path / "bag", frames(1))
     _, error = spd("replay", tmp_path / "bag", "--node", "running", code=1)
+    assert "looking for a node" in error, "a minute of silence looks like a fault"
     assert "no node listens to /camera/image_raw" in error
 
 
