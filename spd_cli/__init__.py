@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> None:
     arguments = spelled_out(arguments)
     if name in TAKES_A_LIST:
         arguments = gathered(arguments, command)
-    result = auto_cli({name: command}, args=arguments, parser_class=Parser)
+    result = auto_cli({name: command}, args=arguments, parser_class=Parser, prog="spd")
     if name == "train":
         # Processes that train together end each other by it, also within torch, where Python would not hear it.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
