@@ -125,7 +125,8 @@ def ask(
             failed += 1
             continue
         if json:
-            print(json_format.dumps(_record(asked)), flush=True)
+            frame = {"frame": count} if is_moving else {}
+            print(json_format.dumps({**_record(asked), **frame}), flush=True)
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)
@@ -181,7 +182,7 @@ def _points(words: list[str]) -> np.ndarray:
 def _grid(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"(\d+)[x,](\d+)", text)
     if not match or not 0 < int(match[1]) * int(match[2]) <= 100_000:
         raise AskError(f"a grid is columns x rows, say 8x6, of at most 100,000; got {text!r}")
     return int(match[1]), int(match[2])

@@ -85,7 +85,7 @@ def evaluate_checkpoint(
     own_size, size = predictor.input_size, how.resize_eval or first.rgb.shape[:2]
     if predictor.model.config.fit != "focal" and max(s / o for s, o in zip(size, own_size)) > 1.5:
         say(
-            f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize-eval"
+            f"images of {size[1]}x{size[0]} px for a network that knows {own_size[1]}x{own_size[0]}; --resize_eval"
             f" [{own_size[0]},{own_size[1]}] scales them",
             "yellow",
             title="note: ",
@@ -288,7 +288,9 @@ def _list_checkpoints(folder: Path, console: Console) -> None:
         except checkpoint.CheckpointError as error:
             faults.append(str(error))
             continue
-        source = origin.get("source") or origin.get("data") or "-"
+        run = _run_of(origin)
+        trained = ", ".join(f"{name} {value}" for name, value in run.items()) if isinstance(run, dict) else run
+        source = origin.get("source") or origin.get("data") or trained or "-"
         cells = (path, config.get("encoder", "-"), origin.get("license", "-"), source)
         found.add_row("embedded" if is_embedded else printable(str(path)), *(printable(str(x)) for x in cells[1:]))
     console.print(found)

@@ -72,7 +72,7 @@ def check_unused(command: Callable, why: str, **options: Any) -> None:
     """Say of options of a command that do nothing beside another one that they were given."""
     parameters = inspect.signature(command).parameters
     if given := [f"--{name} {value}" for name, value in options.items() if value != parameters[name].default]:
-        raise SPDError(f"{' and '.join(given)}: these {why}")
+        raise SPDError(f"{' and '.join(given)}: {why}")
 
 
 def check_text(arguments: list[str]) -> None:

@@ -146,9 +146,9 @@ def replay(
     if references < 0 or (references and not offline):
         raise SPDError(f"references must be 0, or positive with --offline, got {references}")
     if offline:
-        check_unused(replay, "are of a replay to a node, and --offline asks none", rate=rate, node=node)
+        check_unused(replay, "only for a replay to a node, which --offline does not ask", rate=rate, node=node)
     elif node == "running":
-        why = "are the running node's own parameters, which a replay leaves as they are"
+        why = "only for a fresh node; a running one keeps its own parameters"
         check_unused(replay, why, weights=weights, device=device, runtime=runtime)
     sampling, exit_code = Sampling(points, grid, recorded, seed), 0
     with opened_bag(bag, image, depth, camera_info, query, tolerance_s, depth_offset_s) as (recording, choice, pairing):
@@ -261,10 +261,11 @@ def _played_live(
     """The frames played to a fresh node with settings of its `own`, or to the one that runs, and the fresh node's exit
     code."""
     with extra("ros"):
-        from spd_ros.player import replay_live
+        from spd_ros.player import WAIT_FOR_NODE_S, replay_live
         from spd_ros.processes import isolate, running_node
 
     if own is None:
+        say(f"looking for a node that listens to /camera/image_raw, for {WAIT_FOR_NODE_S:.0f} s at most", stderr=True)
         return replay_live(frames, rate, None, total, is_rectified=heard["rectified"] == "true"), 0
     isolate()
     with running_node(parameters={**own, **heard, "autostart": False}) as process:

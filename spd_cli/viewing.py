@@ -80,7 +80,7 @@ def view(
     if node and image is not None:
         raise ViewError(f"--image is a topic of a bag, got {image}; a node is found by its --namespace")
     if node:
-        why = "are of files; a node has its own"
+        why = "only for files; a node has its own"
         check_unused(view, why, weights=weights, device=device, runtime=runtime, frames=frames)
     if namespace and not node:
         raise ViewError(f"--namespace is that of the node to look at, with --node; got {namespace}")

@@ -114,7 +114,7 @@ def _trained_on(path: Path, max_depth_m: float | None) -> str:
     dataset = by_depth[max_depth_m]
     if dataset is None:
         raise CheckpointError(
-            f"{path.name} does not say which data its depth is scaled to: give --max-depth-m 20 for the Hypersim"
+            f"{path.name} does not say which data its depth is scaled to: give --max_depth_m 20 for the Hypersim"
             " model, 80 for Virtual KITTI"
         )
     if by_name not in (None, dataset):

@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -238,8 +238,8 @@ class EncodedFrame:
     of `v15`, 67 MB for one of `depth_anything_v2_vits`; 128 points take about half of it.
     """
 
-    predictor: Predictor
-    features: Features
+    predictor: Predictor = field(repr=False)
+    features: Features = field(repr=False)  # a notebook would show pages of numbers
     transform: ImageTransform
     camera: Camera | None
 

@@ -134,9 +134,9 @@ class Record:
         if not self.fabric.is_global_zero:
             return
         report = self.report()
-        checkpoint.save(self.evaluated, self.out / "last.safetensors", **report)
-        if is_best:
-            checkpoint.save(self.evaluated, self.out / "best.safetensors", **report)
+        so_far = {name: value for name, value in report.items() if name != "ended"}  # which run.json says
+        for name in ("last", "best") if is_best else ("last",):
+            checkpoint.save(self.evaluated, self.out / f"{name}.safetensors", **so_far)
         state = {
             "recipe": report["config"],
             "samples": self.samples,
@@ -197,6 +197,8 @@ class Record:
         if self.writer is not None:
             with suppress(OSError):  # as in `log`
                 self.writer.close()
+        best = f"best.safetensors (of step {self.best['step']}, abs_rel {self.best['abs_rel']:.4f})"
+        self.fabric.print(f"wrote {self.out}/{best} and last.safetensors")
         return report
 
 

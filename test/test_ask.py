@@ -45,9 +45,10 @@ def test_the_calibration_of_another_mode_is_taken_and_doubted(tmp_path, spd):
     assert "but the optical axis at 31.5,17.5 px is far" in " ".join(said.split())
 
 
-def test_the_picture_is_as_it_is_shown(tmp_path, spd):
+@pytest.mark.parametrize("grid", ["2x3", "2,3"])
+def test_the_picture_is_as_it_is_shown(tmp_path, spd, grid):
     """A phone held upright writes the sensor's rows and a note to turn them."""
-    (record,) = records(spd("ask", photograph(tmp_path / "p.jpg", {F35: 26}, orientation=6), "--grid", "2x3", "--json"))
+    (record,) = records(spd("ask", photograph(tmp_path / "p.jpg", {F35: 26}, orientation=6), "--grid", grid, "--json"))
     assert record["size"] == [96, 128]
     assert record["focal_px"] == pytest.approx(26 * 160 / 43.267, rel=1e-3)
     assert len(record["points"]) == 6
@@ -176,6 +177,7 @@ def test_a_bag_is_asked_frame_by_frame_with_its_own_camera(tmp_path, spd):
     write_bag(tmp_path / "bag", frames)
     from_bag = records(spd("ask", tmp_path / "bag", "20,30", "--frames", "2", "--json"))
     assert [(record["focal_px"], record["focal_from"]) for record in from_bag] == [(100, "the bag's camera_info")] * 2
+    assert [record["frame"] for record in from_bag] == [0, 1]
     cv2.imwrite(str(tmp_path / "p.png"), PIXELS[..., ::-1])
     [of_file] = records(spd("ask", tmp_path / "p.png", "20,30", "--camera", "100,100,63.5,47.5", "--json"))
     assert from_bag[0]["points"] == of_file["points"]

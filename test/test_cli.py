@@ -1,5 +1,6 @@
 """The command line: text from outside stays text, errors are one line, bugs show themselves."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -56,6 +57,8 @@ def damaged(tmp_path_factory):
     save_file(tensors, folder / "a.safetensors", {**metadata, "config": "{broken"})
     save_file(tensors, folder / "b.safetensors", metadata)
     save_file(tensors, folder / "deep" / "c[raw].safetensors", {**metadata, "provenance": '{"source": "[red]me"}'})
+    trained = json.dumps({"config": {"out": "runs/mine", "init": "embedded", "steps": 20}})
+    save_file(tensors, folder / "t.safetensors", {**metadata, "provenance": trained})
     save_file(tensors, folder / "others.safetensors")
     save_file(tensors, folder / "p.safetensors", {**metadata, "provenance": "7"})
     whole = (folder / "b.safetensors").read_bytes()
@@ -77,6 +80,7 @@ def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, spd, d
     for name in ("a", "p", "half", "empty", "page"):
         assert sum(f"{damaged}/{name}.safetensors" in line for line in faults) == 1, name
     assert len(faults) == 5
+    assert "out runs/mine" in said
     for other in ("._b", "others", "folder.safetensors", "gone"):
         assert other not in said
 

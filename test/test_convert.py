@@ -85,7 +85,7 @@ def test_a_camera_image_is_prepared_as_theirs(converted):
     [
         ("depth_anything_v2_vits.pth", {}, "relative-depth checkpoint"),
         ("depth_anything_v2_vitl.pth", {"max_depth_m": 20}, "relative-depth checkpoint"),
-        ("mine.pth", {}, "--max-depth-m 20 for the Hypersim"),
+        ("mine.pth", {}, "--max_depth_m 20 for the Hypersim"),
         ("mine.pth", {"max_depth_m": 10}, "max_depth_m is 10; expected 20"),
         (
             "depth_anything_v2_metric_vkitti_vits.pth",

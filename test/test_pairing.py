@@ -74,7 +74,7 @@ def test_depth_of_another_clock(tmp_path, offset_s):
         assert "0 of 8 images have depth within the tolerance of 0.02 s; of 8 depth images the nearest is" in str(
             pairing
         )
-        advice = f"--depth-offset-s {-offset_s} corrects the clock"
+        advice = f"--depth_offset_s {-offset_s} corrects the clock"
         assert advice in str(pairing)
         assert advice in str(bag.pairing(TOPICS, depth_offset_s=1.3))  # in place of that, not beside it
         assert bag.pairing(TOPICS, tolerance_s=abs(offset_s) + 0.001).partner

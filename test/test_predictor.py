@@ -37,6 +37,12 @@ def rgb():
     return np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
 
 
+def test_a_frame_is_shown_in_a_line_without_its_features(predictor, rgb):
+    shown = repr(predictor.encode(rgb, CAMERA))
+    assert len(shown) < 400
+    assert repr(CAMERA) in shown
+
+
 def test_depth_at_every_pixel_is_the_dense_map(predictor, rgb):
     frame = predictor.encode(rgb, CAMERA)
     dense = frame.dense_depth()

@@ -117,6 +117,7 @@ def test_no_node_to_ask(tmp_path, monkeypatch, spd):
     monkeypatch.setattr(live, "WAIT_FOR_NODE_S", 0.5)
     write_bag(tmp_path / "bag", frames(1))
     _, error = spd("replay", tmp_path / "bag", "--node", "running", code=1)
+    assert "looking for a node" in error, "a minute of silence looks like a fault"
     assert "no node listens to /camera/image_raw" in error
 
 
@@ -246,7 +247,7 @@ def test_what_a_bag_lacks_is_told(tmp_path, spd):
         (("--recorded",), "has no query topic"),
         (("--node", "old"), "node must be fresh or running"),
         (("--rate", "0"), "rate must be positive"),
-        (("--rate", "2"), "--rate 2.0: these are of a replay to a node, and --offline asks none"),
+        (("--rate", "2"), "--rate 2.0: only for a replay to a node, which --offline does not ask"),
         (("--points", "0"), "points must be at least 1, got 0"),
     ):
         _, error = spd("replay", path, "--offline", *arguments, code=1)

@@ -245,7 +245,7 @@ def test_a_scale_is_measured_past_a_clock_of_its_own(tmp_path, spd, failing):
     moved = recorded.write(tmp_path / "bag", recorded.usual(2, depth_offset_ns=2_500_000_000))
     said = failing("calibrate-scale", moved)
     assert said.startswith("error: nothing to measure: 0 of 2 images have depth within the tolerance")
-    said = spd("calibrate-scale", moved, "--depth-offset-s", said.split("--depth-offset-s ")[1].split()[0]).out
+    said = spd("calibrate-scale", moved, "--depth-offset-s", said.split("--depth_offset_s ")[1].split()[0]).out
     assert "2 of 2 images have depth" in said
     assert "scale_factor: " in said
 

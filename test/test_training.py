@@ -26,16 +26,22 @@ from spd_core.training import TrainingError, TrainingRun, _fabric, train
 from spd_core.training_config import open_training_data
 
 
-def test_training_learns_and_writes_its_record(rooms, tmp_path):
+def test_training_learns_and_writes_its_record(rooms, tmp_path, capsys):
     report = train(config(rooms, tmp_path, steps=50, validate_every=25, encoder_lr=2e-3, decoder_lr=2e-3))
     first, *_, last = report["history"]
     assert last["abs_rel"] < 0.6 * first["abs_rel"]
+    best = report["best"]
+    *_, said = capsys.readouterr().out.split("wrote ")
+    assert said.split("\n")[0] == (
+        f"{tmp_path}/best.safetensors (of step {best['step']}, abs_rel {best['abs_rel']:.4f}) and last.safetensors"
+    )
     on_disk = json.loads((tmp_path / "run.json").read_text())
     assert on_disk == report
     assert (report["ended"], report["step"], report["environment"]["torch"]) == ("complete", 50, torch.__version__)
     assert report["best"]["abs_rel"] == min(v["abs_rel"] for v in report["history"])
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert checkpoint.provenance(tmp_path / "last.safetensors")["config"]["steps"] == 50
+    assert "ended" not in checkpoint.provenance(tmp_path / "best.safetensors"), "it was written while the run went on"
     for name in ("pred_min", "pred_max", "gt_max", "s_star", "scale_gap", "pred_cv", "abs_rel_2_5m"):
         assert np.isfinite(last[name])
 

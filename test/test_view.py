@@ -145,7 +145,7 @@ def test_streams_are_kept_as_they_were_read(rooms, tmp_path, capsys):
         (["p.png", "--node"], r"--node shows what a running node sees, and no files besides; got p\.png"),
         (
             ["--node", "--weights", "w", "--frames", "2"],
-            "--weights w and --frames 2: these are of files; a node has its",
+            "--weights w and --frames 2: only for files; a node has its own",
         ),
         (["--node", "p.png"], r"--node shows what a running node sees, and no files besides; got p\.png"),
         (["--node", "--fov", "60"], "the node takes its camera from camera_info"),
