@@ -25,11 +25,12 @@ from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, check_writable, listed, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
+from spd_core.metrics import doubt_units
 from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.reports import report_folder, write_evaluation
-from spd_core.scale_evaluation import check_counts, doubt_units, evaluate_scale, write_scale_report
+from spd_core.scale_evaluation import check_counts, evaluate_scale, write_scale_report
 
 from .console import make_console, say
 from .scales import say_left_out, say_without_camera, show_floor, show_scale

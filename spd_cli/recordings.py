@@ -27,11 +27,11 @@ from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
 from spd_core.files import printable
+from spd_core.metrics import doubt_units
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
 from spd_core.reports import report_folder
-from spd_core.scale_evaluation import doubt_units
 
 from .console import make_console, say
 from .parser import check_unused

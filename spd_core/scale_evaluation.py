@@ -20,7 +20,7 @@ from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import depth_metrics, evaluated_pixels, mean_metrics
+from .metrics import depth_metrics, doubt_units, evaluated_pixels, mean_metrics
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
 from .scale import ScaleFilter
@@ -30,7 +30,6 @@ from .scale_prior import ScalePrior
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, OUTLIERS = 0.05, 0.2  # of references: sigma of the log, and the share that are outliers: any depth
 NEAREST_M, FARTHEST_M = 0.3, 10.0  # of outliers
-DOUBTFUL_FACTOR = 2.0  # of true to network depth: beyond, other units are likelier than such a camera
 MARGIN = 1.2  # other cameras and rooms are harder than those held out
 DRAWS = 200  # of references, at least, for a mean that is not of chance: several for each image of a small set
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
@@ -230,16 +229,6 @@ def measure_scale(
     doubt_units(math.exp(np.median(ratios)))
     sigma_log = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
     return MeasuredScale(math.exp(np.median(ratios)), sigma_log, len(ratios), without_camera, pixels_beyond)
-
-
-def doubt_units(ratio: float) -> None:
-    """Warn of true depths, by their ratio to the network's, that are hardly metres."""
-    if max(ratio, 1 / ratio) > DOUBTFUL_FACTOR:
-        warnings.warn(
-            f"true depths are {ratio:.3g} times the network's: are they in metres (16-bit pictures in mm, which are"
-            " 1/5000 m in TUM, 1/256 m in KITTI, and turned by three bits in SUN3D), and is the focal length right?",
-            stacklevel=3,
-        )
 
 
 def fit_prior(

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import data_sets
 from support.training import config
 
 from spd_core import SPD, checkpoint
 from spd_core.data.augment import Augmentation
+from spd_core.data.layouts import open_dataset
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, learning_rate, train
@@ -54,6 +56,17 @@ def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
     assert (learned.config.input_size, learned.config.training_focal_px) == ((64, 96), 80.0)
     for name, tensor in embedded.state_dict().items():
         torch.testing.assert_close(learned.state_dict()[name], tensor)
+
+
+def test_truth_in_another_unit_is_doubted_before_it_is_learned(rooms, tmp_path):
+    dataset = open_dataset(rooms)
+    for i in range(2):
+        camera = dataset[i].camera
+        numbers = f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}"
+        data_sets.write_rgbd(tmp_path / "data", str(i), dataset[i].rgb, 0.2 * dataset[i].depth_m, numbers)
+    model = {"input_size": [64, 96], "training_focal_px": 80.0}
+    with pytest.warns(UserWarning, match="true depths are 0.* times the network's: are they in metres"):
+        train(config(tmp_path / "data", tmp_path / "run", steps=1, preset="lite", init="embedded", model=model))
 
 
 def test_rooms_need_a_validation_set(rooms, tmp_path):
