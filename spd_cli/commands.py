@@ -25,6 +25,7 @@ from spd_core.errors import MOST_WORKERS, SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import FileError, check_writable, listed, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
+from spd_core.metrics import doubt_units
 from spd_core.model import PRESETS, SPD, preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
@@ -101,6 +102,7 @@ def evaluate_checkpoint(
         table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
     make_console().print(table)
     say_left_out(result["pixels_beyond"], how.max_depth_m, result["without_truth"])
+    doubt_units(result["mean"]["s_star"])
     if n_nan := result["mean"]["n_nan"]:
         say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
     protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items())
@@ -152,7 +154,7 @@ def check(path: Path, workers: int = 2) -> None:
             faults += 1
             say(f"no image of {printable(str(path))} has a pixel of known depth", "red")
         elif summary.medians_m and (median_m := float(np.median(summary.medians_m))) > FAR_M:
-            units = "where 16-bit PNG is in 1/5000 m (TUM), it must be made millimetres"
+            units = "where 16-bit PNG is in 1/5000 m (TUM) or turned by 3 bits (SUN3D), make it mm"
             say(f"the median depth is {median_m:.0f} m; right outdoors, but {units}", "yellow", title="note: ")
         table.caption = dataset.layout
         if split not in dataset.splits:

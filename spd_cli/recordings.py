@@ -27,6 +27,7 @@ from spd_core.errors import SPDError, at_least
 from spd_core.evaluation import Protocol
 from spd_core.extras import extra
 from spd_core.files import printable
+from spd_core.metrics import doubt_units
 from spd_core.pixels import random_pixels
 from spd_core.predictor import Predictor
 from spd_core.recording import Replayed, Report, Sampling, answer_offline, frames_to_ask, report, write
@@ -325,6 +326,8 @@ def _show(result: Report, rows: int = 25) -> None:
             f"left out: {beyond} points whose true depth is {summary['max_depth_m']:g} m or more (max_depth_m)",
             "yellow",
         )
+    if metrics is not None:
+        doubt_units(metrics["s_star"])
     say("no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN))
     for gap in summary["gaps"]:
         say(f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)", "red")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from .errors import SPDError
 
 # [top, bottom, left, right] of the crop that Eigen et al. (2014) evaluate on 480x640 NYU images.
 EIGEN_CROP = (45, 471, 41, 601)
+DOUBTFUL_FACTOR = 2.0  # of true to network depth: beyond, other units are likelier than such a camera
 RANGES_M = {f"abs_rel_{near}_{far}m": (near, far) for near, far in ((0, 2), (2, 5), (5, 10))}
 
 
@@ -108,6 +110,16 @@ def collapsed(mean: dict[str, float]) -> bool:
     """Whether a model's output is (nearly) the same everywhere while the truth is not, from the mean of
     `range_metrics`."""
     return mean["pred_cv"] < 0.1 * mean["gt_cv"]
+
+
+def doubt_units(ratio: float) -> None:
+    """Warn of true depths, by their ratio to the network's, that are hardly metres."""
+    if max(ratio, 1 / ratio) > DOUBTFUL_FACTOR:
+        warnings.warn(
+            f"true depths are {ratio:.3g} times the network's: are they in metres (16-bit pictures in mm, which are"
+            " 1/5000 m in TUM, 1/256 m in KITTI, and turned by three bits in SUN3D), and is the focal length right?",
+            stacklevel=3,
+        )
 
 
 def mean_metrics(per_image: list[dict[str, Any]]) -> dict[str, float]:

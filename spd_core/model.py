@@ -54,9 +54,9 @@ class SPDConfig:
         max_depth_m: what a "sigmoid" is scaled to.
         fit: "inside" scales an image to fit into `input_size` (bilinear, antialiased); "focal" to the training focal
             length, whatever size that gives, so that a thing of 10 cm at 1 m has the same size for every camera (the
-            canonical camera of Metric3D, Yin et al. 2023; without intrinsics as "inside"); "cover" scales its shorter
-            side to that of `input_size` and both to multiples of the encoder's stride (cubic), as Depth Anything V2
-            does.
+            canonical camera of Metric3D, Yin et al. 2023; of narrower view somewhat larger, docs/models.md; without
+            intrinsics as "inside"); "cover" scales its shorter side to that of `input_size` and both to multiples of
+            the encoder's stride (cubic), as Depth Anything V2 does.
         sigma: the head answers the scale of its error beside depth.
     """
 

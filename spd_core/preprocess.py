@@ -22,6 +22,9 @@ MAX_ASPECT = 16
 # Pixels of network input under fit "focal", in multiples of the model's input size: cameras of very wide view are
 # scaled down.
 MOST_INPUT = 3.0
+# Those of narrower view than the model's input are scaled up by this power of what they lack: seen small, a part of a
+# room is taken for all of it, and comes out too near (docs/models.md).
+NARROW_VIEW = 0.3
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -109,8 +112,9 @@ def _network_size(
         return max(round(height * scale / stride), least) * stride, max(round(width * scale / stride), least) * stride
     scale = min(target[0] / height, target[1] / width)
     if config.fit == "focal" and input_size is None and camera is not None:
-        most = math.sqrt(MOST_INPUT * math.prod(target) / (height * width))
-        scale = min(config.training_focal_px / camera.focal_px, most)  # the correction of depth makes up what is left
+        whole = math.sqrt(math.prod(target) / (height * width))  # to as many pixels as the model's input has
+        scale = min(config.training_focal_px / camera.focal_px, math.sqrt(MOST_INPUT) * whole)
+        scale *= max(1, whole / scale) ** NARROW_VIEW  # the correction of depth makes up what is left
     scale = max(scale, MIN_SIZE / min(height, width))
     return round(height * scale), round(width * scale)
 

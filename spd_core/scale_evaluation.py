@@ -20,7 +20,7 @@ from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import evaluated_pixels, mean_metrics
+from .metrics import doubt_units, evaluated_pixels, mean_metrics
 from .pixels import random_pixels
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
@@ -32,7 +32,6 @@ from .status import Answer
 SCORED, MEASURED = 4000, 1000  # pixels of an image that errors and a scale are measured at
 NOISE, OUTLIERS = 0.05, 0.2  # of references: sigma of the log, and the share that are outliers: any depth
 NEAREST_M, FARTHEST_M = 0.3, 10.0  # of outliers
-DOUBTFUL_FACTOR = 2.0  # of true to network depth: beyond, other units are likelier than such a camera
 MARGIN = 1.2  # other cameras and rooms are harder than those held out
 DRAWS = 200  # of references, at least, for a mean that is not of chance: several for each image of a small set
 LEAST_IMAGES = 10  # the standard deviation of so many scales is known to a quarter: 1 / sqrt(2 (n - 1))
@@ -227,19 +226,9 @@ def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, max_depth_m:
             f"no frame of the recording has depth below {max_depth_m:g} m (max_depth_m): a scale needs true distances"
             " to be measured by"
         )
-    _doubt_units(np.median(ratios))
+    doubt_units(math.exp(np.median(ratios)))
     sigma_log = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
     return MeasuredScale(math.exp(np.median(ratios)), sigma_log, len(ratios), without_camera, pixels_beyond)
-
-
-def _doubt_units(log_ratio: float) -> None:
-    """Warn of true depths, by the log of their ratio to the network's, that are hardly metres."""
-    if abs(log_ratio) > math.log(DOUBTFUL_FACTOR):
-        warnings.warn(
-            f"true depths are {math.exp(log_ratio):.3g} times the network's: are they in metres (16-bit pictures in"
-            " mm), and is the focal length right?",
-            stacklevel=3,
-        )
 
 
 def fit_prior(
@@ -282,7 +271,7 @@ def fit_prior(
         scales.append(np.median(ratio))
         slopes.append(fit[1])
         left.append(ratio - scales[-1])
-    _doubt_units(np.median(scales))
+    doubt_units(math.exp(np.median(scales)))
     slope = 1.48 * float(np.median(np.abs(slopes)))  # the standard deviation, not that of a few odd images
     network_sigma = 0.0 if np.isnan(sigmas).any() else float(np.mean(sigmas))
     spread = MARGIN * _width(np.concatenate(left))

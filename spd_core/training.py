@@ -31,7 +31,7 @@ from .encoders import set_drop_path
 from .errors import SPDError, first_line
 from .evaluation import crop_of, predict, score
 from .extras import extra
-from .metrics import collapsed, mean_metrics
+from .metrics import collapsed, doubt_units, mean_metrics
 from .model import MIN_SIZE, SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
@@ -199,13 +199,8 @@ class TrainingRun:
                     advance=1,
                     description=f"loss {loss:.3f}  {rate:.1f} img/s  waits {record.waited_s / record.trained_s:.0%}",
                 )
-                record.log(
-                    {
-                        "train/loss": loss,
-                        "train/encoder_lr": self.optimizer.param_groups[0]["lr"],
-                        "train/img_per_s": rate,
-                    }
-                )
+                encoder_lr = self.optimizer.param_groups[0]["lr"]
+                record.log({"train/loss": loss, "train/encoder_lr": encoder_lr, "train/img_per_s": rate})
                 if self._is_validated(record.step):
                     self._validate(loss)
                 elif record.step % config.save_every == 0:
@@ -314,6 +309,8 @@ class TrainingRun:
                 f"WARNING: the output has collapsed: it varies by {mean['pred_cv']:.1%} of its mean where the truth"
                 f" varies by {mean['gt_cv']:.1%}"
             )
+        if record.step == 0 and config.init is not None and fabric.is_global_zero:  # before hours of learning it
+            doubt_units(mean["s_star"])
         record.save(is_best)
         if record.writer and config.pictures:
             record.log({}, {"val/rgb_truth_prediction": self._picture(predictor)})

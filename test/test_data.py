@@ -203,6 +203,26 @@ def test_rgbd_folder(tmp_path):
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(("folder", "suffix"), [("rgb", "png"), ("color", "jpg"), ("images", "png")])
+def test_pictures_and_depth_in_folders_of_their_own(tmp_path, folder, suffix):
+    rgb, depth_m = frame(0)
+    (tmp_path / folder).mkdir()
+    (tmp_path / "depth").mkdir()
+    for name in ("0", "1", "2.15"):
+        cv2.imwrite(str(tmp_path / folder / f"{name}.{suffix}"), rgb[..., ::-1])
+    for name in ("0", "2.15", "2.17"):
+        cv2.imwrite(str(tmp_path / "depth" / f"{name}.png"), (depth_m * 1000).round().astype(np.uint16))
+    (tmp_path / "camera.txt").write_text("500 501 320 240\n")
+    with pytest.warns(UserWarning, match=rf"left out 2 files that are no pair .*: 1\.{suffix}, 2\.17\.png"):
+        dataset = open_dataset(tmp_path)
+    assert (dataset.names, dataset[0].camera) == (["0", "2.15"], Camera(500, 501, 320, 240))
+    np.testing.assert_allclose(dataset[1].depth_m, depth_m, atol=1e-6)
+    for name in ("0", "2.15"):
+        (tmp_path / "depth" / f"{name}.png").unlink()
+    with pytest.raises(DataError, match=r"no images .* or depth/<name>\.png of the same name, in "):
+        open_dataset(tmp_path)
+
+
 def test_a_folder_as_seven_scenes_has_it(tmp_path):
     """`.color` beside `.depth`, and 65535 where there is no reading."""
     rgb, depth_m = frame(0)

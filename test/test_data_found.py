@@ -135,7 +135,13 @@ def test_pictures_without_depth_and_depth_of_two_pictures_are_said(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"50 51 32 24", b"\xef\xbb\xbf50 51\r\n32 24\r\n", "50 51 32 24\r\n".encode("utf-16"), b"50,51, 32,24\n"],
+    [
+        *(b"50 51 32 24", b"\xef\xbb\xbf50 51\r\n32 24\r\n", "50 51 32 24\r\n".encode("utf-16"), b"50,51, 32,24\n"),
+        b"5.0e+01 0 32\n0 51 24\n0 0 1\n",  # K, of numpy.savetxt
+        b"[[50.  0. 32.]\n [ 0. 51. 24.]\n [ 0.  0.  1.]]",
+        b"50 0 32 -7 0 51 24 0.2 0 0 1 0.003",  # a projection
+        b"50 0 32 0\n0 51 24 0\n0 0 1 0\n0 0 0 1\n",  # ScanNet
+    ],
 )
 def test_camera_files_of_other_editors(tmp_path, content):
     (tmp_path / "camera.txt").write_bytes(content)
@@ -149,6 +155,8 @@ def test_camera_files_of_other_editors(tmp_path, content):
         (b"50 51 32", "expected four numbers"),
         (b"50 51 32 24 0.1", "expected four numbers"),
         (b"50 51 32 nan", "expected four numbers"),
+        (b"50 51 32 24 0.2 -0.9 -0.01 0 1.2", "expected four numbers"),  # with a lens, of nine numbers too
+        (b"50 0 0 0 51 0 32 24 1", "expected four numbers"),  # column by column
         (b"0 0 32 24", "expected four numbers"),
         (HTML, "is a web page"),
         (b"\xff\x00\x80\x01", "is not text"),

@@ -188,3 +188,8 @@ def test_command(tmp_path, rooms, spd):
     said = " ".join(spd("eval", tmp_path).out.split())
     assert f"left out: {sample.depth_m.size:,} pixels whose true depth is more than 10 m" in said
     assert "left out: 1 images without a known depth below 10 m" in said
+    assert "are they in metres" not in said
+    data_sets.write_rgbd(tmp_path, "b", sample.rgb, 0.25 * sample.depth_m)  # KITTI's units, as millimetres
+    (tmp_path / "a.depth.png").unlink()
+    said = spd("eval", tmp_path)
+    assert "times the network's: are they in metres" in " ".join((said.out + said.err).split())

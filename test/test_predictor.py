@@ -82,16 +82,17 @@ def test_depth_grows_with_the_focal_length(rgb):
 
 
 @pytest.mark.parametrize(
-    ("focal_px", "size"), [(350, (356, 474)), (525, (237, 316)), (900, (138, 184)), (100, (416, 554)), (5000, (64, 85))]
+    ("focal_px", "size"), [(350, (356, 474)), (525, (238, 317)), (900, (163, 218)), (100, (416, 554)), (5000, (64, 85))]
 )
 def test_images_are_scaled_to_the_training_focal_length(predictor, rgb, focal_px, size):
-    """Up to three times the input size, and down to 64 px; the correction of depth makes up what is left."""
+    """Up to three times the input size, and down to 64 px; what would be smaller than the input, by the 0.3rd power
+    less. The correction of depth makes up what is left."""
     frame = predictor.encode(rgb, Camera(focal_px, focal_px, 319.5, 239.5))
     assert frame.features.size == size
     assert frame.focal_factor == pytest.approx(
         focal_px * size[1] / 640 / predictor.model.config.training_focal_px, rel=0.01
     )
-    assert (abs(frame.focal_factor - 1) < 0.01) == (focal_px in (350, 525, 900))
+    assert (abs(frame.focal_factor - 1) < 0.01) == (focal_px in (350, 525))
     assert np.isfinite(frame.depth_at(np.array([[0.0, 0.0], [639, 479]]))).all()
 
 

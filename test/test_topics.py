@@ -326,6 +326,23 @@ def test_another_frame_id_is_remarked(tmp_path):
     assert "depth has the frame_id 'depth_optical' and the image 'color_optical'" in choice.lines[-1]
 
 
+@pytest.mark.parametrize(("focal_px", "is_remarked"), [(45.0, True), (60.0, False), (0.0, False)])
+def test_a_calibration_of_its_own_is_remarked(tmp_path, focal_px, is_remarked):
+    """As RealSense's viewer records: depth as it was taken, one frame_id for all."""
+    device = "/device_0/sensor_{}/{}_0"
+    messages = list(colour(f"{device.format(1, 'Color')}/image/data", frame_id="color", by_info=False))
+    messages += depth(f"{device.format(0, 'Depth')}/image/data", "mono16", "color")
+    for name, focal in (("0/Depth", focal_px), ("1/Color", 60.0)):
+        message = info(stamp(0), SIZE, "color", k=[focal, 0, 31.5, 0, focal, 23.5, 0, 0, 1.0])
+        messages.append((f"{device.format(*name.split('/'))}/info/camera_info", stamp(0), message))
+    with Bag(recorded.write_ros1(tmp_path / "rs.bag", messages)) as bag:
+        choice = bag.choose()
+    assert choice.topics.depth == "/device_0/sensor_0/Depth_0/image/data"
+    assert choice.topics.camera_info == "/device_0/sensor_1/Color_0/info/camera_info"
+    remark = "depth has a focal length of 45 px (/device_0/sensor_0/Depth_0/info/camera_info) and the image 60 px"
+    assert any(remark in line for line in choice.lines) == is_remarked
+
+
 def test_the_slash_that_names_of_frames_began_with_makes_no_other_frame(tmp_path):
     messages = [*colour("/cam/rgb/image", frame_id="/optical"), *depth("/cam/depth/image", frame_id="optical")]
     with Bag(recorded.write(tmp_path / "bag", messages)) as bag:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import data_sets
 from support.training import config
 
 from spd_core import SPD, checkpoint
 from spd_core.data.augment import Augmentation
+from spd_core.data.layouts import open_dataset
 from spd_core.losses import Loss
 from spd_core.model import PRESETS
 from spd_core.training import TrainConfig, TrainingError, learning_rate, train
@@ -67,6 +69,17 @@ def test_a_focal_length_that_was_learned_is_not_replaced_without_a_word(rooms, t
 def test_an_encoder_that_timm_cannot_take_apart_is_named(rooms, tmp_path):
     with pytest.raises(TrainingError, match=r"cannot be built \(AssertionError: feature index -1 is out of range"):
         train(config(rooms, tmp_path, model={"encoder": "levit_128s"}))
+
+
+def test_truth_in_another_unit_is_doubted_before_it_is_learned(rooms, tmp_path):
+    dataset = open_dataset(rooms)
+    for i in range(2):
+        camera = dataset[i].camera
+        numbers = f"{camera.fx} {camera.fy} {camera.cx} {camera.cy}"
+        data_sets.write_rgbd(tmp_path / "data", str(i), dataset[i].rgb, 0.2 * dataset[i].depth_m, numbers)
+    model = {"input_size": [64, 96], "training_focal_px": 80.0}
+    with pytest.warns(UserWarning, match="true depths are 0.* times the network's: are they in metres"):
+        train(config(tmp_path / "data", tmp_path / "run", steps=1, preset="lite", init="embedded", model=model))
 
 
 def test_rooms_need_a_validation_set(rooms, tmp_path):

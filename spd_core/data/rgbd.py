@@ -1,12 +1,16 @@
 """Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.color.png|jpg`, `<name>.png|jpg`) with
-`<name>.depth.png` (uint16 mm; 0, or 65535 as in 7-Scenes, is no reading) beside it."""
+`<name>.depth.png` (uint16 mm; 0, or 65535 as in 7-Scenes, is no reading) beside it; or `rgb/<name>.png|jpg` (or in
+`color/`, `image/`, `images/`) with `depth/<name>.png`."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from .. import files
 from ..camera import Camera
@@ -15,15 +19,22 @@ from .images import read_colour, read_colour_and_depth
 from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PICTURE_FOLDERS = ("rgb", "color", "image", "images")  # beside one called depth
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
-    " in px)"
+    " in px),\n                                   or rgb/<name>.png|jpg, depth/<name>.png and camera.txt"
 )
 
 
 def four_numbers(text: str) -> tuple[float, float, float, float]:
-    """fx fy cx cy in a text, with commas or without. A ValueError says that it is none."""
-    fx, fy, cx, cy = map(float, text.replace(",", " ").split())
+    """fx fy cx cy in a text, with commas or without; of a matrix K row by row (3x3, 3x4 or 4x4) those. A ValueError
+    says that it is none."""
+    numbers = [float(number) for number in re.sub(r"[\[\],;]", " ", text).split()]
+    if len(numbers) in (9, 12, 16):
+        k = np.reshape(numbers, (4 if len(numbers) == 16 else 3, -1))
+        if (k[1, 0], *k[2, :3]) == (0, 0, 0, 1):
+            numbers = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
+    fx, fy, cx, cy = numbers
     return fx, fy, cx, cy
 
 
@@ -37,7 +48,9 @@ def read_camera(folder: str | Path) -> Camera | None:
     try:
         return Camera(*four_numbers(text))
     except ValueError as error:
-        raise DataError(f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels") from error
+        raise DataError(
+            f"{file} holds {text[:80]!r}; expected four numbers: fx fy cx cy in pixels, or the matrix K"
+        ) from error
 
 
 def pictures_in(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
@@ -58,14 +71,12 @@ class RGBDFolder(Dataset):
             raise DataError(
                 f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; expected pictures in one"
             )
-        self.files = pictures_in(folder)
+        self.files = pictures_in(_picture_folder(folder))
         if with_depth:
             self.files = _with_depth(self.files, folder)
         if not self.files:
-            raise DataError(
-                f"no images ({', '.join(IMAGE_SUFFIXES)}){' with <name>.depth.png beside them' if with_depth else ''}"
-                f" in {folder}"
-            )
+            where = " with <name>.depth.png beside them, or depth/<name>.png of the same name," if with_depth else ""
+            raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}){where} in {folder}")
         super().__init__([_name(file) for file in self.files])
         self.camera = camera or read_camera(folder)
         self.source = "the camera given" if camera else str(folder / "camera.txt")
@@ -106,7 +117,8 @@ def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
             by_depth.setdefault(depth, file)
     chosen = set(by_depth.values())
     left = [file.name for file in pictures if file not in chosen]
-    left += [file.name for file in files.listed(folder, "*.depth.png") if file not in by_depth]
+    depths = files.listed(folder, "*.depth.png" if _picture_folder(folder) == folder else "depth/*.png")
+    left += [file.name for file in depths if file not in by_depth]
     if left and chosen:
         names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         said = f"{folder}: left out {len(left)} files that are no pair of picture and depth: {names}"
@@ -114,7 +126,15 @@ def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
     return [file for file in pictures if file in chosen]
 
 
+def _picture_folder(folder: Path) -> Path:
+    """Where the pictures of a data set lie: in its folder, or in one of it beside that of depth."""
+    found = (folder / name for name in PICTURE_FOLDERS if (folder / "depth").is_dir() and (folder / name).is_dir())
+    return next(found, folder)
+
+
 def _depth_file(image_file: Path) -> Path:
+    if image_file.parent == _picture_folder(image_file.parent.parent):
+        return image_file.parent.with_name("depth") / f"{_name(image_file)}.png"
     return image_file.with_name(f"{_name(image_file)}.depth.png")
 
 
@@ -124,5 +144,6 @@ def _name(image_file: Path) -> str:
 
 
 def open_folder(path: Path, split: str) -> RGBDFolder | None:
-    """The folder as a data set, or None where it has no `*.depth.png`; it has one split."""
-    return RGBDFolder(path, with_depth=True) if files.listed(path, "*.depth.png") else None
+    """The folder as a data set, or None where it has no depth; it has one split."""
+    has_depth = _picture_folder(path) != path or files.listed(path, "*.depth.png")
+    return RGBDFolder(path, with_depth=True) if has_depth else None

@@ -46,13 +46,15 @@ _WORDS = {
 _SIDES = ({"left", "right"}, {"front", "rear"}, {"front", "back"})
 _KINDS = {word: kind for kind, words in _WORDS.items() for word in words}
 _NO_COLOUR = ("16UC1", "32FC1")
+SAME_LENS = 0.02  # relative difference of focal lengths, of two calibrations of one camera
 _ALIGNED = {"aligned", "registered", "registration"}
 
 
 @dataclass(frozen=True)
 class Content:
     """What a topic holds, by its first message that can be read: `encoding` of an image, `size` (height, width) px of
-    an image or a calibration, `fields` of a cloud. `fault` says why none can be read."""
+    an image or a calibration, `focal_px` of a calibration (0 where it has none), `fields` of a cloud. `fault` says why
+    none can be read."""
 
     topic: str
     type_name: str
@@ -60,7 +62,7 @@ class Content:
     encoding: str = ""
     size: tuple[int, int] = (0, 0)
     frame_id: str = ""
-    is_calibrated: bool = False
+    focal_px: float = 0.0
     fields: tuple[str, ...] = ()
     fault: str = ""
 
@@ -146,6 +148,14 @@ def choose(
             f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to"
             " the image (aligned to it), else it is the truth of other pixels"
         )
+    if depth is not None and info is not None and infos:
+        score_of, own = max(((_info_score(depth, c), c) for c in infos), key=lambda scored: scored[0])
+        is_of_it = score_of[0] >= 0 and own.size == info.size
+        if is_of_it and abs(own.focal_px - info.focal_px) > SAME_LENS * min(own.focal_px, info.focal_px) > 0:
+            lines.append(
+                f"depth has a focal length of {own.focal_px:.0f} px ({own.topic}) and the image {info.focal_px:.0f} px:"
+                " depth must be registered to the image (aligned to it), else it is the truth of other pixels"
+            )
     named_depth = (c for c in contents if c is not image and _is_depth_by_name(c) and _kind(c.topic) == "depth")
     return Choice(topics, lines, depth is not None or any(named_depth))
 
@@ -300,7 +310,7 @@ def _info_score(image: Content, info: Content) -> tuple[float, int]:
         score += 2.0 if info.size == image.size else -1.0
         if abs(info.size[0] * image.size[1] / (info.size[1] * image.size[0]) - 1) > 0.02 and not is_beside:
             score -= 4.0
-    return score + 0.5 * info.is_calibrated, info.count
+    return score + 0.5 * (info.focal_px > 0), info.count
 
 
 def content_of(recorded: Recorded, topic: Topic) -> Content:
@@ -309,8 +319,8 @@ def content_of(recorded: Recorded, topic: Topic) -> Content:
         message = deserialised(recorded, topic.type_name)
         frame_id = message.header.frame_id.lstrip("/")  # tf's names began with one
         if topic.type_name == INFO:
-            size, calibrated = (int(message.height), int(message.width)), bool(message.k[0] > 0)
-            return replace(empty, size=size, frame_id=frame_id, is_calibrated=calibrated)
+            size, focal_px = (int(message.height), int(message.width)), float(message.k[0])
+            return replace(empty, size=size, frame_id=frame_id, focal_px=focal_px)
         if topic.type_name == CLOUD:
             return replace(empty, frame_id=frame_id, fields=tuple(f.name for f in message.fields))
         if topic.type_name == IMAGE:
