@@ -25,7 +25,7 @@ COMMANDS = {
     "bag make": "spd_cli.recordings:make_bag",
     "calibrate": "spd_cli.scales:calibrate",
     "calibrate-scale": "spd_cli.scales:calibrate_scale",
-    "info": "spd_cli.commands:info",
+    "info": "spd_cli.listing:info",
     "average": "spd_cli.commands:average",
     "convert": "spd_cli.commands:convert",
     "export": "spd_cli.commands:export",

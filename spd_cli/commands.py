@@ -1,4 +1,4 @@
-"""The sub-commands of `spd`. They print and write files; the work is done in the modules they call."""
+"""Sub-commands of `spd`. They print and write files; the work is done in the modules they call."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import checkpoint
 from spd_core import export as exporter
@@ -20,13 +17,12 @@ from spd_core.data.check import mean_depth, summarise
 from spd_core.data.images import check_picture_name, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
-from spd_core.encoders import licence
 from spd_core.errors import MOST_WORKERS, SPDError, at_least
 from spd_core.evaluation import Protocol, evaluate
-from spd_core.files import FileError, check_writable, listed, printable, write_json
+from spd_core.files import check_writable, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
 from spd_core.metrics import doubt_units
-from spd_core.model import PRESETS, SPD, preset_config
+from spd_core.model import preset_config
 from spd_core.pictures import colour_depth, depth_range, side_by_side
 from spd_core.predictor import Predictor
 from spd_core.reports import report_folder, write_evaluation
@@ -210,94 +206,6 @@ def preview(
         rows.append([picture for rgb, depth_m in shown for picture in (rgb, colour_depth(depth_m, near, far))])
     write_picture(out, side_by_side(rows))
     say(f"wrote {out}: {len(rows)} samples of {dataset.layout}, each followed by two augmented versions")
-
-
-def info(weights: str | None = None, folder: Path = Path(".")) -> None:
-    """List the presets and the checkpoints found, or say what a checkpoint file (or "embedded") is.
-
-    Args:
-        weights: checkpoint file or "embedded".
-        folder: where checkpoints are looked for, sub-folders included.
-    """
-    console = make_console()
-    console.width = max(console.width, 130)
-    if weights is not None:
-        path = checkpoint.EMBEDDED if weights == "embedded" else weights
-        config, origin = asdict(checkpoint.load(path).config), checkpoint.provenance(path)
-        origin.pop("history", None)  # of a training, hundreds of lines: run.json has it
-        if "average_of" in origin:
-            origin |= _run_of(origin)
-        console.print({"file": str(path), "config": config, "provenance": origin})
-        return
-    if not folder.is_dir():
-        raise FileError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; give one to look in")
-    console.print(_presets())
-    _list_checkpoints(folder, console)
-
-
-def _run_of(origin: dict) -> Any:
-    """What tells a checkpoint's training from others, of what it says of its origin; the file has it all."""
-    if "average_of" in origin:
-        return {"average_of": list(map(_run_of, origin["average_of"]))}
-    config = origin.get("config", {})
-    return {name: config[name] for name in ("out", "init", "seed", "steps") if name in config} or origin.get("source")
-
-
-def _presets() -> Table:
-    table = Table(title="Presets; multiply-accumulates in G")
-    table.add_column("preset", overflow="fold")  # names are to be copied: nothing of them is cut off
-    table.add_column("encoder", overflow="fold")
-    for column in ("its weights", "input", "parameters", "encode", "dense", "128 points"):
-        table.add_column(column)
-    for name, config in PRESETS.items():
-        with torch.device("meta"):  # counted, not computed
-            model, image = SPD(config), torch.zeros(1, 3, *config.input_size)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            features = model.encode(image)
-        height, width = config.input_size
-        points = np.random.default_rng(0).uniform(0, [width - 1, height - 1], (1, 128, 2))
-        decoder, grids = model.sparse_decoder, features.grids
-        counts = (
-            counter.get_total_flops() / 2,
-            decoder.multiply_accumulates(grids),
-            decoder.multiply_accumulates(decoder.plan(points, grids)),
-        )
-        parameters = sum(p.numel() for p in model.parameters())
-        table.add_row(
-            name,
-            config.encoder,
-            licence(config.encoder),
-            f"{width}x{height}",
-            f"{parameters / 1e6:.1f} M",
-            *(f"{count / 1e9:.2f}" for count in counts),
-        )
-    return table
-
-
-def _list_checkpoints(folder: Path, console: Console) -> None:
-    """A table of the embedded weights and those below `folder`, and a line for each file that is damaged; whole files
-    of others are left out."""
-    found = Table("weights", "encoder", "licence", "from", title="Checkpoints")
-    faults = []
-    for path in [checkpoint.EMBEDDED, *listed(folder, "**/*.safetensors")]:
-        is_embedded = path.samefile(checkpoint.EMBEDDED)
-        if is_embedded and found.row_count:
-            continue
-        try:
-            if not checkpoint.is_checkpoint(path):
-                continue
-            config, origin = checkpoint.configuration(path), checkpoint.provenance(path)
-        except checkpoint.CheckpointError as error:
-            faults.append(str(error))
-            continue
-        run = _run_of(origin)
-        trained = ", ".join(f"{name} {value}" for name, value in run.items()) if isinstance(run, dict) else run
-        source = origin.get("source") or origin.get("data") or trained or "-"
-        cells = (path, config.get("encoder", "-"), origin.get("license", "-"), source)
-        found.add_row("embedded" if is_embedded else printable(str(path)), *(printable(str(x)) for x in cells[1:]))
-    console.print(found)
-    for fault in faults:
-        say(fault, "red", title="damaged: ")
 
 
 def export(out: Path, weights: str = "embedded", size: tuple[int, int] | None = None) -> None:

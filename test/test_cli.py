@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.data_sets import write_rgbd
 
-from spd_cli import commands
+from spd_cli import listing
 from spd_core import checkpoint
 from spd_core.data.bag import BagFrame
 from spd_core.data.bag_writing import write_bag
@@ -72,7 +72,7 @@ def damaged(tmp_path_factory):
 
 
 def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, spd, damaged):
-    monkeypatch.setattr(commands, "_presets", lambda: "")  # seconds, for what is not looked at here
+    monkeypatch.setattr(listing, "_presets", lambda: "")  # seconds, for what is not looked at here
     said = spd("info", "--folder", damaged).out
     for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me"):
         assert whole in said
@@ -146,7 +146,7 @@ def test_names_that_the_output_cannot_show_are_escaped(tmp_path, damaged):
     shutil.copy(damaged / "b.safetensors", folder / "größe.safetensors")
     (folder / "leer.safetensors").touch()
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "300"}
-    code = "from spd_cli import commands, main; commands._presets = lambda: ''; main()"  # as above
+    code = "from spd_cli import listing, main; listing._presets = lambda: ''; main()"  # as above
     command = [sys.executable, "-c", code, "info", "--folder", tmp_path]
     out = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
     assert rb"gr\udcf6\udcdfe/gr\xf6\xdfe.safetensors" in out

@@ -15,7 +15,7 @@ import cv2
 import pytest
 from support.photographs import PIXELS
 
-from spd_cli import commands
+from spd_cli import listing
 from spd_cli.console import INTERRUPTED, TERMINATED, make_console, reported, say
 from spd_core import checkpoint
 from spd_core.errors import SPDError
@@ -25,8 +25,8 @@ def test_a_bug_shows_its_traceback(monkeypatch, spd):
     def faulty(*arguments, **options):
         raise ValueError("operands could not be broadcast together")
 
-    monkeypatch.setattr(commands, "_presets", lambda: "")  # as above
-    monkeypatch.setattr(commands, "_list_checkpoints", faulty)
+    monkeypatch.setattr(listing, "_presets", lambda: "")  # as above
+    monkeypatch.setattr(listing, "_list_checkpoints", faulty)
     with pytest.raises(ValueError, match="broadcast"):
         spd("info")
 

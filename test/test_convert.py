@@ -10,7 +10,7 @@ import torch
 from golden import depth_anything as golden
 from support.law import assert_lawful, random_points, sample
 
-from spd_cli import commands
+from spd_cli import commands, listing
 from spd_core import Predictor, checkpoint
 from spd_core.checkpoint import CheckpointError
 from spd_core.convert import ROOM, ROOM_CAMERA, depth_anything_v2
@@ -49,7 +49,7 @@ def assert_theirs(depth_m: torch.Tensor, name: str):
 
 def test_commands_convert_and_list(released, tmp_path, capsys):
     commands.convert(released, tmp_path / "indoor.safetensors")
-    commands.info(folder=tmp_path)
+    listing.info(folder=tmp_path)
     printed = capsys.readouterr().out
     assert "depth up to 20 m, licence Apache-2.0" in printed
     assert re.search(r"v15 .*CC-BY-NC-4.0 .*28.4 M .*20\.\d+ .*9.74", printed)

@@ -12,8 +12,8 @@ import numpy as np
 from .. import files
 from ..camera import Camera
 from ..extras import extra
+from ..plausibility import check_camera
 from .images import read_colour_and_depth
-from .rgbd import check_camera
 from .samples import DataError, Dataset, Sample, checked
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class BTSList(_Published):
         except DataError as error:
             raise DataError(f"{error} ({self.list_file.name}, line {index + 1})") from error
         camera = Camera(float(focal), float(focal) * CAMERA.fy / CAMERA.fx, CAMERA.cx, CAMERA.cy)
-        check_camera(camera, SIZE, f"{self.list_file.name}, line {index + 1}")
+        check_camera(camera, SIZE, f"{self.list_file.name}, line {index + 1}", DataError)
         return self._sample(str(rgb_file), rgb, depth_m, camera)
 
 
