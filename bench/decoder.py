@@ -146,7 +146,7 @@ def stages(model: SPD, features: Features, points: np.ndarray, repeats: int = 15
         macs = layer.weight.numel() if isinstance(layer, (Conv3x3, torch.nn.Linear)) else 0
         rows.append(
             {
-                "layer": type(layer).__name__,
+                "layer": getattr(layer, "__name__", type(layer).__name__),  # some are functions: torch.add
                 "sites": step.sites,
                 "sparse": not step.dense,
                 "ms": step_ms,

@@ -30,13 +30,12 @@ from spd_core.preprocess import ImageTransform
 INPUTS = {
     "lite": (240, 320),
     "lite at 480x640": (480, 640),
-    "atto": (192, 256),
     "v15": (416, 544),
     "v15_refinenet": (416, 544),
     "v15_dinov2": (420, 546),
     "depth_anything_v2_vits": (420, 546),
 }
-SPARSE = ("lite", "atto", "v15", "v15_refinenet", "v15_dinov2", "depth_anything_v2_vits")
+SPARSE = ("lite", "v15", "v15_refinenet", "v15_dinov2", "depth_anything_v2_vits")
 POINTS = 128
 
 
@@ -179,7 +178,7 @@ def peer(folder: Path, repeats: int) -> dict[str, float]:
 def training_steps(repeats: int) -> dict:
     """One forward, backward and AdamW step with a batch of one, fp32: milliseconds and peak MB."""
     result = {}
-    for name in ("lite", "atto", "v15", "v15_refinenet", "v15_dinov2"):
+    for name in ("lite", "v15", "v15_refinenet", "v15_dinov2"):
         model, size = SPD.from_preset(name).to(DEVICE), INPUTS[name]
         optimiser, loss = torch.optim.AdamW(model.parameters(), 1e-5, fused=True), Loss()
         images, truth = torch.randn(1, 3, *size, device=DEVICE), torch.rand(1, 1, *size, device=DEVICE) * 5 + 0.5

@@ -11,7 +11,14 @@ from spd_core.training import TrainConfig
 SIZE = (64, 96)
 
 
-MODEL = {"fit": "inside"}
+# A small network of the preset v15.
+MODEL = {
+    "encoder": "convnextv2_atto",
+    "features": 32,
+    "activation": "softplus",
+    "input_size": [192, 256],
+    "training_focal_px": 207.5,
+}
 
 
 def settings_of(rooms, out, **changes) -> dict:
@@ -19,7 +26,7 @@ def settings_of(rooms, out, **changes) -> dict:
         "out": out,
         "data": rooms,
         "val": rooms,
-        "preset": "atto",
+        "preset": "v15",
         "model": MODEL,
         "batch_size": 4,
         "steps": 8,
