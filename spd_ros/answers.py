@@ -168,7 +168,7 @@ class Answers:
 
     def on_start(self, thread: str) -> None:
         """Images are encoded on all of torch's threads, queries answered on half of them: an answer is many small
-        layers, and on cores that also encode the next image each waits for its slowest part (docs/performance.md)."""
+        layers, and on cores that also encode the next image each waits for its slowest part (docs/history.md)."""
         torch.get_num_threads()  # a thread's first call takes over what any thread set last: that was it
         torch.set_num_threads(max(self._threads // 2, 1) if thread == ANSWER else self._threads)
 
