@@ -69,18 +69,18 @@ def ask(
     Args:
         what: pictures, folders of them, videos, bags or /dev/video0, and pixels u,v: u to the right, v down, of the
             picture as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
-        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of a camera_info, ROS's
-            camera_calibration or OpenCV); or a number, 0 for the first, of a camera to look through. Without it:
-            camera.txt beside the picture, or EXIF.
+        camera: "fx,fy,cx,cy" in px, or a file with them or the matrix K, or the YAML of a camera_info, ROS's
+            camera_calibration or OpenCV; or a number, 0 for the first, of a camera to look through. Without it: a
+            bag's camera_info, camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
-        grid: "8x6" asks at the centres of so many columns and rows.
+        grid: "8x6" asks at the centres of 8 columns and 6 rows.
         weights: "embedded" or a checkpoint file.
         json: print JSON, one object a line, in place of tables.
         out: write the picture with the points on it; a folder for several, or one that is there.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
         frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
-        image: colour topic of a bag, instead of the one found by type.
+        image: colour topic of a bag, instead of the one found by name and content.
     """
     points = [word for word in what if POINT.fullmatch(word)]
     sources = [word for word in what if not POINT.fullmatch(word)]

@@ -65,8 +65,8 @@ def evaluate_checkpoint(
         workers: processes that read samples.
         references: also score, at other pixels, with a scale from so many noisy references per image, say 1,5,20;
             adds scale.json and scale.png.
-        floor: also score with the floor of the truth told to the scale, height and tilt a little off; adds floor.json.
-            Of the protocol the depth range, crop, limit, seed and size count for these two.
+        floor: also score with a scale learned from the floor of the truth, height and tilt a little off; adds
+            floor.json. Of the options below, --references and --floor heed depth range, crop, limit, seed and size.
     """
     how = Protocol(**protocol)
     if floor:

@@ -79,7 +79,8 @@ def make_bag(out: Path, folder: Path | None = None, rooms: int = 20, rate: float
 
     Args:
         out: the bag's folder; a bag that is there is replaced.
-        folder: `<name>.rgb.png|jpg`, `<name>.depth.png` and camera.txt; without it rooms are drawn.
+        folder: `<name>.rgb.png|jpg` and `<name>.depth.png`, or rgb/ and depth/, and camera.txt; without it rooms are
+            drawn.
         rooms: number of synthetic rooms, 640x480.
         rate: frames per second.
         storage: mcap or sqlite3.

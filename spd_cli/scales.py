@@ -48,12 +48,12 @@ def calibrate_scale(
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
-        image: colour topic, instead of the one found by type.
+        image: colour topic, instead of the one found by name and content.
         depth: depth topic, likewise.
         camera_info: calibration topic, likewise.
         tolerance_s: image and depth whose stamps differ by at most this belong together.
         depth_offset_s: added to the stamps of depth, where its camera has a clock of its own.
-        every: take only each so-manieth frame that has depth.
+        every: 3 takes only every third frame that has depth.
         max_depth_m: pixels count whose true depth lies below; 80 for weights that look outdoors.
     """
     at_least(1, every=every)

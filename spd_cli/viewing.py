@@ -55,16 +55,16 @@ def view(
 
     Args:
         what: pictures, folders of them, bags, videos or /dev/video0.
-        node: in place of these the images of a node that runs, all that it answers, and its answer where you point.
+        node: show a running node instead: its images, all that it answers, and its answer where you point.
         namespace: of that node, say front for /front/spd.
-        camera: "fx,fy,cx,cy" in px, or a file with them (camera.txt, or the YAML of a camera_info, ROS's
-            camera_calibration or OpenCV). Without it: the bag's camera_info, camera.txt beside the picture, or EXIF.
+        camera: "fx,fy,cx,cy" in px, or a file with them or the matrix K, or the YAML of a camera_info, ROS's
+            camera_calibration or OpenCV. Without it: the bag's camera_info, camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.
         runtime: what runs the encoder: auto, torch, onnxruntime, compile or cuda_graph.
-        frames: of a bag, video or camera, the first so many.
-        image: colour topic of a bag, instead of the one found by type.
+        frames: how many of a bag, video or camera are kept, from the first.
+        image: colour topic of a bag, instead of the one found by name and content.
         port: of the page, on this machine alone; without it 8080, or a free one.
         browser: open the page in the browser; --browser false only says where it is.
     """

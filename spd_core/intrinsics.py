@@ -131,8 +131,8 @@ def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
 
 
 def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
-    """The camera in a file: four numbers fx fy cx cy, or the YAML that ROS's camera_calibration or a camera_info
-    writes, which is scaled to an image of `size` (height, width) px.
+    """The camera in a file: four numbers fx fy cx cy or the matrix K; or the YAML of ROS's camera_calibration, of
+    OpenCV or of a camera_info, which is scaled to an image of `size` (height, width) px.
 
     Raises:
         IntrinsicsError: it is neither.
