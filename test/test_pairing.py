@@ -82,6 +82,11 @@ def test_depth_of_another_clock(tmp_path, offset_s):
     assert all(f.depth_m is not None for f in frames)
 
 
+def test_a_correction_that_was_wrong_is_taken_back(tmp_path):
+    with Bag(recorded.write(tmp_path / "bag", usual(8))) as bag:
+        assert "--depth_offset_s 0 corrects the clock" in str(bag.pairing(TOPICS, depth_offset_s=5.05))
+
+
 def test_each_depth_image_belongs_to_one_image_and_the_nearer_wins(tmp_path):
     messages = [(COLOUR, stamp(0) + k * 10**7, image(stamp(0) + k * 10**7, picture(), "rgb8")) for k in range(5)]
     messages += [(DEPTH, stamp(0), image(stamp(0) + ns, depth_mm(), "16UC1")) for ns in (11_000_000, 39_000_000)]

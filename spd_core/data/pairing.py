@@ -39,7 +39,7 @@ class Pairing:
             f"{text}; of {self.depths} depth images the nearest is {abs(self.nearest_s):.3g} s"
             f" {'later' if self.nearest_s > 0 else 'earlier'}. Of those recorded at the same time, depth is stamped"
             f" {self.offset_s:+.3g} s from the image: --tolerance_s takes more, --depth_offset_s"
-            f" {-round(self.offset_s, 3):.13g} corrects the clock"
+            f" {0 - round(self.offset_s, 3):.13g} corrects the clock"
         )
 
 
