@@ -8,7 +8,6 @@ import math
 import os
 import re
 import time
-import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -200,9 +199,7 @@ def _answer(
         points = np.concatenate([points, cell_centres(rgb.shape[:2], *grid)])
     if not len(points):
         points = np.array([[(rgb.shape[1] - 1) // 2, (rgb.shape[0] - 1) // 2]], float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is assumed is said with the answer
-        frame = predictor.encode(rgb, known.camera)
+    frame = predictor.encode_quietly(rgb, known.camera)  # what is assumed is said with the answer
     return Asked(name, rgb, points, known, frame, frame.answer(points))
 
 

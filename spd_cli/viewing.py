@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import socket
 import sys
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -198,9 +197,7 @@ class Gallery(Sequence["PictureView"]):
         try:
             rgb = picture.read()
             known = picture.known_camera(rgb.shape[:2], *self._told, self._sizes)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is assumed is said with the picture
-                frame = self._predictor.encode(rgb, known.camera)
+            frame = self._predictor.encode_quietly(rgb, known.camera)  # what is assumed is said with the picture
         except SPDError as error:
             raise named(error, picture.name) from error
         note = about_the_camera(known, frame)

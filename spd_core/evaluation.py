@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
@@ -174,8 +173,8 @@ def encode(predictor: Predictor, sample: Sample, protocol: Protocol) -> EncodedF
     height, width = (max(extent, MIN_SIZE) for extent in sample.rgb.shape[:2])
     own_size = None if predictor.model.config.fit == "focal" else (height, width)
     camera = None if protocol.ignore_intrinsics else sample.camera
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the result file says so
-        return predictor.encode(sample.rgb, camera, protocol.resize_eval or own_size)
+    # No intrinsics: the result file says so.
+    return predictor.encode_quietly(sample.rgb, camera, protocol.resize_eval or own_size)
 
 
 def chosen_pixels(protocol: Protocol, sample: Sample, crop: str | None, index: int) -> np.ndarray | None:

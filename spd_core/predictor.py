@@ -155,23 +155,30 @@ class Predictor:
                 length (a warning says which), and there are no points in space.
             input_size: (height, width) px that this image is scaled to fit, instead of the predictor's.
         """
+        frame = self.encode_quietly(rgb, camera, input_size)
+        height, width = frame.size
+        if camera is None:
+            warnings.warn(
+                f"no camera intrinsics: depth assumes a focal length of {frame.transform.expected_focal_px:.0f} px at"
+                f" {width}x{height}, and is off in proportion",
+                stacklevel=2,
+            )
+        elif what := doubt(camera, frame.size):
+            warnings.warn(what, stacklevel=2)
+        return frame
+
+    def encode_quietly(
+        self, rgb: np.ndarray, camera: Camera | None = None, input_size: tuple[int, int] | None = None
+    ) -> EncodedFrame:
+        """As `encode`, without its warnings: for those who say themselves what is assumed of the camera."""
         check_image(rgb)
         if not isinstance(camera, Camera | None):
             raise CameraError(f"camera must be a Camera(fx, fy, cx, cy), got {camera!r}")
         if camera is not None:
             check_aspect(camera)
-            if what := doubt(camera, rgb.shape[:2]):
-                warnings.warn(what, stacklevel=2)
-        height, width = rgb.shape[:2]
         size = self._forced_size if input_size is None else check_input_size(input_size)
-        transform = ImageTransform.for_image(self.model, (height, width), camera, size)
-        if camera is None:
-            warnings.warn(
-                f"no camera intrinsics: depth assumes a focal length of {transform.expected_focal_px:.0f} px at"
-                f" {width}x{height}, and is off in proportion",
-                stacklevel=2,
-            )
-        return self._encode(rgb, camera, transform)
+        height, width = rgb.shape[:2]
+        return self._encode(rgb, camera, ImageTransform.for_image(self.model, (height, width), camera, size))
 
     def _encode(self, rgb: np.ndarray, camera: Camera | None, transform: ImageTransform) -> EncodedFrame:
         with self.inference():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -126,13 +125,12 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
     scale = ScaleFilter(predictor) if references else None
     for index, frame in enumerate(frames):
         # Without intrinsics the status of every point says so.
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            if index == 0:
-                predictor.warm_up()  # as the node does
-                predictor.encode(frame.rgb, frame.camera).answer(np.zeros((1, 2)))
-            started = time.monotonic()
-            encoded = predictor.encode(frame.rgb, frame.camera)
-            encoding_s = time.monotonic() - started
+        if index == 0:
+            predictor.warm_up()  # as the node does
+            predictor.encode_quietly(frame.rgb, frame.camera).answer(np.zeros((1, 2)))
+        started = time.monotonic()
+        encoded = predictor.encode_quietly(frame.rgb, frame.camera)
+        encoding_s = time.monotonic() - started
         played = Replayed.of(frame, keep_picture=index == 0)
         if scale is not None:
             scale.advance(frame.stamp_ns * 1e-9)

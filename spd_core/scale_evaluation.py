@@ -6,7 +6,6 @@ References are as a robot's are: a few of many pixels, noisy, some of them outli
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -216,8 +215,7 @@ def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, max_depth_m:
         if not len(at):
             continue
         without_camera += frame.camera is None
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # no intrinsics: the caller says so
-            network_m = predictor.encode(frame.rgb, frame.camera).depth_at(at)
+        network_m = predictor.encode_quietly(frame.rgb, frame.camera).depth_at(at)  # no intrinsics: the caller says so
         if not np.isfinite(network_m).all():
             raise SPDError("the network's depth of a frame is not finite: no scale can be measured by it")
         ratios.append(float(np.median(np.log(frame.depth_m[at[:, 1], at[:, 0]] / network_m))))

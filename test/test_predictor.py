@@ -368,6 +368,13 @@ def test_a_camera_of_another_size_is_doubted(predictor, rgb):
         predictor.encode(rgb, CAMERA.scaled(2))
 
 
+@pytest.mark.parametrize("camera", [None, CAMERA.scaled(2)])
+def test_who_says_what_is_assumed_is_not_warned(predictor, rgb, camera):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predictor.encode_quietly(rgb, camera).camera is camera
+
+
 def test_an_image_that_may_not_be_written_to_is_no_reason_to_warn(predictor):
     rgb = np.zeros((240, 320, 3), np.uint8)
     rgb.setflags(write=False)

@@ -6,6 +6,8 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -292,6 +294,15 @@ def test_a_picture_that_was_replaced_is_read_again(rooms, embedded, tmp_path):
     np.testing.assert_array_equal(gallery[0].rgb, rooms[1])  # what a page shows, until it looks again
     with pytest.raises(SPDError, match=r"latest\.png: image is 1x\d+ px"):
         gallery.look(0)
+
+
+def test_pictures_that_are_looked_at_at_once_leave_warnings_as_they_are(embedded):
+    pictures = [picture_of(np.zeros((64, 96, 3), np.uint8), None) for _ in range(5)]
+    filters = list(warnings.filters)
+    for _ in range(10):
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(Gallery(pictures, embedded).look, range(len(pictures))))
+        assert warnings.filters == filters
 
 
 def test_a_page_opens_where_its_first_picture_has_gone(embedded, tmp_path):
