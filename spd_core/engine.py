@@ -87,8 +87,8 @@ class SparseDecoder:
                     out = _with_border(out)
             else:
                 out = _apply(layer, [(_as_rows(maps[read.value]), read) for read in step.reads])
-                if step.zero is not None:
-                    out = _cleared(out, step.zero)
+                if step.zero is not None:  # autograd may need the values as they were
+                    out = out.index_fill(0, step.zero, 0) if out.requires_grad else out.index_fill_(0, step.zero, 0)
                 if step.merged is not None:
                     out = torch.cat([maps[step.value], out]).index_select(0, step.merged)
             maps[step.value] = out
@@ -110,12 +110,6 @@ def _apply(layer: Callable[..., Tensor], inputs: list[tuple[Tensor, Read]]) -> T
         assert read.taps is not None  # as it was planned
         return layer.on_rows(rows, read.taps, read.weights)
     return layer(*(x if read.taps is None else x.index_select(0, read.taps) for x, read in inputs))
-
-
-def _cleared(rows: Tensor, zero: Tensor) -> Tensor:
-    if rows.requires_grad:  # autograd may need the values as they were
-        return rows.index_fill(0, zero, 0)
-    return rows.index_fill_(0, zero, 0)
 
 
 def _with_border(x: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ class LiteEncoder(nn.Module):
     def __init__(self, name: str, pretrained: bool | str | Path = False):
         super().__init__()
         self.backbone = _create_lite(name, pretrained)
-        _pad_by_constants(self.backbone)
+        for module in self.backbone.modules():
+            if isinstance(module, Conv2dSame):
+                module.__class__ = EvenSizeConv2d
         self.channels: tuple[int, int, int, int] = tuple(self.backbone.feature_info.channels())
         # These networks were trained on (rgb - 127) / 128; images come as `normalise` leaves them.
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in (MEAN, STD))
@@ -69,12 +71,6 @@ class EvenSizeConv2d(Conv2dSame):
         total = self.kernel_size[0] - 2
         x = pad(x, (total // 2, total - total // 2) * 2)
         return conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-
-
-def _pad_by_constants(backbone: nn.Module) -> None:
-    for module in backbone.modules():
-        if isinstance(module, Conv2dSame):
-            module.__class__ = EvenSizeConv2d
 
 
 def fold_batch_norm(module: nn.Module) -> None:

@@ -76,10 +76,8 @@ class SPDConfig:
             raise SPDError(f"decoder must be one of {sorted(DECODERS)}, got {self.decoder!r}")
         if self.fit not in ("inside", "focal", "cover"):
             raise SPDError(f"fit must be inside, focal or cover, got {self.fit!r}")
-        positive = {"training_focal_px": self.training_focal_px}
-        if self.max_depth_m is not None:
-            positive["max_depth_m"] = self.max_depth_m
-        for name, value in positive.items():
+        max_depth_m = 1.0 if self.max_depth_m is None else self.max_depth_m
+        for name, value in (("training_focal_px", self.training_focal_px), ("max_depth_m", max_depth_m)):
             if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise SPDError(f"{name} must be a positive number, got {value!r}")
 

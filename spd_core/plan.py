@@ -132,7 +132,8 @@ class _Walk:
     """
 
     def __init__(self, graph: LayerGraph, grids: tuple[Grid, ...], dense_above: tuple[float, float], before: Coverage):
-        self._graph, self._grids, self._dense_above, self._before = graph, grids, dense_above, before
+        self._graph, self._grids, self._dense_above = graph, grids, dense_above
+        self._before: dict[int, Sites | None] = dict.fromkeys(range(len(graph.inputs))) | before.sites
         self.steps: list[Step] = []
         self.bordered: set[int] = set()
         self.changed: dict[int, Sites | None] = {}
@@ -153,15 +154,14 @@ class _Walk:
         if any(_is_runs(read, wanted) for read, wanted in asked):
             self.bordered.add(value)
             everywhere = Sites.all(grid)
-        is_input, is_known = value < len(self._graph.inputs), value in self._before.sites
-        known = self._before.sites.get(value)
-        if is_input or (is_known and known is None):
+        is_known, known = value in self._before, self._before.get(value)
+        if is_known and known is None:  # as inputs are
             sites = everywhere
         elif known is not None and known.is_all:
             sites = known
         else:
             sites = self._evaluate(value, known, everywhere)
-        if not is_input and not (is_known and sites is known):
+        if not (is_known and sites is known):
             self.changed[value] = sites
         for read, wanted in asked:
             if isinstance(wanted, Sites):  # those of the value, or some of them: as many means the same

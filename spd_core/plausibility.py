@@ -33,13 +33,13 @@ def off_centre(camera: Camera, size: tuple[float, float]) -> float:
     return max(abs(at - 1) for at in optical_axis(camera, size))
 
 
-def check_aspect(camera: Camera) -> None:
-    """Raise CameraError where no camera has pixels of such a shape."""
+def check_aspect(camera: Camera, source: str = "", error: type[SPDError] = CameraError) -> None:
+    """Raise `error` where no camera has pixels of such a shape; `source` tells of it."""
     aspect = max(camera.fx / camera.fy, camera.fy / camera.fx)
     if aspect > MOST_PIXEL_ASPECT * 1.01:  # of sizes that were rounded
-        raise CameraError(
-            f"fx = {camera.fx:g} px and fy = {camera.fy:g} px; expected nearly the same, or where pixels are not square"
-            f" at most {MOST_PIXEL_ASPECT:g} times the other"
+        raise error(
+            f"{source}fx = {camera.fx:g} px and fy = {camera.fy:g} px; expected nearly the same, or where pixels are"
+            f" not square at most {MOST_PIXEL_ASPECT:g} times the other"
         )
 
 
@@ -103,10 +103,7 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
             " px or at its edge; expected fx,fy,cx,cy in px of the picture as it is shown (of this size, and turned"
             " where it is portrait)"
         )
-    try:
-        check_aspect(camera)
-    except CameraError as reason:
-        raise error(f"{source} has {reason}") from reason
+    check_aspect(camera, f"{source} has ", error)
 
 
 def check_upright(camera: Camera, size: tuple[int, int], source: str, error: type[SPDError] = CameraError) -> None:
