@@ -57,9 +57,8 @@ def check_plausible(camera: Camera, sensor: tuple[float, float]) -> None:
 def is_out_of_order(camera: Camera, size: tuple[int, int]) -> bool:
     """Whether the four numbers are fx cx fy cy, as K has them row by row: those would have square pixels, and the
     axis in the middle of an image of `size` (height, width) px."""
-    ordered = replace(camera, fy=camera.cx, cx=camera.fy) if camera.cx > 0 else camera
-    is_square, was_square = (max(c.fx, c.fy) < 1.1 * min(c.fx, c.fy) for c in (ordered, camera))
-    return is_square and not was_square and off_centre(ordered, size) < 0.1
+    is_square, was_square = (max(camera.fx, fy) < 1.1 * min(camera.fx, fy) for fy in (camera.cx, camera.fy))
+    return is_square and not was_square and off_centre(replace(camera, fy=camera.cx, cx=camera.fy), size) < 0.1
 
 
 def doubt(camera: Camera, size: tuple[int, int]) -> str:
@@ -73,7 +72,7 @@ def doubt(camera: Camera, size: tuple[int, int]) -> str:
     if min(across, down) > 1 + OTHER_SHARE or (min(across, down) > 0 and max(across, down) < 1 - OTHER_SHARE):
         return (
             f"the optical axis at {camera.cx:g},{camera.cy:g} px is far from the middle of {width}x{height} px: the"
-            f" calibration of a {round(across * width)}x{round(down * height)} image? Depths would be off"
+            f" calibration of a {across * width:.0f}x{down * height:.0f} image? Depths would be off"
         )
     return ""
 
@@ -94,7 +93,7 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
     if abs(across - down) < SAME_SHARE * down and abs(across - 1) > OTHER_SHARE:
         raise error(
             f"the optical axis of {source} is at {camera.cx:g},{camera.cy:g}: it looks like the calibration of a"
-            f" {round(across * width)}x{round(down * height)} picture, and this one is {width}x{height} px; expected"
+            f" {across * width:.0f}x{down * height:.0f} picture, and this one is {width}x{height} px; expected"
             f" fx,fy,cx,cy in px of this size: each of them times {2 / (across + down):.3g}"
         )
     if off_centre(camera, size) > AT_THE_EDGE:

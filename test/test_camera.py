@@ -85,6 +85,7 @@ def test_distortion_that_is_no_numbers_is_refused(distortion):
         ((1038, 1038, 639.5, 479.5), "the calibration of a 1280x960 image"),
         ((259, 259, 159.5, 119.5), "the calibration of a 320x240 image"),
         ((1038, 1038, 639.5, 359.5), "the calibration of a 1280x720 image"),
+        ((519, 519, 1e308, 1e308), "far from the middle of 640x480 px"),
         ((519, 319.5, 519, 239.5), "look like fx cx fy cy"),
         ((519, 400, 519, 239.5), ""),  # whose pixels would not be square either way
     ],
