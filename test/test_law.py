@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spd_core.engine import SparseDecoder
 from spd_core.layers import Conv3x3, Resize, TapLayer
-from spd_core.plan import NOTHING, Coverage, Known
+from spd_core.plan import DENSE_ABOVE, DENSE_ABOVE_SHARED, NOTHING, Coverage, Known
 from spd_core.sites import Grid, neighbours_3x3
 
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # that is not fp32
@@ -250,8 +250,8 @@ QUERIES = [(128, 11), (128, 12), (1, 13), (3000, 14), (128, 11), (300, 15)]  # (
 
 @pytest.mark.parametrize(
     "dense_above",
-    [(0.0, 0.0), (0.35, 0.65), (0.65, 0.65), (2.0, 2.0)],
-    ids=["all dense", "AVX-512", "AVX2", "all sparse"],
+    [(0.0, 0.0), DENSE_ABOVE_SHARED, DENSE_ABOVE, (2.0, 2.0)],
+    ids=["all dense", "shared", "alone", "all sparse"],
 )
 @pytest.mark.parametrize("preset", TESTED_PRESETS)
 @torch.inference_mode()
