@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+
+
+def all_finite(*values: Any) -> bool:
+    """Whether all of them are numbers, no text of one, and finite."""
+    return all(isinstance(value, int | float | np.number) and math.isfinite(value) for value in values)
 
 
 def float64(values: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arrays import all_finite
 from .camera import Camera, cell_centres
 from .errors import SPDError
 
@@ -43,12 +44,9 @@ class FloorPlane:
     tilt_sigma_rad: float = math.radians(1.0)
 
     def __post_init__(self) -> None:
-        try:
-            is_plane = 0 < self.height_m < math.inf and len(self.down) == 3 and abs(math.hypot(*self.down) - 1) < 1e-3
-            is_known = 0 <= self.height_sigma_m < math.inf and 0 <= self.tilt_sigma_rad < math.inf
-        except TypeError:  # of what is no number
-            is_plane = is_known = False
-        if not (is_plane and is_known):
+        sizes = self.height_m, self.height_sigma_m, self.tilt_sigma_rad
+        is_unit = np.shape(self.down) == (3,) and all_finite(*self.down) and abs(math.hypot(*self.down) - 1) < 1e-3
+        if not is_unit or not all_finite(*sizes) or min(sizes) < 0 or self.height_m == 0:
             raise FloorError(
                 f"a floor needs a positive height of the camera, m, a unit vector down and sigmas >= 0; got {self}"
             )
@@ -56,11 +54,7 @@ class FloorPlane:
     @classmethod
     def from_tilt(cls, height_m: float, tilt_deg: float, roll_deg: float = 0.0) -> FloorPlane:
         """Of a camera that looks `tilt_deg` below the horizon and is rolled clockwise by `roll_deg`."""
-        try:
-            is_tilt = abs(tilt_deg) < 90 and math.isfinite(roll_deg)
-        except TypeError:  # of what is no number
-            is_tilt = False
-        if not is_tilt:
+        if not all_finite(tilt_deg, roll_deg) or abs(tilt_deg) >= 90:
             raise FloorError(f"camera tilt must be within -90 ... 90 degrees, got {tilt_deg!r} (roll {roll_deg!r})")
         tilt, roll = math.radians(tilt_deg), math.radians(roll_deg)
         return cls(height_m, (math.sin(roll) * math.cos(tilt), math.cos(roll) * math.cos(tilt), math.sin(tilt)))

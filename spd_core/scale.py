@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import float64
+from .arrays import all_finite, float64
 from .camera import inside_image
 from .floor import FloorPlane, floor_chance, floor_points
 from .predictor import EncodedFrame, Predictor
@@ -62,8 +62,7 @@ class FixedScale:
     sigma_log: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(value, int | float | np.number) for value in (self.factor, self.sigma_log))
-        if not numbers or not 0 < self.factor < math.inf or not 0 <= self.sigma_log < math.inf:
+        if not all_finite(self.factor, self.sigma_log) or self.factor <= 0 or self.sigma_log < 0:
             raise ScaleError(f"a scale needs a positive factor and a sigma_log >= 0, got {self}")
 
     def correct(self, depth_m: np.ndarray, sigma_log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +269,7 @@ MetricScale = FixedScale | ScaleFilter
 
 
 def _check_time(stamp_s: float) -> None:
-    if not isinstance(stamp_s, int | float | np.number) or not math.isfinite(stamp_s):
+    if not all_finite(stamp_s):
         raise ScaleError(f"a stamp must be a time in seconds, got {stamp_s!r}")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arrays import all_finite
 from .errors import SPDError
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ class ScalePrior:
 
     def __post_init__(self) -> None:
         values = [getattr(self, field.name) for field in fields(self)]
-        if (
-            not all(isinstance(value, int | float | np.number) and math.isfinite(value) for value in values)
-            or min(values[:4]) <= 0
-            or self.network_sigma < 0
-        ):
+        if not all_finite(*values) or min(values[:4]) <= 0 or self.network_sigma < 0:
             raise ScaleError(
                 "the widths and the pivot of a prior must be positive and finite numbers, network_sigma at least 0; got"
                 f" {self}"
