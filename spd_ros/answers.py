@@ -179,11 +179,11 @@ class Answers:
         known = self.calibration.info(message.header)
         described = message.header, (height, width), self.settings.rectified
         camera = self.calibration.camera(*described)
-        encoded = self.predictor.encode(rgb, camera)
+        encoded = self.predictor.encode_quietly(rgb, camera)  # diagnostics judge the whole sensor
         # Many drivers send an image just ahead of its camera_info, which after a zoom is not as the one before.
         came = self.calibration.info(message.header) is not known
         if came and (own := self.calibration.camera(*described)) != camera:
-            camera, encoded = own, self.predictor.encode(rgb, own)
+            camera, encoded = own, self.predictor.encode_quietly(rgb, own)
         if camera is None and self.calibration.info(message.header) is not None:
             self.statistics.count("images with a bad camera_info")
         self.statistics.encoded(time.monotonic() - started_s)

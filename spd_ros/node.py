@@ -279,7 +279,6 @@ def main() -> int:
         get_logger("spd").warning(" ".join(str(message).split()))
 
     warnings.showwarning = warn
-    warnings.filterwarnings("ignore", module=r"spd_ros\.answers")  # of cameras: diagnostics judge the whole sensor
     keep_freed_memory()
     try:
         # rclpy's own handlers would close the publishers before the last queries are answered.

@@ -93,7 +93,7 @@ def test_a_calibration_that_comes_just_behind_its_image_is_its_own(answers):
         if coming:
             answers.calibration.receive(coming.pop())
 
-    answers.predictor = SimpleNamespace(encode=encode)
+    answers.predictor = SimpleNamespace(encode_quietly=encode)
     for stamp_s, focal_px, expected in ((1, 45.0, [None, 45.0]), (2, 90.0, [45.0, 90.0]), (3, 90.0, [90.0])):
         coming.append(info(stamp_s, focal_px))
         answers.encode(PendingImage(stamp_s, rgb_to_image(PICTURE, at(stamp_s))))
@@ -223,7 +223,7 @@ def frame_of(stamp_s: int, received_s: float) -> CameraFrame:
 
 
 def test_few_pictures_are_held_for_the_overlay_and_none_without_a_listener(answers):
-    answers.predictor = SimpleNamespace(encode=lambda rgb, camera: None)
+    answers.predictor = SimpleNamespace(encode_quietly=lambda rgb, camera: None)
     for listeners, kept in ((1, OVERLAY_PICTURES), (0, 0)):
         answers.outputs["overlay"].get_subscription_count = lambda: listeners  # noqa: B023 it is asked in this round
         images = [PendingImage(i, rgb_to_image(PICTURE, at(i))) for i in range(2 * OVERLAY_PICTURES)]
