@@ -28,9 +28,9 @@ from spd_core.camera_info import (
 from spd_core.errors import MessageError, SPDError
 from spd_core.messages import point_count, query_points
 from spd_core.pictures import draw_overlay
-from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.scale import MetricScale
-from spd_core.status import Status
+from spd_core.status import Answer, Status
 
 from .conversions import answer_cloud, depth_to_image, message_to_rgb, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
