@@ -269,10 +269,8 @@ def main() -> int:
 
     def request_stop(signum: int, frame: Any) -> None:
         nonlocal stop
-        stop = True
-        for each in (signal.SIGINT, signal.SIGTERM):  # a second one would kill the interpreter while it ends
-            signal.signal(each, signal.SIG_IGN)
-        if not node.is_configured:  # nobody waits, and to configure may take minutes
+        is_first, stop = not stop, True
+        if is_first and not node.is_configured:  # nobody waits, and to configure may take minutes
             sys.exit(0)
 
     def warn(message: Warning | str, *where: Any, **more: Any) -> None:
@@ -298,6 +296,8 @@ def main() -> int:
             node.trigger_activate()
         spin(node, lambda: stop, node.report)
     finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):  # another one would kill the interpreter while it ends
+            signal.signal(signum, signal.SIG_IGN)
         node.close()
         rclpy.try_shutdown()
     return 0
