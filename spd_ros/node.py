@@ -40,11 +40,11 @@ from . import parameters
 from .answers import Answers, Calibration
 from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics, assess
-from .frames import FrameScheduler, Query
 from .inputs import Inputs
 from .parameters import Settings
 from .processes import spin
 from .scaling import SOURCES, Scaling
+from .scheduler import FrameScheduler, Query
 from .waypoints import FrameTransforms
 
 LATCHED_PERIOD_S = 0.5  # between looks for a camera_info that was published once, before this node was there
