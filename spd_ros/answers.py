@@ -34,11 +34,11 @@ from spd_core.status import Answer, Status
 
 from .conversions import answer_cloud, depth_to_image, message_to_rgb, rgb_to_image, stamp_ns
 from .diagnostics import Problems, Statistics
-from .encoded import PendingImage
-from .frames import ANSWER, Query
+from .frames import PendingImage
 from .notes import Note
 from .parameters import Settings
 from .scaling import Scaling
+from .scheduler import ANSWER, Query
 from .waypoints import TF_WAIT_S, FrameTransforms, NoTransformError, path_frame, path_points, projected
 
 REMEMBERED_INFOS = 30

@@ -40,11 +40,11 @@ from . import parameters
 from .answers import Answers, Calibration
 from .conversions import stamp_ns
 from .diagnostics import Problems, Statistics, assess
-from .frames import FrameScheduler, Query
 from .inputs import Inputs
 from .parameters import Settings
 from .processes import spin
 from .scaling import SOURCES, Scaling
+from .scheduler import FrameScheduler, Query
 from .waypoints import FrameTransforms
 
 LATCHED_PERIOD_S = 0.5  # between looks for a camera_info that was published once, before this node was there
@@ -269,10 +269,8 @@ def main() -> int:
 
     def request_stop(signum: int, frame: Any) -> None:
         nonlocal stop
-        stop = True
-        for each in (signal.SIGINT, signal.SIGTERM):  # a second one would kill the interpreter while it ends
-            signal.signal(each, signal.SIG_IGN)
-        if not node.is_configured:  # nobody waits, and to configure may take minutes
+        is_first, stop = not stop, True
+        if is_first and not node.is_configured:  # nobody waits, and to configure may take minutes
             sys.exit(0)
 
     def warn(message: Warning | str, *where: Any, **more: Any) -> None:
@@ -297,6 +295,8 @@ def main() -> int:
             node.trigger_activate()
         spin(node, lambda: stop, node.report)
     finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):  # another one would kill the interpreter while it ends
+            signal.signal(signum, signal.SIG_IGN)
         node.close()
         rclpy.try_shutdown()
     return 0

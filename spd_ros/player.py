@@ -20,6 +20,7 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rich.progress import track
@@ -40,7 +41,10 @@ WAIT_FOR_COMPILER_S = 900.0  # a node that is configured may compile its network
 WARM_UP_ID = 2**32 - 1  # of a point that no recording asks about
 REFUSALS = 5  # how often a first image may have no depth
 LATE_S = 0.5  # a replay that is later than that at its end has not had the rate that was asked for
+LEAST_PAUSE_S = 0.001  # between two frames, to read answers also where the replay is late
 LONGEST_PAUSE_S = 10.0  # between two frames: a recording that was paused, or one wrong stamp
+
+EVERY_ONE = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ReplayError(SPDError):
@@ -55,8 +59,8 @@ class Player(Node):
         image = (CompressedImage, REMAPPINGS["image/compressed"]) if is_compressed else (Image, IMAGE_TOPIC)
         self.images = self.create_publisher(*image, 5)
         self.infos = self.create_publisher(CameraInfo, INFO_TOPIC, 5)
-        self.queries = self.create_publisher(PointCloud2, QUERY_TOPIC, 50)
-        self.create_subscription(PointCloud2, ANSWER_TOPIC, lambda msg: self.on_answer(msg), 200)
+        self.queries = self.create_publisher(PointCloud2, QUERY_TOPIC, EVERY_ONE)
+        self.create_subscription(PointCloud2, ANSWER_TOPIC, lambda msg: self.on_answer(msg), EVERY_ONE)
         self.on_answer: Callable[[PointCloud2], None] = lambda msg: None
 
     def spin(self, until: Callable[[], bool], timeout_s: float) -> bool:
@@ -202,7 +206,7 @@ def replay_live(
         for frame in track(itertools.chain([first], ready), "playing", total=total):
             due_s += min(max((frame.stamp_ns - last_ns) / 1e9, 0.0), LONGEST_PAUSE_S) / rate
             last_ns = frame.stamp_ns
-            player.spin(lambda: False, due_s - time.monotonic())
+            player.spin(lambda: False, max(due_s - time.monotonic(), LEAST_PAUSE_S))
             played.append(Replayed.of(frame, keep_picture=frame is first))
             player.show(frame)
             header = deserialize_message(frame.image_data, player.images.msg_type).header

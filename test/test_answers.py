@@ -23,9 +23,9 @@ from spd_ros import diagnostics
 from spd_ros.answers import MOST_DRAWN, OVERLAY_PICTURES, REMEMBERED_INFOS, Answers, Calibration, CameraFrame
 from spd_ros.conversions import query_cloud, rgb_to_image
 from spd_ros.diagnostics import Problems, Statistics
-from spd_ros.encoded import PendingImage
-from spd_ros.frames import ANSWER, ENCODE
+from spd_ros.frames import PendingImage
 from spd_ros.parameters import Settings
+from spd_ros.scheduler import ANSWER, ENCODE
 
 SIZE = (48, 64)
 PICTURE = np.zeros((*SIZE, 3), np.uint8)

@@ -69,8 +69,8 @@ def test_encoder_slower_than_the_camera(client, rgb):
     client.answers.clear()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_clean_exit(client, signum):
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_clean_exit(client, signals):
     """Waiting queries are answered, the exit code is 0 and there is no traceback."""
     with running_node(
         TOPICS, {"runtime": "torch", "query_timeout_s": 30.0, "device": "cpu"}, stderr=-1, text=True
@@ -78,9 +78,10 @@ def test_clean_exit(client, signum):
         client.match(60)
         client.send([[1, 1]], Header(stamp=Time(sec=3_000_000)))
         client.idle(0.5)
-        process.send_signal(signum)
+        for signum in (signal.SIGSTOP, *signals, signal.SIGCONT):  # they come at once
+            process.send_signal(signum)
         _, points = client.answer()
-        process.send_signal(signum)
+        process.send_signal(signals[0])
         assert points["status"].tolist() == [Status.SHUTTING_DOWN]
         assert process.wait(timeout=20) == 0
         assert "Traceback" not in process.stderr.read()

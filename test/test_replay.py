@@ -111,6 +111,14 @@ def test_a_node_that_dies_leaves_a_gap_and_the_replay_ends(tmp_path, monkeypatch
     assert sum(gap["frames"] for gap in summary["gaps"]) == answered.count(False)
 
 
+def test_every_answer_counts_of_a_replay_that_is_faster_than_can_be_read(tmp_path, monkeypatch, spd):
+    monkeypatch.setenv("ROS_DOMAIN_ID", os.environ["ROS_DOMAIN_ID"])
+    write_bag(tmp_path / "bag", frames(4, queries=200))
+    spd("replay", tmp_path / "bag", "--recorded", "--rate", 1000, "--out", tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["answered"] == result["queries"] == 800
+
+
 def test_no_node_to_ask(tmp_path, monkeypatch, spd):
     from spd_ros import player as live
 

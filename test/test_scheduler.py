@@ -8,9 +8,9 @@ import pytest
 
 from spd_core.errors import SPDError
 from spd_core.status import Status
-from spd_ros import frames
-from spd_ros.frames import ANSWER, ENCODE, FrameScheduler, Query
+from spd_ros import scheduler
 from spd_ros.notes import PATIENCE_S, Note
+from spd_ros.scheduler import ANSWER, ENCODE, FrameScheduler, Query
 
 MS = 1_000_000
 
@@ -338,7 +338,7 @@ def test_more_answerable_queries_than_there_is_room_for(bench):
 
 
 def test_a_timeout_of_nought_is_not_for_queries_whose_frame_is_there(bench, monkeypatch):
-    monkeypatch.setattr(frames, "LEAST_PATIENCE_S", 60.0)
+    monkeypatch.setattr(scheduler, "LEAST_PATIENCE_S", 60.0)
     b = bench(timeout_s=0.0)
     b.show(1)
     until(lambda: b.frames)
@@ -456,7 +456,7 @@ def test_a_query_about_the_newest_is_not_of_before_a_stamp_that_is_repeated(b):
 
 def test_a_client_that_takes_long_for_each_frame_starves_no_query(bench, monkeypatch):
     """As a grid of a hundred thousand points with an overlay does: the next frame is there when one is done."""
-    monkeypatch.setattr(frames, "HELD_BACK_S", 0.02)
+    monkeypatch.setattr(scheduler, "HELD_BACK_S", 0.02)
     b = bench(timeout_s=30.0)
     b.frame_s = 0.1
     b.gate.release(1000)
@@ -474,7 +474,7 @@ def test_an_image_is_held_back_for_answers_no_longer_than_promised(b):
     b.occupy_answers()
     b.query("next", 1)
     b.image(2)
-    assert b.encoding.wait(10 * frames.HELD_BACK_S)  # although nothing else happens
+    assert b.encoding.wait(10 * scheduler.HELD_BACK_S)  # although nothing else happens
     b.gate.release(1)
     b.may_answer.set()
     b.wait(2)
