@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> None:
     # Imported here, within `reported`: they take long enough to be interrupted.
     from jsonargparse import auto_cli
 
-    from spd_core.process import keep_freed_memory
+    from spd_core.process import keep_freed_memory, wait_asleep
 
     from .parser import Parser, check_settings_files, check_text, gathered, spelled_out
 
@@ -58,6 +58,7 @@ def _run(arguments: list[str]) -> None:
         return
     arguments = arguments[len(name.split()) :]
     keep_freed_memory()
+    wait_asleep()
     check_text(arguments)
     check_settings_files(arguments)
     command = _loaded(COMMANDS[name])

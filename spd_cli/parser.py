@@ -21,6 +21,18 @@ from spd_core.files import FileError, expanded, problem, read_text
 from .console import say
 
 NUMBERS = re.compile(r"[-+.\de]+(?:, *[-+.\de]+)*")
+# What jsonargparse says of a value of the wrong type, which may be optional: the option, the type and the value.
+WRONG_TYPE = re.compile(
+    r"Parser key \"([\w.]+)\": (?:Does not .* Errors: - )?Expected (?:a )?(?:<class ')?([\w ]+)(?:'>)?"
+    r"(?: - Expected (?:a )?<class 'NoneType'> Given value type: .*|\.) (?:Given|Got) value: (.*)"
+)
+IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "numbers",
+    "tuple with 2 elements": "two numbers",
+}
 
 
 def _path(text: str | Path) -> Path:
@@ -168,6 +180,9 @@ class Parser(ArgumentParser):
             message,
         )
         message = " ".join(message.split())
+        if wrong := WRONG_TYPE.fullmatch(message):
+            name, kind, value = wrong.groups()
+            message = f"{name}: expected {IN_WORDS.get(kind, kind)}, got {value}"
         if unknown:
             name = next(filter(None, unknown.groups()))
             known = [option.lstrip("-") for action in self._actions for option in action.option_strings]

@@ -330,8 +330,18 @@ def _show(result: Report, rows: int = 25) -> None:
     if metrics is not None:
         doubt_units(metrics["s_star"])
     say("no depth to compare with" if metrics is None else ", ".join(f"{n} {_number(metrics[n])}" for n in SHOWN))
+    say_sigma(summary["sigma"])
     for gap in summary["gaps"]:
         say(f"no answer at all from {gap['from_s']:.2f} s to {gap['to_s']:.2f} s ({gap['frames']} frames)", "red")
+
+
+def say_sigma(sigma: dict) -> None:
+    """Print a `sigma_report`, where the network says a sigma."""
+    if sigma:
+        say(
+            f"sigma covers {sigma['covered_68']:.0%} within one and {sigma['covered_95']:.0%} within 1.96 sigma; the"
+            f" more certain half has {sigma['certain_half']:.2f} of the AbsRel of all"
+        )
 
 
 def _number(value: float) -> str:

@@ -25,7 +25,7 @@ from spd_core.predictor import Predictor
 from spd_core.scale_evaluation import evaluate_scale, fit_prior, measure_scale, narrowed
 
 from .console import make_console, say
-from .recordings import opened_bag
+from .recordings import opened_bag, say_sigma
 
 
 def calibrate_scale(
@@ -190,8 +190,4 @@ def show_scale(result: dict) -> None:
     make_console().print(table)
     if without_truth := result["without_truth"]:
         say(f"left out: {without_truth} images without a known depth in the range that is evaluated", "yellow")
-    if sigma := result["sigma"]:
-        say(
-            f"sigma covers {sigma['covered_68']:.0%} within one and {sigma['covered_95']:.0%} within 1.96 sigma; the"
-            f" more certain half has {sigma['certain_half']:.2f} of the AbsRel of all"
-        )
+    say_sigma(result["sigma"])

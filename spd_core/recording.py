@@ -24,7 +24,7 @@ from .pixels import at_pixels, check_grid, pixel_under, random_pixels
 from .predictor import Predictor
 from .reports import new_figure, save_figure, say_instead
 from .scale import ScaleFilter
-from .scale_evaluation import draw_references
+from .scale_evaluation import draw_references, sigma_report
 from .status import Status
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def frames_to_ask(frames: Iterable[RecordedFrame], sampling: Sampling) -> Iterat
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one query: arrays [K] of depth (m) and status, and how long it took."""
+    """The answer to one query: arrays [K] of depth, its sigma (m) and status, and how long it took."""
 
     depth_m: np.ndarray
+    sigma_m: np.ndarray
     status: np.ndarray
     latency_s: float
 
@@ -146,7 +147,7 @@ def answer_offline(frames: Iterable[BagFrame], predictor: Predictor, references:
         for asked in played.asked:
             started = time.monotonic() - encoding_s
             answer = encoded.answer(asked.uv, scale)
-            asked.reply = Reply(answer.depth_m, answer.status, time.monotonic() - started)
+            asked.reply = Reply(answer.depth_m, answer.sigma_m, answer.status, time.monotonic() - started)
             encoding_s = 0.0  # for the first query of an image
         yield played
 
@@ -161,9 +162,11 @@ class Report:
 
 
 def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Report:
-    """Metrics (mean over the frames that have any), latency percentiles (ms) of the queries that got a depth, and what
-    was not answered. Points whose truth is `max_depth_m` or more are not compared: `points_beyond` counts them."""
+    """Metrics (mean over the frames that have any), how good sigma is (`sigma_report`), latency percentiles (ms) of the
+    queries that got a depth, and what was not answered. Points whose truth is `max_depth_m` or more are not compared:
+    `points_beyond` counts them."""
     metrics = [_metrics(frame, max_depth_m) for frame in played]
+    depth_m, sigma_m, truth_m = _compared(played, max_depth_m)
     rows = [_row(number, frame) | metrics[number] for number, frame in enumerate(played)]
     replies = [reply for frame in played for _, reply in frame.answered()]
     statuses = Counter(Status(int(s)).name for reply in replies for s in reply.status)
@@ -180,17 +183,23 @@ def report(played: list[Replayed], about: dict, max_depth_m: float = 10.0) -> Re
         "dropped_frames": sum(bool(row["status"] in DROPPED and row["queries"]) for row in rows),
         "latency_ms": {f"p{p}": float(np.percentile(_latency_ms(replies) or np.nan, p)) for p in (50, 90, 99)},
         "metrics": mean_metrics(metrics) if any(m["n_valid"] for m in metrics) else None,
+        "sigma": sigma_report(depth_m, sigma_m / depth_m, truth_m),
         "gaps": gaps(played),
     }
     return Report(summary, rows, played)
 
 
 def _metrics(frame: Replayed, max_depth_m: float) -> dict[str, float]:
-    answered = frame.answered()
-    depth_m = np.concatenate([[], *(reply.depth_m for _, reply in answered)])
-    truth_m = np.concatenate([[], *(asked.truth_m for asked, _ in answered)])
-    known = np.isfinite(depth_m) & np.isfinite(truth_m)
-    return depth_metrics(np.where(known, depth_m, 1), np.where(known, truth_m, 0), max_depth=max_depth_m)
+    depth_m, _, truth_m = _compared([frame], max_depth_m)
+    return depth_metrics(depth_m, truth_m, max_depth=max_depth_m)
+
+
+def _compared(played: list[Replayed], max_depth_m: float) -> np.ndarray:
+    """Depth, its sigma and the truth [3, K], m, of the points that have depth and a truth below `max_depth_m`."""
+    answered = [both for frame in played for both in frame.answered()]
+    parts = [[reply.depth_m, reply.sigma_m, asked.truth_m] for asked, reply in answered]
+    depth_m, _, truth_m = every = np.concatenate([np.empty((3, 0)), *parts], axis=1)
+    return every[:, np.isfinite(depth_m) & (truth_m < max_depth_m)]
 
 
 def _row(number: int, frame: Replayed) -> dict:
@@ -225,7 +234,7 @@ def write(result: Report, folder: str | Path) -> None:
     folder = files.make_folder(folder)
     files.write_json(folder / "result.json", result.summary)
     files.write_csv(folder / "frames.csv", next(iter(result.frames), {}), (row.values() for row in result.frames))
-    columns = ["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status"]
+    columns = ["frame", "id", "u_px", "v_px", "depth_m", "true_depth_m", "status", "sigma_m"]
     files.write_csv(folder / "depths.csv", columns, _points(result.played))
     pictured = next((f for f in result.played if f.rgb is not None and f.answered()), None)
     if pictured is not None and pictured.rgb is not None:
@@ -240,8 +249,9 @@ def _points(played: list[Replayed]) -> Iterator[list]:
     """The rows of depths.csv, one by one: an hour has some ten million."""
     for number, frame in enumerate(played):
         for asked in frame.asked:
-            reply = asked.reply or Reply(np.full(len(asked.uv), np.nan), np.full(len(asked.uv), ""), np.nan)
-            rows = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status)
+            unknown = np.full(len(asked.uv), np.nan)
+            reply = asked.reply or Reply(unknown, unknown, np.full(len(asked.uv), ""), np.nan)
+            rows = zip(asked.ids, *asked.uv.T, reply.depth_m, asked.truth_m, reply.status, reply.sigma_m)
             yield from ([number, *row] for row in rows)
 
 
@@ -253,10 +263,8 @@ def draw(result: Report) -> Figure:
     answered = [both for frame in result.played for both in frame.answered()]
     unanswered = f"no query was answered{' with a depth' * bool(answered)}"
     unanswered = unanswered if result.summary["queries"] else "nothing was asked"
-    depths_m = [(asked.truth_m, reply.depth_m) for asked, reply in answered]
-    truth_m, depth_m = (np.concatenate([[], *part]) for part in zip(([], []), *depths_m))
-    compared = (truth_m < result.summary["max_depth_m"]) & np.isfinite(depth_m)
-    if compared.any():
+    depth_m, _, truth_m = _compared(result.played, result.summary["max_depth_m"])
+    if len(truth_m):
         abs_rel = [row["abs_rel"] for row in result.frames]
         if len(abs_rel) > 1:
             error_axis.plot([row["frame"] for row in result.frames], abs_rel, marker=".")
@@ -264,11 +272,12 @@ def draw(result: Report) -> Figure:
             error_axis.xaxis.get_major_locator().set_params(integer=True)
         else:
             say_instead(error_axis, f"one frame, AbsRel {abs_rel[0]:.3f}")
-        scatter_axis.scatter(truth_m[compared][:20_000], depth_m[compared][:20_000], s=2, alpha=0.3)
-        top_m = truth_m[compared].max()
+        scatter_axis.scatter(truth_m[:20_000], depth_m[:20_000], s=2, alpha=0.3)
+        top_m = truth_m.max()
         scatter_axis.plot([0, top_m], [0, top_m], color="black", linewidth=0.8)
         scatter_axis.set(xlabel="true depth, m", ylabel="answered depth, m")
     else:
+        depth_m = np.concatenate([[], *(reply.depth_m for _, reply in answered)])
         known_m = depth_m[np.isfinite(depth_m)]
         say_instead(error_axis, "no true depth to compare with" if len(known_m) else unanswered)
         if len(known_m):

@@ -46,7 +46,7 @@ from .training_config import (
     open_validation_data,
     parameter_groups,
 )
-from .training_record import Record, state_file
+from .training_record import Record, state_file, uninterrupted
 
 with extra("train"):
     from filelock import FileLock, Timeout
@@ -182,15 +182,17 @@ class TrainingRun:
         config, fabric, record = self.config, self.fabric, self.record
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         batches = self._batches()
-        with Progress(*columns, disable=not fabric.is_global_zero) as progress:
+        with Progress(*columns, disable=not fabric.is_global_zero) as progress, record.saved_if_interrupted():
             task = progress.add_task("train", total=self.steps, completed=record.step)
             # Where the run starts from, and whether a validation works, before hours of training; and one that failed.
             if not record.history or (self._is_validated(record.step) and record.history[-1]["step"] < record.step):
                 self._validate(loss=None)
             while record.step < self.steps and not record.stops_early:
                 started = time.monotonic()
-                loss = self._optimise(record.step, batches)
-                record.step += 1
+                micro_batches = list(itertools.islice(batches, config.accumulate))
+                with uninterrupted():
+                    loss = self._optimise(record.step, micro_batches)
+                    record.step += 1
                 record.trained_s += time.monotonic() - started
                 done = record.step - record.first_step
                 rate = config.batch_size * config.accumulate * fabric.world_size * done / record.trained_s
@@ -224,7 +226,7 @@ class TrainingRun:
             yield batch
             started = time.monotonic()
 
-    def _optimise(self, step: int, batches: Iterator[dict]) -> float:
+    def _optimise(self, step: int, micro_batches: list[dict]) -> float:
         """One optimiser step. Returns its mean loss over all processes."""
         config, fabric, record = self.config, self.fabric, self.record
         for group in self.optimizer.param_groups:
@@ -233,8 +235,7 @@ class TrainingRun:
         totals = torch.zeros(3, device=fabric.device)  # the loss, broken samples, batches with depth
         broken: list[str] = []
         seen: list[tuple[list[str], Tensor]] = []  # of each micro-batch the names; loss, smallest and largest depth
-        for micro in range(config.accumulate):
-            batch = next(batches)
+        for micro, batch in enumerate(micro_batches):
             # What `drop_path` leaves out is a function of seed, step and process, however often a run is interrupted.
             number = (step * config.accumulate + micro) * fabric.world_size + fabric.global_rank
             torch.manual_seed(config.seed + number)

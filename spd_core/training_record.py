@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import platform
+import signal
 import subprocess
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +152,18 @@ class Record:
             torch.save(state, partial)
         files.write_json(self.out / "run.json", report)
 
+    @contextmanager
+    def saved_if_interrupted(self) -> Iterator[None]:
+        """Keep what one process has learned since the last validation if Ctrl-C ends it within."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.fabric.world_size == 1 and self.history and self.history[-1]["step"] < self.step:
+                with uninterrupted():
+                    self.save()
+                self.fabric.print(f"interrupted after step {self.step}, and saved: the same command goes on")
+            raise
+
     def resume(self) -> None:
         file = state_file(self.config)
         if not file.exists():
@@ -200,6 +215,22 @@ class Record:
         best = f"best.safetensors (of step {self.best['step']}, abs_rel {self.best['abs_rel']:.4f})"
         self.fabric.print(f"wrote {self.out}/{best} and last.safetensors")
         return report
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within, Ctrl-C waits for the end: half a step is no state to go on from."""
+    if threading.current_thread() is not threading.main_thread():  # where Ctrl-C does not come
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def state_file(config: TrainConfig) -> Path:

@@ -186,7 +186,8 @@ def replay_live(
         if asked.reply is not None:
             twice = f"the query of point {asked.ids[0]} was answered twice"
             raise ReplayError(f"{twice}: do two nodes listen to {QUERY_TOPIC}?")
-        asked.reply = Reply(points["depth"].copy(), points["status"].copy(), time.monotonic() - sent_s)
+        depth_m, sigma_m, status = (points[name].copy() for name in ("depth", "sigma", "status"))
+        asked.reply = Reply(depth_m, sigma_m, status, time.monotonic() - sent_s)
 
     use_fastdds_profile()
     with ExitStack() as stack:

@@ -28,6 +28,20 @@ assert not {"torch", "timm"} & sys.modules.keys()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize("given", ["", "ACTIVE"])
+def test_threads_of_commands_wait_asleep_unless_told_otherwise(given):
+    code = (
+        "import os, sys, spd_cli\n"
+        "def probe(): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"  # which reads it once
+        "spd_cli.COMMANDS = {'probe': '__main__:probe'}\nspd_cli.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    command = [sys.executable, "-c", code, "probe"]
+    found = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout.split() == [given or "PASSIVE", "False"]
+
+
 @pytest.mark.parametrize("given", ["", "/etc/mine.xml"])
 def test_the_node_has_our_profile_unless_another_is_set(given):
     code = (

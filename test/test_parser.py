@@ -55,6 +55,9 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
     ("arguments", "fault"),
     [
         (["train", "--steps", "many"], "steps"),
+        (["ask", "p.jpg", "--fov", "63deg"], "fov: expected a number, got 63deg"),
+        (["bag", "make", "b", "--rooms", "1.5"], "rooms: expected a whole number, got 1.5"),
+        (["eval", ".", "--resize_eval", "3"], "resize_eval: expected two numbers, got [3]"),
         (["info", "--wieghts", "a"], "Did you mean weights?"),
         (["train", "--stpes", "3"], "Did you mean steps"),
         (["train", "--loss.lamda_var", "0.5"], "Did you mean loss.lambda_var"),

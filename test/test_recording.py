@@ -31,8 +31,8 @@ def test_report_by_hand():
     def played(stamp, replies, truth=(2.0, nan)):
         return Replayed(stamp, [Asked(uv, ids, np.array(truth), reply) for reply in replies])
 
-    ok = Reply(np.array([1.0, 5.0]), np.array([0, 0]), 0.010)
-    skipped = Reply(np.array([nan, nan]), np.array([Status.FRAME_SKIPPED] * 2), 0.030)
+    ok = Reply(np.array([1.0, 5.0]), np.array([0.5, 1.0]), np.array([0, 0]), 0.010)
+    skipped = Reply(np.array([nan, nan]), np.array([nan, nan]), np.array([Status.FRAME_SKIPPED] * 2), 0.030)
     result = report(
         [played(0, [ok, ok]), played(1, [skipped]), played(2, [None]), played(3, [None]), played(4, [ok])],
         {"mode": "x"},
@@ -48,6 +48,8 @@ def test_report_by_hand():
     assert result["dropped_frames"] == 3
     assert result["metrics"]["abs_rel"] == 0.5
     assert result["metrics"]["n_images"] == 2
+    sigma = result["sigma"]  # |ln 2/1| = 1.39 times 0.5/1; of the point without truth it says nothing
+    assert (sigma["covered_68"], sigma["covered_95"], sigma["temperature"]) == (0, 1, pytest.approx(np.log(2) / 0.5))
     assert result["latency_ms"] == pytest.approx({"p50": 10, "p90": 10, "p99": 10})  # a refusal is no answer
     assert (
         result["gaps"]
@@ -57,12 +59,13 @@ def test_report_by_hand():
 
 
 def test_truth_beyond_max_depth_is_counted_and_compared_where_it_is_asked_for():
-    reply = Reply(np.array([1.0, 50.0, 7.0]), np.zeros(3, int), 0.01)
+    reply = Reply(np.array([1.0, 50.0, 7.0]), np.full(3, np.nan), np.zeros(3, int), 0.01)
     played = [Replayed(0, [Asked(np.zeros((3, 2)), np.arange(3), np.array([2.0, 40.0, np.nan]), reply)])]
     for max_depth_m, beyond, abs_rel in ((10.0, 1, 0.5), (80.0, 0, (0.5 + 0.25) / 2)):
         summary = report(played, {}, max_depth_m).summary
         assert (summary["max_depth_m"], summary["points_beyond"]) == (max_depth_m, beyond)
         assert summary["metrics"]["abs_rel"] == pytest.approx(abs_rel)
+        assert summary["sigma"] == {}  # of a network that says none
 
 
 def test_offline_is_the_predictor(embedded, tmp_path):
@@ -96,7 +99,8 @@ def test_panels_of_the_report_that_would_show_nothing_say_so(count, with_depth, 
         for asked in frame.asked if replied else []:
             outside = asked.uv[:, 0] < 0
             status = np.where(outside, Status.OUTSIDE_IMAGE, Status.OK)
-            asked.reply = Reply(np.where(outside, np.nan, 3.0), status, 0.040)
+            depth_m = np.where(outside, np.nan, 3.0)
+            asked.reply = Reply(depth_m, 0.1 * depth_m, status, 0.040)
         played.append(frame)
     figure = draw(report(played, {"mode": "offline", "bag": "$a bag$"}))
     assert [text.get_text() for axis in figure.axes for text in axis.texts if not axis.axison] == words

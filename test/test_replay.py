@@ -28,13 +28,14 @@ def test_live_answers_what_offline_answers(tmp_path, monkeypatch, spd):
     )  # `replay` takes a domain of its own; restored after the test
     write_bag(tmp_path / "bag", frames(5, step_s=0.4))
     spd("replay", tmp_path / "bag", "--offline", "--out", tmp_path / "offline", "--points", 50)
-    spd("replay", tmp_path / "bag", "--out", tmp_path / "live", "--points", 50)
+    assert "sigma covers" in spd("replay", tmp_path / "bag", "--out", tmp_path / "live", "--points", 50).out
     read = {
         mode: np.genfromtxt(tmp_path / mode / "depths.csv", delimiter=",", names=True) for mode in ("offline", "live")
     }
     assert len(read["live"]) == 250
     assert (read["live"]["status"] == Status.OK).all()
-    np.testing.assert_allclose(read["live"]["depth_m"], read["offline"]["depth_m"], rtol=1e-5)
+    for name in ("depth_m", "sigma_m"):
+        np.testing.assert_allclose(read["live"][name], read["offline"][name], rtol=1e-5)
     results = {mode: json.loads((tmp_path / mode / "result.json").read_text()) for mode in ("offline", "live")}
     assert results["live"]["metrics"]["abs_rel"] == pytest.approx(results["offline"]["metrics"]["abs_rel"], rel=1e-4)
     assert results["live"]["answered"] == results["live"]["queries"] == 5

@@ -53,6 +53,26 @@ def test_killed_run_ends_with_the_same_weights(rooms, tmp_path):
         assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
+def test_ctrl_c_saves_a_whole_step(rooms, tmp_path, capsys):
+    changes = {"steps": 4, "save_every": 100, "validate_every": 100, "drop_path": 0.2, "ema": 0.9}
+    train(config(rooms, tmp_path / "whole", **changes))
+    cut = config(rooms, tmp_path / "cut", **changes)
+
+    class Interrupted(TrainingRun):
+        def _optimise(self, step, micro_batches):
+            if step == 2:
+                signal.raise_signal(signal.SIGINT)
+            return super()._optimise(step, micro_batches)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, Interrupted)
+    assert "interrupted after step 3, and saved: the same command goes on" in capsys.readouterr().out
+    train(cut)
+    assert "at step 3 of 4" in capsys.readouterr().out
+    expected, got = weights(tmp_path / "whole", "last"), weights(tmp_path / "cut", "last")
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
 def test_the_average_is_that_of_torch(rooms, tmp_path):
     model = SPD.from_preset("v15", **MODEL)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
