@@ -61,8 +61,8 @@ class PicturePage(Page[int]):
             self.opacity.props('aria-label="opacity of depth"')
             self.opacity.on("keydown", js_handler=KEEP_ARROWS)
             self.opacity.on_value_change(self._show_dense)
+        self.range = ui.element("div").classes("line note").style("min-height: 1.5em")
         self.draw_over()
-        self.range = ui.element("div").classes("line note")
 
     def build_below_pins(self) -> None:
         ui = self.ui
@@ -87,6 +87,7 @@ class PicturePage(Page[int]):
             self.cloud.from_the_camera()
 
     def draw_over(self) -> None:
+        self.range.clear()
         self.layers.clear()  # a new element: in the old one the browser shows the old depth until the new has come
         with self.layers:
             self.dense = self.ui.element("img").classes("dense").style(f"opacity: {self.opacity.value}")

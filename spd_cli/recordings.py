@@ -322,6 +322,8 @@ def _show(result: Report, rows: int = 25) -> None:
         f" {summary['points']} points without depth, {summary['dropped_frames']} frames dropped, latency p50"
         f" {latency['p50']:.1f} ms, p90 {latency['p90']:.1f} ms, p99 {latency['p99']:.1f} ms"
     )
+    if blind := summary["points_by_status"].get("NO_CAMERA_INFO"):
+        say(f"no intrinsics at {blind} points: depth assumes the training focal length", "yellow", title="note: ")
     if beyond := summary["points_beyond"]:
         say(
             f"left out: {beyond} points whose true depth is {summary['max_depth_m']:g} m or more (max_depth_m)",

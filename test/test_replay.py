@@ -243,6 +243,7 @@ def test_an_uncalibrated_camera_is_answered_without_rays(tmp_path, spd):
     said = spd("replay", path, "--offline", "--points", 10, "--out", tmp_path / "out").out
     assert json.loads((tmp_path / "out" / "result.json").read_text())["points_by_status"] == {"NO_CAMERA_INFO": 30}
     assert said.count("the camera is not calibrated") == 1
+    assert "note: no intrinsics at 30 points: depth assumes the training focal length" in said
 
 
 def test_what_a_bag_lacks_is_told(tmp_path, spd):

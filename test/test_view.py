@@ -235,7 +235,7 @@ def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, embedded):
     page.at, seen, show = (20, 30), [], page.photo.set_source
 
     def note(source):
-        seen.append((page.dense.props.get("src"), page.reading.text))
+        seen.append((page.dense.props.get("src"), page.range.default_slot.children[:], page.reading.text))
         show(source)
 
     page.photo.set_source = note
@@ -246,8 +246,8 @@ def test_no_picture_comes_with_the_depth_or_the_tag_of_another(rooms, embedded):
         await page.look(1)
 
     asyncio.run(walk())
-    assert [layer for layer, _ in seen] == [None, None]
-    for (_, reading), rgb in zip(seen, rooms):
+    assert [layers for *layers, _ in seen] == [[None, []]] * 2
+    for (*_, reading), rgb in zip(seen, rooms):
         answer = embedded.encode(rgb, CAMERA).answer(np.array([[20.0, 30.0]]))
         assert " ".join(reading.split()) == said(answer, 0, 20, 30)
 
