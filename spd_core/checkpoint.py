@@ -105,8 +105,10 @@ def average(paths: Sequence[str | Path]) -> SPD:
     on the CPU: often better than each of them (Wortsman et al. 2022, "Model soups").
 
     Raises:
-        CheckpointError: as `load`, or they are not of one configuration.
+        CheckpointError: as `load`, there are fewer than two, or they are not of one configuration.
     """
+    if len(paths) < 2:
+        raise CheckpointError(f"two or more checkpoints have an average, got {len(paths)}")
     models = [load(path) for path in paths]
     for path, model in zip(paths, models):
         if model.config != models[0].config:
