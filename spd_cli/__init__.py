@@ -49,7 +49,7 @@ def _run(arguments: list[str]) -> None:
 
     from spd_core.process import keep_freed_memory, wait_asleep
 
-    from .parser import Parser, check_settings_files, check_text, gathered, spelled_out
+    from .parser import Parser, check_text, gathered, spelled_out
 
     name = next((name for count in (1, 2) if (name := " ".join(arguments[:count])) in COMMANDS), None)
     if name is None:
@@ -60,9 +60,7 @@ def _run(arguments: list[str]) -> None:
     keep_freed_memory()
     wait_asleep()
     check_text(arguments)
-    check_settings_files(arguments)
-    command = _loaded(COMMANDS[name])
-    arguments = spelled_out(arguments)
+    command, arguments = _loaded(COMMANDS[name]), spelled_out(arguments)
     if name in TAKES_A_LIST:
         arguments = gathered(arguments, command)
     result = auto_cli(command, args=arguments, parser_class=Parser, prog=f"spd {name}")

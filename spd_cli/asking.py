@@ -69,8 +69,8 @@ def ask(
         what: pictures, folders of them, videos, bags or /dev/video0, and pixels u,v: u to the right, v down, of the
             picture as it is shown; 0,0 is the centre of the first. Without pixels the middle is asked.
         camera: "fx,fy,cx,cy" in px, or a file with them or the matrix K, or the YAML of a camera_info, ROS's
-            camera_calibration or OpenCV; or a number, 0 for the first, of a camera to look through. Without it: a
-            bag's camera_info, camera.txt beside the picture, or EXIF.
+            camera_calibration, OpenCV or Kalibr; or a number, 0 for the first, of a camera to look through. Without
+            it: a bag's camera_info, camera.txt beside the picture, or EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
         grid: "8x6" asks at the centres of 8 columns and 6 rows.
         weights: "embedded" or a checkpoint file.

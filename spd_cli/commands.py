@@ -17,7 +17,7 @@ from spd_core.data.check import mean_depth, summarise
 from spd_core.data.images import check_picture_name, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
-from spd_core.errors import MOST_WORKERS, SPDError, at_least
+from spd_core.errors import MOST_WORKERS, at_least
 from spd_core.evaluation import Protocol, evaluate
 from spd_core.files import check_writable, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
@@ -250,11 +250,10 @@ def average(weights: list[Path], out: Path = Path("average.safetensors")) -> Non
         weights: "embedded" or checkpoint files of one configuration, two or more.
         out: the .safetensors file to write.
     """
-    if len(weights) < 2:
-        raise SPDError(f"two or more checkpoints have an average, got {len(weights)}")
     check_writable(out)
+    mean = checkpoint.average(weights)
     origins = [checkpoint.provenance(file) for file in weights]
     licences = sorted({str(origin["license"]) for origin in origins if origin.get("license")})
     known: dict[str, Any] = {"license": " and ".join(licences)} if licences else {}
-    checkpoint.save(checkpoint.average(weights), out, average_of=origins, **known)
+    checkpoint.save(mean, out, average_of=origins, **known)
     say(f"wrote {out}, the average of {len(weights)}; its σ and scale prior are to be measured anew: spd calibrate")

@@ -47,13 +47,7 @@ register_type(Path, str, _path, type_check=isinstance)
 
 def spelled_out(arguments: list[str]) -> list[str]:
     """Dashes in the names of options may be written for underscores."""
-    result = []
-    for argument in arguments:
-        if argument.startswith("--") and len(argument) > 2:
-            name, equals, value = argument.partition("=")
-            argument = "--" + name[2:].replace("-", "_") + equals + value
-        result.append(argument)
-    return result
+    return [re.sub(r"^--([^=]+)", lambda name: "--" + name[1].replace("-", "_"), word) for word in arguments]
 
 
 def gathered(arguments: list[str], command: Callable) -> list[str]:
@@ -96,15 +90,6 @@ def check_text(arguments: list[str]) -> None:
             raise FileError(f"the name {argument} is not {encoding}; expected one that is: {way_on}")
 
 
-def check_settings_files(arguments: list[str]) -> None:
-    """Say of a `--config` that it is no file; the parser would look for settings in its name."""
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        name, equals, value = argument.partition("=")
-        file = value if equals else following
-        if name == "--config" and not file.startswith("{") and not expanded(file).is_file():
-            raise FileError(f"the settings {file} {problem(expanded(file))}; expected a YAML file")
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """Says of a name that stands twice what YAML's own would not: it takes the last."""
 
@@ -129,6 +114,7 @@ class Parser(ArgumentParser):
         the option takes one: 4,3 for [4,3], and 4x3 where it is a grid (of a size one writes the width first)."""
         words = list(sys.argv[1:] if args is None else args)
         kinds = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
+        kinds["--config"] = Path
         for i, (word, following) in enumerate(zip(words, [*words[1:], "--"])):
             if following.startswith("--") and (kind := kinds.get(word)):
                 if bool not in (kind, *get_args(kind)):
@@ -136,6 +122,9 @@ class Parser(ArgumentParser):
                 words[i] += "=true"
             name, equals, value = word.partition("=")
             kind, value = kinds.get(name), value if equals else following
+            if name == "--config" and not value.startswith("{") and not expanded(value).is_file():
+                # jsonargparse would look for settings in its name.
+                raise FileError(f"the settings {value} {problem(expanded(value))}; expected a YAML file")
             value = value.replace("x", ",") if name.endswith("grid") else value
             if value[:1] in ("#", "&") and type(None) in get_args(kind):
                 self.error(f"{name} {value} is nothing in YAML; write ./{value} for a file or a folder of that name")

@@ -58,7 +58,8 @@ def view(
         node: show a running node instead: its images, all that it answers, and its answer where you point.
         namespace: of that node, say front for /front/spd.
         camera: "fx,fy,cx,cy" in px, or a file with them or the matrix K, or the YAML of a camera_info, ROS's
-            camera_calibration or OpenCV. Without it: the bag's camera_info, camera.txt beside the picture, or EXIF.
+            camera_calibration, OpenCV or Kalibr. Without it: the bag's camera_info, camera.txt beside the picture, or
+            EXIF.
         fov: horizontal angle of view in degrees, where that is what you know.
         weights: "embedded" or a checkpoint file.
         device: auto, cpu, cuda or cuda:<n>.

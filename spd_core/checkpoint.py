@@ -18,10 +18,6 @@ from .model import SPD, SPDConfig
 
 FORMAT = "spd-1"
 EMBEDDED = Path(__file__).parent / "weights" / "lite.safetensors"
-WITHOUT_STATE = (
-    "delete it to start the run afresh, or start from what was learned: another `out`, with `init` set to the"
-    " last.safetensors beside it"
-)
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 RENAMED_DECODERS = {"plan": "v15"}  # in checkpoints of before
@@ -105,8 +101,10 @@ def average(paths: Sequence[str | Path]) -> SPD:
     on the CPU: often better than each of them (Wortsman et al. 2022, "Model soups").
 
     Raises:
-        CheckpointError: as `load`, or they are not of one configuration.
+        CheckpointError: as `load`, there are fewer than two, or they are not of one configuration.
     """
+    if len(paths) < 2:
+        raise CheckpointError(f"two or more checkpoints have an average, got {len(paths)}")
     models = [load(path) for path in paths]
     for path, model in zip(paths, models):
         if model.config != models[0].config:
@@ -143,22 +141,6 @@ def is_checkpoint(path: str | Path) -> bool:
         CheckpointError: it is damaged, or no safetensors file.
     """
     return _open(path, tensors=False)[0].get("format") == FORMAT
-
-
-def read_state(path: Path, device: torch.device | str) -> dict:
-    """What a training needs to go on, from its state.pt.
-
-    Raises:
-        CheckpointError: it is damaged or something else; the message says how to do without.
-    """
-    try:
-        state = files.read_torch(path, device)
-    except files.FileError as error:
-        raise CheckpointError(f"{error}: the run cannot go on from it; {WITHOUT_STATE}") from error
-    kinds = {"recipe": dict, "model": dict, "optimizer": dict, "step": int, "history": list, "best": dict}
-    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise CheckpointError(f"{path} is not the state of a training; {WITHOUT_STATE}")
-    return state
 
 
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

@@ -31,6 +31,7 @@ WIDEST = 2.5  # width to height, either way round, of one shot; longer ones are 
 DISTORTION_KEYS = ("distortion_coefficients", "d", "D", "distortion_coeffs", "dist_coeffs", "dist_coeff", "distCoeffs")
 LENS_KEY = "(?i:(lens_)?dist(ort|_?co)|radial|tangential|k[1-6]$)|p[1-6]$"  # what others may be called; P1 is a camera
 EXPECTED_KEYS = "camera_matrix, image_width and image_height (camera_calibration), or k, width and height (camera_info)"
+KALIBR_KEYS = {"intrinsics", "resolution"}
 # EXIF tags (EXIF 2.32, tables 4 and 8)
 EXIF_IFD = 0x8769
 FOCAL_MM, FOCAL_35MM, PIXELS_ACROSS, PIXELS_DOWN = 0x920A, 0xA405, 0xA002, 0xA003
@@ -132,7 +133,7 @@ def _calibrated(calibration: Path, turn: int, size: tuple[int, int]) -> Camera:
 
 def read_calibration(file: Path, size: tuple[int, int]) -> Camera:
     """The camera in a file: four numbers fx fy cx cy or the matrix K; or the YAML of ROS's camera_calibration, of
-    OpenCV or of a camera_info, which is scaled to an image of `size` (height, width) px.
+    OpenCV, of Kalibr or of a camera_info, which is scaled to an image of `size` (height, width) px.
 
     Raises:
         IntrinsicsError: it is neither.
@@ -165,7 +166,13 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _as_message(content: dict) -> SimpleNamespace:
-    """What a calibration file says, by the names of camera_calibration or of a CameraInfo, as a CameraInfo says it."""
+    """What a calibration file says, by the names of camera_calibration, of a CameraInfo or of Kalibr (one camera), as a
+    CameraInfo says it."""
+    chain = [camera for camera in content.values() if isinstance(camera, dict) and camera.keys() >= KALIBR_KEYS]
+    if len(chain) == 1:
+        fx, fy, cx, cy = chain[0]["intrinsics"]  # of other models than the pinhole they are more
+        width, height = chain[0]["resolution"]
+        content = {**chain[0], "k": [fx, 0, cx, 0, fy, cy, 0, 0, 1], "width": width, "height": height}
 
     def said(*names: str) -> Any:
         return next((content[name] for name in names if content.get(name) is not None), None)

@@ -114,7 +114,7 @@ def collapsed(mean: dict[str, float]) -> bool:
 
 def doubt_units(ratio: float) -> None:
     """Warn of true depths, by their ratio to the network's, that are hardly metres."""
-    if max(ratio, 1 / ratio) > DOUBTFUL_FACTOR:
+    if ratio > DOUBTFUL_FACTOR or ratio * DOUBTFUL_FACTOR < 1:
         warnings.warn(
             f"true depths are {ratio:.3g} times the network's: are they in metres (16-bit pictures in mm, which are"
             " 1/5000 m in TUM, 1/256 m in KITTI, and turned by three bits in SUN3D), and is the focal length right?",

@@ -5,6 +5,7 @@ References are as a robot's are: a few of many pixels, noisy, some of them outli
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -287,11 +288,16 @@ def narrowed(
 ) -> ScalePrior:
     """`prior` with the narrowest of the `sigma_log` under which references gain as good as most: a few odd images make
     most of the standard deviation, and a prior that wide also lets outliers move a scale that was right."""
+    protocol = protocol or Protocol()
+    dataset = limited(dataset, protocol.limit)
     candidates = [replace(prior, sigma_log=share * prior.sigma_log) for share in NARROWER]
-    errors = []
-    for candidate in candidates:
-        result = evaluate_scale(predictor, dataset, protocol, counts, candidate, least_draws=1, progress=progress)
-        errors.append(np.mean([result["references"][str(count)]["abs_rel"] for count in counts]))
+    scored: dict[tuple[ScalePrior, int], list] = {pair: [] for pair in itertools.product(candidates, counts)}
+    for index, sample in enumerate(opened(dataset, "narrowing", progress=progress)):
+        if points := _points_of(predictor, sample, protocol, crop_of(protocol, dataset), index):
+            for (candidate, count), metrics in scored.items():
+                scale, seed = ScaleFilter(predictor, candidate), [protocol.seed, index, count, 0]
+                metrics.append(_with_references(scale, points, count, seed, protocol))
+    errors = [np.mean([mean_metrics(scored[one, count])["abs_rel"] for count in counts]) for one in candidates]
     return next(candidate for candidate, error in zip(candidates, errors) if error <= AS_GOOD * min(errors))
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 # What a state has of the record beside weights and settings.
 COUNTED = ("step", "first_step", "skipped", "is_blind", "waited_s", "trained_s", "history", "best")
+WITHOUT_STATE = (
+    "delete it to start the run afresh, or start from what was learned: another `out`, with `init` set to the"
+    " last.safetensors beside it"
+)
 
 
 class Record:
@@ -168,7 +172,13 @@ class Record:
         file = state_file(self.config)
         if not file.exists():
             return
-        state = checkpoint.read_state(file, self.fabric.device)
+        try:
+            state = files.read_torch(file, self.fabric.device)
+        except files.FileError as error:
+            raise TrainingError(f"{error}: the run cannot go on from it; {WITHOUT_STATE}") from error
+        named = {"recipe", "samples", "model", "optimizer", "average", *COUNTED}
+        if not isinstance(state, dict) or not state.keys() >= named:
+            raise TrainingError(f"{file} is not the state of a training as this version writes it; {WITHOUT_STATE}")
         default = recipe(type(self.config)(steps=1))  # that of a setting which came after the state
         before, now = (
             by_dotted_name(default) | by_dotted_name(settings, default)
@@ -184,7 +194,7 @@ class Record:
                 f"{self.out} holds a run with other settings ({'; '.join(changed)}); go on with those, or choose"
                 " another `out`"
             )
-        if (samples := state.get("samples", self.samples)) != self.samples:  # older states do not say it
+        if (samples := state["samples"]) != self.samples:
             raise TrainingError(
                 f"{self.out} holds a run over {samples:,} samples, and its data have {self.samples:,} now; go on with"
                 " those, or choose another `out`"
@@ -193,15 +203,13 @@ class Record:
             self.raw_model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
-                average = state["average"].items()  # older states have that of torch's `AveragedModel`
-                self.average.load_state_dict({n.removeprefix("module."): x for n, x in average if n != "n_averaged"})
+                self.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
-                f"{file} does not fit the model of its own settings ({error}); {checkpoint.WITHOUT_STATE}"
+                f"{file} does not fit the model of its own settings ({error}); {WITHOUT_STATE}"
             ) from error
-        self.first_step, self.is_blind = state["step"], False
         for name in COUNTED:
-            setattr(self, name, state.get(name, getattr(self, name)))  # older states have not all of them
+            setattr(self, name, state[name])
         self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
 
     def end(self, ended: str) -> dict:

@@ -97,6 +97,8 @@ def test_an_average_is_that_of_the_weights(saved, tmp_path):
     checkpoint.save(foreign, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match=r"foreign.*features=48.*expected that of.*features=96"):
         checkpoint.average([path, tmp_path / "foreign.safetensors"])
+    with pytest.raises(CheckpointError, match="two or more checkpoints have an average, got 0"):
+        checkpoint.average([])
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,45 @@ def test_pictures_and_depth_in_folders_of_their_own(tmp_path, folder, suffix):
         open_dataset(tmp_path)
 
 
+def test_depth_beside_its_picture_comes_before_a_folder_of_depth(tmp_path):
+    """Also where the folder of pictures is called as one beside depth would be."""
+    rgb, depth_m = frame(0)
+    for folder in ("images", "depth", "rgb"):
+        (tmp_path / folder).mkdir()
+    for folder, factor in (("images", 1000), (".", 500)):
+        cv2.imwrite(str(tmp_path / folder / "a.png"), rgb)
+        cv2.imwrite(str(tmp_path / folder / "a.depth.png"), (depth_m * factor).round().astype(np.uint16))
+        cv2.imwrite(str(tmp_path / "rgb" / "a.png"), rgb)
+        cv2.imwrite(str(tmp_path / "depth" / "a.png"), np.full(depth_m.shape, 9000, np.uint16))
+    for folder, factor in (("images", 1), (".", 0.5)):
+        np.testing.assert_allclose(open_dataset(tmp_path / folder)[0].depth_m, factor * depth_m, atol=1e-3)
+
+
+@pytest.mark.parametrize("lists", [["rgb.txt", "depth.txt"], ["associations.txt"]])
+def test_a_folder_as_tum_has_it(tmp_path, lists):
+    """Pictures and depth by the nearest stamp, up to 20 ms; 16-bit depth in 1/5000 m."""
+    rgb, depth_m = frame(0)
+    stamps = {
+        "rgb": ("1305031102.175304", "1305031102.211214", "9"),
+        "depth": ("1305031102.160407", "1305031102.212", "5"),
+    }
+    entries = {kind: [f"{stamp} {kind}/{stamp}.png" for stamp in of_kind] for kind, of_kind in stamps.items()}
+    for kind, picture in (("rgb", rgb[..., ::-1]), ("depth", (depth_m * 5000).round().astype(np.uint16))):
+        (tmp_path / kind).mkdir()
+        for stamp in stamps[kind]:
+            cv2.imwrite(str(tmp_path / kind / f"{stamp}.png"), picture)
+        (tmp_path / f"{kind}.txt").write_text("\n".join(["# timestamp filename", *entries[kind]]))
+    (tmp_path / "associations.txt").write_text("\n".join(map(" ".join, zip(entries["depth"], entries["rgb"]))))
+    for name in {"rgb.txt", "depth.txt", "associations.txt"}.difference(lists):
+        (tmp_path / name).unlink()
+    (tmp_path / "camera.txt").write_text("525 525 319.5 239.5\n")
+    with pytest.warns(UserWarning, match=r"left out 2 files that are no pair .*: 9\.png, 5\.png"):
+        dataset = open_dataset(tmp_path)
+    assert dataset.names == ["1305031102.175304", "1305031102.211214"]
+    np.testing.assert_array_equal(dataset[1].rgb, rgb)
+    np.testing.assert_allclose(dataset[1].depth_m, depth_m, atol=2e-4)
+
+
 def test_a_folder_as_seven_scenes_has_it(tmp_path):
     """`.color` beside `.depth`, and 65535 where there is no reading."""
     rgb, depth_m = frame(0)

@@ -230,6 +230,13 @@ image_height: 192
 camera_matrix: !!opencv-matrix {{rows: 3, cols: 3, dt: d, data: {K}}}
 distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, -0.2, 0., 0., 0.]}}
 """
+OF_KALIBR = """cam0:
+  camera_model: pinhole
+  distortion_model: radtan
+  distortion_coeffs: [0.1, -0.2, 0, 0]
+  intrinsics: [200, 202, 127.5, 95.5]
+  resolution: [256, 192]
+"""
 
 
 @pytest.mark.parametrize(
@@ -263,6 +270,12 @@ distortion_coefficients: !!opencv-matrix {{rows: 1, cols: 5, dt: d, data: [0.1, 
         pytest.param(OF_OPENCV + "fisheye_model: 0\n", BENT, id="OpenCV, no fisheye"),
         pytest.param(OF_OPENCV.replace("distortion_coefficients", "dist_coeff"), BENT, id="OpenCV's tutorials"),
         pytest.param(OF_ROS + "dist_coeffs: [[0.1, -0.2, 0, 0, 0]]\n", BENT, id="rows of rows"),
+        pytest.param(OF_KALIBR, replace(BENT, distortion=(0.1, -0.2, 0, 0)), id="Kalibr"),
+        pytest.param(
+            OF_KALIBR.replace("radtan", "equidistant"),
+            replace(HALF, distortion=(0.1, -0.2, 0, 0), distortion_model="equidistant"),
+            id="Kalibr's fisheye",
+        ),
         pytest.param(
             OF_ROS + "distortion_model: equidistant\n",
             replace(HALF, distortion=(0,) * 4, distortion_model="equidistant"),
@@ -285,6 +298,11 @@ def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
         (
             "cam0:\n  intrinsics: [518.0, 518.0, 319.5, 239.5]\n",
             "it has the keys cam0; expected camera_matrix, image_wi",
+        ),
+        (OF_KALIBR + OF_KALIBR.replace("cam0", "cam1"), "it has the keys cam0, cam1; expected camera_matrix, image_wi"),
+        (
+            OF_KALIBR.replace("[200", "[-0.2, 0.6, 200"),
+            "is text that begins with .*; expected four numbers fx fy cx cy",
         ),
         ("camera_matrix:\n", "it has the keys camera_matrix; expected camera_matrix, image_width and image_height"),
         (

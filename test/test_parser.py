@@ -68,6 +68,7 @@ def test_settings_of_other_editors_and_paths_from_the_home_directory(monkeypatch
         (["eval", ".", "--out", "--flip-average"], "--out needs a value"),
         (["train", "--validation.seed", "--steps", "3"], "--validation.seed needs a value"),
         (["data", "preview", ".", "--out"], "--out needs a value"),
+        (["info", "--config"], "--config needs a value"),
         (["eval", ".", "--out", "#1"], "--out #1 is nothing in YAML; write ./#1"),
         (["ask", "p.jpg", "3,4", "--out", "--json"], "--out needs a value"),
     ],

@@ -30,13 +30,12 @@ from ..messages import (
     image_to_rgb,
     query_points,
 )
-from .pairing import Pairing, Series, pair, same_stamp
+from .pairing import TOLERANCE_S, Pairing, Series, pair, same_stamp
 from .samples import DataError, unit_fault
 from .serialised import Recorded, Topic, deserialised, stamp_ns_of
 from .storage import open_files
 from .topics import CLOUD, COMPRESSED, IMAGE, INFO, Choice, Content, Topics, choose, content_of, may_be_query
 
-TOLERANCE_S = 0.02
 MOST_HELD = 30  # frames that wait for one with a part that is late, a second at 30 Hz: of raw 4K up to 1.7 GB
 MOST_NS = 2**31 * 10**9  # what the seconds of a stamp have bits for; a clock may say more
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+TOLERANCE_S = 0.02
+
 
 class Series(NamedTuple):
     """The messages of a topic, in order: header stamps (of the time of recording where the header has none) and times

@@ -1,6 +1,7 @@
 """Plain folders of RGB-D images: `<name>.rgb.png|jpg` (or `<name>.color.png|jpg`, `<name>.png|jpg`) with
 `<name>.depth.png` (uint16 mm; 0, or 65535 as in 7-Scenes, is no reading) beside it; or `rgb/<name>.png|jpg` (or in
-`color/`, `image/`, `images/`) with `depth/<name>.png`."""
+`color/`, `image/`, `images/`) with `depth/<name>.png`; or as TUM's benchmark (Sturm et al. 2012) and ICL-NUIM have
+them: lists of stamps and files, and depth in 1/5000 m."""
 
 from __future__ import annotations
 
@@ -16,13 +17,18 @@ from .. import files
 from ..camera import Camera
 from ..plausibility import check_upright
 from .images import read_colour, read_colour_and_depth
+from .pairing import TOLERANCE_S, Series, pair
 from .samples import DataError, Dataset, Sample, attempt, checked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 PICTURE_FOLDERS = ("rgb", "color", "image", "images")  # beside one called depth
+TUM_LISTS = ("rgb.txt", "depth.txt", "associations.txt")
+TUM_ENTRY = re.compile(r"(?<!\d)(\d{1,10}(?:\.\d+)?)[ \t]+(rgb|depth)/(\S+)")  # a stamp, s, and a file
+TUM, TUM_UNIT = "RGB-D folder as TUM's, depth in 1/5000 m", 1000 / 5000
 LAYOUT = (
     "  RGB-D folder                     <name>.rgb.png|jpg, <name>.depth.png (16-bit, mm) and camera.txt (fx fy cx cy"
-    " in px),\n                                   or rgb/<name>.png|jpg, depth/<name>.png and camera.txt"
+    " in px),\n                                   or rgb/<name>.png|jpg, depth/<name>.png and camera.txt\n"
+    "                                   or rgb.txt, depth.txt and camera.txt beside them (TUM: 16-bit, 1/5000 m)"
 )
 
 
@@ -71,9 +77,14 @@ class RGBDFolder(Dataset):
             raise DataError(
                 f"{folder} {'is no folder' if folder.exists() else 'does not exist'}; expected pictures in one"
             )
-        self.files = pictures_in(_picture_folder(folder))
+        picture_folder = _picture_folder(folder)
+        pattern = "*.depth.png" if picture_folder == folder else "depth/*.png"
+        self.files, by_stamp = pictures_in(picture_folder), _by_stamp(folder)
+        by_name = {file: folder / pattern.replace("*", _name(file)) for file in self.files}
+        self.depth_files = by_stamp or {file: depth for file, depth in by_name.items() if depth.exists()}
+        self.layout, self.unit = (TUM, TUM_UNIT) if by_stamp else (self.layout, 1.0)
         if with_depth:
-            self.files = _with_depth(self.files, folder)
+            self.files = _with_depth(self.files, self.depth_files, folder, pattern)
         if not self.files:
             where = " with <name>.depth.png beside them, or depth/<name>.png of the same name," if with_depth else ""
             raise DataError(f"no images ({', '.join(IMAGE_SUFFIXES)}){where} in {folder}")
@@ -95,11 +106,11 @@ class RGBDFolder(Dataset):
         return sample
 
     def _read(self, index: int) -> Sample:
-        file, depth_file = self.files[index], _depth_file(self.files[index])
-        if not depth_file.exists():
+        file = self.files[index]
+        if file not in self.depth_files:
             return Sample(self.name(index), read_colour(file), None, self.camera)
-        sample = checked(str(file), *read_colour_and_depth(file, depth_file), self.camera)
-        return replace(sample, name=self.name(index))
+        rgb, depth_m = read_colour_and_depth(file, self.depth_files[file])
+        return replace(checked(str(file), rgb, depth_m * self.unit, self.camera), name=self.name(index))
 
     @cached_property
     def _first_size(self) -> tuple[int, ...]:
@@ -108,17 +119,15 @@ class RGBDFolder(Dataset):
         return next(sample.rgb.shape[:2] for sample in samples if isinstance(sample, Sample))
 
 
-def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
+def _with_depth(pictures: list[Path], depth_files: dict[Path, Path], folder: Path, pattern: str) -> list[Path]:
     """Of pictures those with depth, one for each: `<name>.rgb.*` and `<name>.color.*` before `<name>.*`. What is left
-    over is said."""
+    over is said, depth that is called as `pattern` says, too."""
     by_depth: dict[Path, Path] = {}
-    for file in sorted(pictures, key=lambda file: file.stem == _name(file)):
-        if (depth := _depth_file(file)).exists():
-            by_depth.setdefault(depth, file)
+    for file in sorted(depth_files, key=lambda file: file.stem == _name(file)):
+        by_depth.setdefault(depth_files[file], file)
     chosen = set(by_depth.values())
     left = [file.name for file in pictures if file not in chosen]
-    depths = files.listed(folder, "*.depth.png" if _picture_folder(folder) == folder else "depth/*.png")
-    left += [file.name for file in depths if file not in by_depth]
+    left += [file.name for file in files.listed(folder, pattern) if file not in by_depth]
     if left and chosen:
         names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         said = f"{folder}: left out {len(left)} files that are no pair of picture and depth: {names}"
@@ -127,15 +136,21 @@ def _with_depth(pictures: list[Path], folder: Path) -> list[Path]:
 
 
 def _picture_folder(folder: Path) -> Path:
-    """Where the pictures of a data set lie: in its folder, or in one of it beside that of depth."""
+    """Where the pictures of a data set lie: in its folder, beside their depth, or in one of it beside that of depth."""
     found = (folder / name for name in PICTURE_FOLDERS if (folder / "depth").is_dir() and (folder / name).is_dir())
-    return next(found, folder)
+    return folder if files.listed(folder, "*.depth.png") else next(found, folder)
 
 
-def _depth_file(image_file: Path) -> Path:
-    if image_file.parent == _picture_folder(image_file.parent.parent):
-        return image_file.parent.with_name("depth") / f"{_name(image_file)}.png"
-    return image_file.with_name(f"{_name(image_file)}.depth.png")
+def _by_stamp(folder: Path) -> dict[Path, Path]:
+    """The pictures that TUM's lists name, and the depth nearest to each in time."""
+    lists = [files.read_text(folder / name, DataError) for name in TUM_LISTS if (folder / name).exists()]
+    stamps_ns: dict[str, dict[Path, int]] = {"rgb": {}, "depth": {}}
+    for stamp_s, kind, name in TUM_ENTRY.findall("\n".join(lists)):
+        stamps_ns[kind][folder / kind / name] = round(1e9 * float(stamp_s))
+    pictures, depth_files = map(list, stamps_ns.values())
+    stamps = (np.array([*of_kind.values()], np.int64) for of_kind in stamps_ns.values())
+    images, depths = (Series(own, own) for own in stamps)
+    return {pictures[i]: depth_files[j] for i, j in pair(images, depths, TOLERANCE_S).partner.items()}
 
 
 def _name(image_file: Path) -> str:
