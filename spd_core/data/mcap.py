@@ -12,6 +12,7 @@ import mmap
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -87,25 +88,28 @@ class McapStorage:
     def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
         self.losses.clear()
         wanted = {number: channel for number, channel in self._channels.items() if channel.topic in topics}
-        waiting: list[tuple[int, int, int, bytes]] = []
+        waiting: list[tuple[int, int, int, bytes | mmap.mmap, slice]] = []
         order = itertools.count()
         for piece in (*sorted(self._pieces), _END):
             if piece.channels and piece.channels.isdisjoint(wanted):
                 continue
             while waiting and waiting[0][0] < piece.start_ns:
-                log_ns, _, number, data = heapq.heappop(waiting)
+                log_ns, _, number, content, where = heapq.heappop(waiting)
                 topic, type_name, encoding = wanted[number]
                 try:
+                    data = bytes(content[where])
                     data = from_ros1(data, type_name) if encoding == "ros1" else plain(data)
                 except ValueError:
                     self.losses[f"message(s) of {topic}: damaged"] += 1
                     continue
                 yield Recorded(log_ns, topic, data)
-            for log_ns, number, data in self._read(piece, wanted):
-                heapq.heappush(waiting, (log_ns, next(order), number, data))
+            for log_ns, number, content, where in self._read(piece):
+                if number in wanted:
+                    heapq.heappush(waiting, (log_ns, next(order), number, content, where))
 
-    def _read(self, piece: _Piece, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
-        """Log time (ns), channel and data of the messages of those channels."""
+    def _read(self, piece: _Piece) -> Iterator[tuple[int, int, bytes | mmap.mmap, slice]]:
+        """Log time (ns) and channel of each message, and where its data are. Channels that the piece defines are
+        noted, and what cannot be read is counted."""
         try:
             content, begin, end = self._content(piece)
         except ValueError as error:
@@ -115,8 +119,10 @@ class McapStorage:
         for opcode, at, stop in _records(content, begin, end):
             if opcode == _MESSAGE and stop - at >= 22:
                 channel, _, log_ns = struct.unpack_from("<HIQ", content, at)
-                if channel in wanted:
-                    yield min(log_ns, _LAST_NS), channel, bytes(content[at + 22 : stop])
+                yield min(log_ns, _LAST_NS), channel, content, slice(at + 22, stop)
+            elif opcode in (_SCHEMA, _CHANNEL):
+                with suppress(ValueError, struct.error):  # a damaged one
+                    self._define(opcode, at, content)
             last = stop
         if last != end and piece.is_whole:
             self.losses[f"end(s) of a chunk of {self.path.name}: records are damaged"] += 1
@@ -202,23 +208,11 @@ class McapStorage:
             )
 
     def _scanned(self, piece: _Piece) -> _Piece:
-        """The piece with the channels of its messages, which are counted, as those that it defines are noted; what is
-        damaged is told when it is read."""
-        counts = Counter[int]()
-        try:
-            content, begin, end = self._content(piece)
-            stop = begin
-            for opcode, at, stop in _records(content, begin, end):
-                if opcode == _MESSAGE and stop - at >= 22:
-                    counts[struct.unpack_from("<H", content, at)[0]] += 1
-                elif opcode in (_SCHEMA, _CHANNEL):
-                    self._define(opcode, at, content)
-            if stop == end:
-                piece = piece._replace(channels=frozenset(counts))
-        except (ValueError, struct.error):
-            pass
+        """The piece with the channels of its messages, which are counted; damaged, it has perhaps more of them."""
+        self.losses.clear()
+        counts = Counter(channel for _, channel, _, _ in self._read(piece))
         self._counts += counts
-        return piece
+        return piece if self.losses else piece._replace(channels=frozenset(counts))
 
     def _define(self, opcode: int, at: int, data: bytes | mmap.mmap) -> None:
         """Remember a schema or a channel.
