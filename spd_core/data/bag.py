@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import struct
 import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -141,11 +141,13 @@ class Bag:
         parts: dict[int, list[Recorded]] = {}  # of the frames that are not complete yet
         latest: dict[int, Recorded | None] = {}  # camera_info when the image came
         info = self._index[topics.camera_info][2] if topics.camera_info else None
-        for message, place in _placed(self._messages({name for name in vars(topics).values() if name}), self._series):
-            is_damaged = False
-            if place is None:
-                self._leave_out(f"messages on {message.topic}", stamp_ns_of(message), "it stands in a damaged part")
+        names = {name for name in vars(topics).values() if name}
+        places = {name: _places(self._series(name)) for name in names}
+        for message in self._messages(names):
+            is_damaged, of_time = False, places[message.topic][stamp_ns_of(message), message.log_ns]
+            if not of_time:  # the file has changed
                 continue
+            place = of_time.pop()
             if message.topic == topics.camera_info:
                 is_damaged = self._read(message, lambda m: m) is None
                 info = info if is_damaged else message
@@ -263,21 +265,13 @@ class Bag:
         self._left_out[kind] = count + 1, first
 
 
-def _placed(messages: Iterable[Recorded], series_of: Callable[[str], Series]) -> Iterator[tuple[Recorded, int | None]]:
-    """Messages with the place of each in the index of its topic. None where that has it not: damage to a topic that is
-    not among these hid it, as a ROS 1 bag loses the rest of a chunk."""
-    places: Counter[str] = Counter()
-    for message in messages:
-        series, place, stamp_ns = series_of(message.topic), places[message.topic], stamp_ns_of(message)
-        is_next = place < len(series.stamps) and series.stamps[place] == stamp_ns
-        if not (is_next and series.logged[place] == message.log_ns):
-            ahead = (series.stamps[place:] == stamp_ns) & (series.logged[place:] == message.log_ns)
-            if not ahead.any():
-                yield message, None
-                continue
-            place += int(ahead.argmax())
-        yield message, place
-        places[message.topic] = place + 1
+def _places(series: Series) -> defaultdict[tuple[int, int], list[int]]:
+    """The places of messages in their topic by stamp and time of recording, the first at the end: one that could be
+    read when they were counted, and now cannot, moves no other."""
+    places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, times in enumerate(zip(*(column.tolist() for column in series))):
+        places[times].insert(0, place)
+    return places
 
 
 def _ready(waiting: Collection[int], missing: Counter[int]) -> int | None:

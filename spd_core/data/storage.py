@@ -6,11 +6,13 @@ are needed, because the types read here are those of ROS. What is damaged costs 
 
 from __future__ import annotations
 
+import heapq
 import io
 import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -218,30 +220,29 @@ class Ros1Storage:
             self._reader.open()
         except Exception as error:  # rosbags lets its parsers' own errors through
             raise DataError(f"{path} cannot be read: {error} `rosbag reindex` may repair it") from error
+        self._indexes = self._reader.indexes
         self.topics = {name: Topic(info.msgtype or "", info.msgcount) for name, info in self._reader.topics.items()}
 
     def messages(self, topics: Collection[str]) -> Iterator[Recorded]:
         self.losses.clear()
-        connections = [c for c in self._reader.connections if c.topic in topics]
-        starts, begin = sorted(info.start_time for info in self._reader.chunk_infos), 0
-        is_new = True  # the damage that comes next, as something was read since the last
-        while connections:
+        damaged = set[int]()  # places of chunks
+        of_topics = (zip(self._indexes[c.id], repeat(c)) for c in self._reader.connections if c.topic in topics)
+        for entry, connection in heapq.merge(*of_topics, key=lambda found: found[0].time):
+            # One by one: where rosbags cannot read a message it ends.
+            self._reader.indexes = {connection.id: [entry]}
             try:
-                for connection, log_ns, data in self._reader.messages(connections, start=begin):
-                    begin, is_new = log_ns, True
-                    try:
-                        data = from_ros1(data, connection.msgtype)
-                    except ValueError:
-                        self.losses[f"message(s) of {connection.topic}: damaged"] += 1
-                        continue
-                    yield Recorded(log_ns, connection.topic, data)
-                return
-            except Exception:  # a damaged chunk, in the words of its codec: go on with the next one
+                [(_, log_ns, data)] = self._reader.messages([connection])
+            except Exception:  # in the words of its codec
                 self._reader.current_chunk = (-1, io.BytesIO())  # or the one before, which is closed, would be it still
-                self.losses[f"chunk(s) of {self.path.name}: damaged"] += is_new
-                is_new = False
-                begin = next((start for start in starts if start > begin), 0)
-                connections = connections if begin else []
+                damaged.add(entry.chunk_pos)
+                self.losses[f"chunk(s) of {self.path.name}: damaged"] = len(damaged)
+                continue
+            try:
+                data = from_ros1(data, connection.msgtype)
+            except ValueError:
+                self.losses[f"message(s) of {connection.topic}: damaged"] += 1
+                continue
+            yield Recorded(log_ns, connection.topic, data)
 
     def close(self) -> None:
         self._reader.close()
