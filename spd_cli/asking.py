@@ -22,8 +22,8 @@ from spd_core.data.images import check_picture_name, write_picture
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera
 from spd_core.pictures import draw_overlay
-from spd_core.predictor import Answer, EncodedFrame, Predictor
-from spd_core.status import Status
+from spd_core.predictor import EncodedFrame, Predictor
+from spd_core.status import Answer, Status
 
 from .console import make_console, say
 from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, named, pictures

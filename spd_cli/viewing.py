@@ -21,7 +21,8 @@ from spd_core.extras import extra
 from spd_core.intrinsics import KnownCamera, centred_camera
 from spd_core.pictures import colour_depth, depth_range
 from spd_core.pixels import pixel_under
-from spd_core.predictor import Answer, EncodedFrame, Predictor
+from spd_core.predictor import EncodedFrame, Predictor
+from spd_core.status import Answer
 
 from .console import say
 from .parser import check_unused
