@@ -98,7 +98,7 @@ def _list_checkpoints(folder: Path, console: Console) -> None:
         except checkpoint.CheckpointError as error:
             faults.append(str(error))
             continue
-        run = _run_of(origin)
+        run = {"average of": len(origin["average_of"])} if "average_of" in origin else _run_of(origin)
         trained = ", ".join(f"{name} {value}" for name, value in run.items()) if isinstance(run, dict) else run
         source = origin.get("source") or origin.get("data") or trained or "-"
         cells = (path, config.get("encoder", "-"), origin.get("license", "-"), source)

@@ -121,7 +121,7 @@ def _is_camera(source: str) -> bool:
 
 def pictures(sources: list[str], most: int | None = None, topic: str | None = None) -> Iterator[Picture]:
     """All that is named: files, folders, videos, /dev/video0 or its number, bags. At most `most` of each stream, of a
-    bag those of a `topic`, or of the one found by type.
+    bag those of a `topic`, or of the one that `Bag.choose` finds.
 
     Raises:
         SourceError: there is no picture in one of them.

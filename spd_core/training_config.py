@@ -194,7 +194,7 @@ def initial_model(config: TrainConfig) -> SPD:
     if differences:
         raise TrainingError(
             f"init {config.init} is not a checkpoint of preset {config.preset!r} with model {config.model or {}}: it"
-            f" has {'; '.join(differences)}"
+            f" has {'; '.join(differences)}. `model` can name what it has"
         )
     model.load_state_dict(loaded.state_dict())
     return model

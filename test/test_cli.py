@@ -59,6 +59,8 @@ def damaged(tmp_path_factory):
     save_file(tensors, folder / "deep" / "c[raw].safetensors", {**metadata, "provenance": '{"source": "[red]me"}'})
     trained = json.dumps({"config": {"out": "runs/mine", "init": "embedded", "steps": 20}})
     save_file(tensors, folder / "t.safetensors", {**metadata, "provenance": trained})
+    average = json.dumps({"average_of": 2 * [json.loads(trained)]})
+    save_file(tensors, folder / "average.safetensors", {**metadata, "provenance": average})
     save_file(tensors, folder / "others.safetensors")
     save_file(tensors, folder / "p.safetensors", {**metadata, "provenance": "7"})
     whole = (folder / "b.safetensors").read_bytes()
@@ -74,7 +76,7 @@ def damaged(tmp_path_factory):
 def test_a_damaged_checkpoint_costs_its_own_line_of_the_list(monkeypatch, spd, damaged):
     monkeypatch.setattr(listing, "_presets", lambda: "")  # seconds, for what is not looked at here
     said = spd("info", "--folder", damaged).out
-    for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me"):
+    for whole in ("embedded", "b.safetensors", "deep/c[raw].safetensors", "[red]me", "average of 2 "):
         assert whole in said
     faults = [line for line in said.splitlines() if line.startswith("damaged: ")]
     for name in ("a", "p", "half", "empty", "page"):

@@ -137,8 +137,8 @@ def _with_depth(pictures: list[Path], depth_files: dict[Path, Path], folder: Pat
 
 def _picture_folder(folder: Path) -> Path:
     """Where the pictures of a data set lie: in its folder, beside their depth, or in one of it beside that of depth."""
-    found = (folder / name for name in PICTURE_FOLDERS if (folder / "depth").is_dir() and (folder / name).is_dir())
-    return folder if files.listed(folder, "*.depth.png") else next(found, folder)
+    is_apart = (folder / "depth").is_dir() and not files.listed(folder, "*.depth.png")
+    return next((folder / name for name in PICTURE_FOLDERS if is_apart and (folder / name).is_dir()), folder)
 
 
 def _by_stamp(folder: Path) -> dict[Path, Path]:

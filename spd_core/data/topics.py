@@ -143,19 +143,16 @@ def choose(
         lines.append("also there  " + "; ".join(others))
     if refused:
         lines.append("not depth   " + "; ".join(f"{c}: {why}" for c, why in refused.items()))
+    unlike = []  # what depth has that its image has not
     if depth is not None and image.frame_id and image.frame_id != depth.frame_id:
-        lines.append(
-            f"depth has the frame_id {depth.frame_id!r} and the image {image.frame_id!r}: depth must be registered to"
-            " the image (aligned to it), else it is the truth of other pixels"
-        )
+        unlike.append(f"the frame_id {depth.frame_id!r} and the image {image.frame_id!r}")
     if depth is not None and info is not None and infos:
         score_of, own = max(((_info_score(depth, c), c) for c in infos), key=lambda scored: scored[0])
         is_of_it = score_of[0] >= 0 and own.size == info.size
         if is_of_it and abs(own.focal_px - info.focal_px) > SAME_LENS * min(own.focal_px, info.focal_px) > 0:
-            lines.append(
-                f"depth has a focal length of {own.focal_px:.0f} px ({own.topic}) and the image {info.focal_px:.0f} px:"
-                " depth must be registered to the image (aligned to it), else it is the truth of other pixels"
-            )
+            unlike.append(f"a focal length of {own.focal_px:.0f} px ({own.topic}) and the image {info.focal_px:.0f} px")
+    way_on = "depth must be registered to the image (aligned to it), else it is the truth of other pixels"
+    lines += [f"depth has {both}: {way_on}" for both in unlike]
     named_depth = (c for c in contents if c is not image and _is_depth_by_name(c) and _kind(c.topic) == "depth")
     return Choice(topics, lines, depth is not None or any(named_depth))
 
