@@ -57,7 +57,7 @@ class RationalRadius:
     def end(self) -> float:
         """The radius up to which g is finite, at most that of the widest angle."""
         nodes = np.tan(np.linspace(0, WIDEST_RAD, ANGLES))
-        return float(_ends(lambda r, _: _cubic(r * r, self.below)[0], nodes, 1)[1][0])
+        return float(_ends(lambda r: _cubic(r * r, self.below)[0], nodes)[0])
 
     def __call__(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """g and dg/dt; NaN from the first pole on."""
@@ -80,40 +80,20 @@ def _cubic(t: np.ndarray, k: tuple[float, float, float]) -> tuple[np.ndarray, np
     return 1 + t * (k[0] + t * (k[1] + t * k[2])), k[0] + t * (2 * k[1] + t * 3 * k[2])
 
 
-def _ends(
-    margin: Callable[[np.ndarray, np.ndarray], np.ndarray], nodes: np.ndarray, columns: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """How far functions of one variable stay positive from the first of `nodes` [N] on.
+def _ends(margin: Callable[[np.ndarray], np.ndarray], nodes: np.ndarray, columns: int = 1) -> np.ndarray:
+    """How far `columns` functions of one variable stay positive from the first of `nodes` [N] on: [columns].
 
-    Args:
-        margin: values at [P] places of the functions of that number [P]; positive at the first node.
-        nodes: rising; between two of them a function has at most one dip.
-        columns: number of functions.
-
-    Returns:
-        For each function the number of nodes before its end, and the end.
+    `margin` gives their values at places [..., columns]; positive at the first node. Of nodes so near to each other,
+    what ends between two is not back at the second.
     """
-    of = np.arange(columns)
-    at_nodes = margin(np.repeat(nodes, columns), np.tile(of, len(nodes))).reshape(len(nodes), columns)
-    valid = at_nodes > 0
+    valid = margin(np.repeat(nodes[:, None], columns, axis=1)) > 0
     count = np.where(valid.all(axis=0), len(nodes), valid.argmin(axis=0))
     good, bad = nodes[count - 1], nodes[np.minimum(count, len(nodes) - 1)]
-    is_low = (at_nodes[1:-1] < at_nodes[:-2]) & (at_nodes[1:-1] <= at_nodes[2:])
-    dip, column = np.nonzero(is_low & (np.arange(len(nodes) - 2)[:, None] < count - 1))
-    low, high = nodes[dip], nodes[dip + 2]
-    for _ in range(40):  # ternary search
-        third = (high - low) / 3
-        is_left = margin(low + third, column) < margin(high - third, column)
-        low, high = np.where(is_left, low, low + third), np.where(is_left, high - third, high)
-    deep = np.flatnonzero(~(margin(low, column) > 0))
-    which, first = np.unique(column[deep], return_index=True)  # the first dip of each function: `dip` ascends
-    deep = deep[first]
-    count[which], good[which], bad[which] = dip[deep] + 1, nodes[dip[deep]], low[deep]
     for _ in range(60):
         middle = (good + bad) / 2
-        is_good = margin(middle, of) > 0
+        is_good = margin(middle) > 0
         good, bad = np.where(is_good, middle, good), np.where(is_good, bad, middle)
-    return count, good
+    return good
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
@@ -143,8 +123,8 @@ class RadialLens:
     ):
         self._function, self._to_parameter, self._to_radius = function, to_parameter, to_radius
         nodes = to_parameter(np.tan(np.linspace(0, np.arctan(to_radius(np.array(last))), ANGLES)))
-        count, end = _ends(lambda value, _: function(value)[1], nodes, 1)
-        self._values = np.append(nodes[: count[0]], end)
+        end = _ends(lambda value: function(value)[1], nodes)
+        self._values = np.append(nodes[nodes < end], end)
         self._images = np.maximum.accumulate(function(self._values)[0])
 
     def distort(self, rays: np.ndarray) -> np.ndarray:
@@ -194,9 +174,7 @@ class DecentredLens:
         unit = np.stack([np.cos(directions), np.sin(directions)], axis=1)
         nodes = np.tan(np.linspace(0, np.arctan(last), ANGLES // 2))
         # The radius at which the valid rays end, for each of the directions.
-        _, self._edges = _ends(
-            lambda r, column: _orientation(self._map(unit[column] * r[:, None])[1]), nodes, DIRECTIONS
-        )
+        self._edges = _ends(lambda r: _orientation(self._map(unit * r[..., None])[1]), nodes, DIRECTIONS)
         end, _ = self._map(unit * self._edges[:, None])
         turns = np.unwrap(np.arctan2(end[:, 1], end[:, 0]))
         self._end_turns, self._end_radii = turns, _lengths(end)
@@ -238,7 +216,7 @@ class DecentredLens:
 
     def _map(self, rays: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Images of rays wherever they lie, and the derivatives du/dx, du/dy, dv/dx, dv/dy."""
-        x, y = rays[:, 0], rays[:, 1]
+        x, y = rays[..., 0], rays[..., 1]
         (p1, p2), (s1, s2, s3, s4) = self._p, self._s
         xx, xy, yy = x * x, x * y, y * y
         t = xx + yy
@@ -250,7 +228,7 @@ class DecentredLens:
         across = xy * slope + 2 * (p1 * x + p2 * y)
         du_dx = g + xx * slope + 2 * p1 * y + 6 * p2 * x + x * prism_u
         dv_dy = g + yy * slope + 6 * p1 * y + 2 * p2 * x + y * prism_v
-        return np.stack([u, v], axis=1), (du_dx, across + y * prism_u, across + x * prism_v, dv_dy)
+        return np.stack([u, v], axis=-1), (du_dx, across + y * prism_u, across + x * prism_v, dv_dy)
 
     def _is_valid(self, rays: np.ndarray, jacobian: tuple[np.ndarray, ...]) -> np.ndarray:
         # The table of edges is interpolated: between its directions the determinant says it exactly.
