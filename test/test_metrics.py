@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from spd_core.metrics import collapsed, depth_metrics, mean_metrics, range_metrics
+from spd_core.metrics import collapsed, depth_metrics, doubt_units, mean_metrics, range_metrics
 
 
 def test_thresholds_are_strict():
@@ -129,3 +129,11 @@ def test_what_a_mask_hides_is_no_truth():
     hidden = np.ma.masked_array([1.0, 2.0, 3.0, 9.0], mask=[False, False, True, True])
     assert depth_metrics(np.array([1.0, 2.0, 4.0, 5.0]), hidden)["abs_rel"] == 0
     assert depth_metrics(np.array([1.0, 2.0, 4.0, 5.0]), hidden)["n_valid"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ratio", "is_doubted"), [(0.0, True), (0.4, True), (0.6, False), (1.9, False), (np.inf, True), (np.nan, False)]
+)
+def test_truth_of_another_unit_is_doubted(recwarn, ratio, is_doubted):
+    doubt_units(ratio)
+    assert len(recwarn) == is_doubted
