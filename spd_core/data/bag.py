@@ -145,7 +145,8 @@ class Bag:
         places = {name: _places(self._series(name)) for name in names}
         for message in self._messages(names):
             is_damaged, of_time = False, places[message.topic][stamp_ns_of(message), message.log_ns]
-            if not of_time:  # the file has changed
+            if not of_time:  # it could not be read when they were counted
+                self._leave_out(f"messages on {message.topic}", stamp_ns_of(message), "it stands in a damaged part")
                 continue
             place = of_time.pop()
             if message.topic == topics.camera_info:
