@@ -82,10 +82,11 @@ class SPDConfig:
                 raise SPDError(f"{name} must be a positive number, got {value!r}")
 
 
-# NYU presets train on 416x544 crops, which keep NYU's focal length. `lite` sees images at half of it. Depth Anything
-# V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was scaled with the
-# image (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px height
-# (`spd convert` sets that).
+# NYU presets train on 416x544 crops, which keep NYU's focal length. `lite` sees images at half of it. `atto` has no
+# weights: it learns from nothing within minutes on small images, which shows whether training works at all.
+# Depth Anything V2's metric models: max_depth 20 for Hypersim, whose focal length of 886.81 px at 768 px height was
+# scaled with the image (metric_depth/dataset/hypersim.py); their Virtual KITTI models have 80 and 725 px at 375 px
+# height (`spd convert` sets that).
 _DEPTH_ANYTHING = SPDConfig(
     "vit_small_patch14_dinov2",
     "reassembled",
@@ -100,6 +101,15 @@ PRESETS = {
     "v15_refinenet": SPDConfig("convnextv2_tiny", "refinenet", "softplus"),
     "v15_dinov2": SPDConfig("vit_small_patch14_dinov2", "reassembled", "softplus"),
     "dpt": SPDConfig("convnextv2_tiny", "dpt", "softplus"),
+    "atto": SPDConfig(
+        "convnextv2_atto",
+        "v15",
+        "softplus",
+        features=32,
+        input_size=(192, 256),
+        training_focal_px=0.4 * NYU_FOCAL_PX,
+        fit="focal",
+    ),
     "lite": SPDConfig(
         "tf_efficientnet_lite1",
         "lite",

@@ -21,7 +21,7 @@ from spd_core.model import PRESETS
 def saved(tmp_path_factory):
     torch.manual_seed(0)
     model = SPD.from_preset("lite", input_size=(64, 96)).eval()
-    path = tmp_path_factory.mktemp("checkpoint") / "lite.safetensors"
+    path = tmp_path_factory.mktemp("checkpoint") / "atto.safetensors"
     checkpoint.save(model, path, data="nothing", steps=3)
     return model, path
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spd_core import SPD
 from spd_core.backbones import EncoderError
-from spd_core.encoders import ResponseMlp, create_encoder, set_drop_path
+from spd_core.encoders import ResponseMlp, set_drop_path
 from spd_core.errors import SPDError
 from spd_core.model import PRESETS
 
@@ -135,7 +135,7 @@ def test_an_untrained_network_answers_about_the_prior(preset):
     assert 1.0 < depth.median() < 6.0  # the head's bias is 2.5 m
 
 
-@pytest.mark.parametrize("preset", ["lite", "v15", "v15_dinov2"])
+@pytest.mark.parametrize("preset", ["lite", "atto", "v15_dinov2"])
 def test_blocks_are_left_out_in_training_alone_as_often_as_said(preset):
     model = SPD.from_preset(preset)
     whole = model.eval().encoder(
@@ -198,9 +198,7 @@ def test_backbones_that_name_their_layout_or_not(name):
 
 
 def test_pyramids_normalise_responses_in_fewer_passes():
-    mlps = [
-        module for module in create_encoder("convnextv2_atto").modules() if isinstance(module, GlobalResponseNormMlp)
-    ]
+    mlps = [module for module in SPD.from_preset("atto").encoder.modules() if isinstance(module, GlobalResponseNormMlp)]
     assert mlps
     assert all(type(module) is ResponseMlp for module in mlps)
 
@@ -226,14 +224,14 @@ def test_weights_that_cannot_be_fetched_are_said_with_the_way_on(monkeypatch):
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", unreachable)
     with pytest.raises(EncoderError, match=r"convnextv2_atto \(OSError: no route to the hub\); .* `pretrained: PATH`"):
-        SPD.from_preset("v15", encoder="convnextv2_atto", pretrained=True)
+        SPD.from_preset("atto", pretrained=True)
 
 
 def test_weights_of_other_pictures_than_imagenets_are_refused(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: None)
-    SPD.from_preset("v15", encoder="convnextv2_atto", pretrained=True)
+    SPD.from_preset("atto", pretrained=True)
     with pytest.raises(EncoderError, match=r"mobilevitv2_050 were trained on images of mean \(0.0, 0.0, 0.0\)"):
-        SPD.from_preset("v15", encoder="mobilevitv2_050", pretrained=True)
+        SPD.from_preset("atto", encoder="mobilevitv2_050", pretrained=True)
 
 
 def test_bad_arguments_are_named():

@@ -251,7 +251,7 @@ def test_an_encoder_without_a_learning_rate_stays(rooms, tmp_path):
     """The statistics of its BatchNorm too, which move in training mode."""
     torch.manual_seed(0)
     model = {**MODEL, "encoder": "resnet10t"}
-    before = SPD.from_preset("v15", **model).state_dict()
+    before = SPD.from_preset("atto", **model).state_dict()
     settings = config(rooms, tmp_path, model=model, steps=2, warmup=0, ema=0.0, encoder_lr=0.0, final_lr=1e-2)
     assert not any(p.requires_grad for p in TrainingRun(settings, _fabric(settings)).model.encoder.parameters())
     train(settings)

@@ -27,14 +27,14 @@ def test_schedule_ends_at_the_last_step():
 
 
 def test_sigma_is_not_trained_where_there_is_none(rooms, tmp_path):
-    with pytest.raises(TrainingError, match=r"loss\.sigma is 0\.1, but preset 'v15' .* answers no sigma"):
+    with pytest.raises(TrainingError, match=r"loss\.sigma is 0\.1, but preset 'atto' .* answers no sigma"):
         train(config(rooms, tmp_path, loss=Loss(sigma=0.1)))
 
 
 def test_checkpoint_of_another_preset(rooms, tmp_path):
     with pytest.raises(
         TrainingError,
-        match=r"is not a checkpoint of preset 'v15'.*encoder 'tf_efficientnet_lite1', not 'convnextv2_atto'",
+        match=r"is not a checkpoint of preset 'atto'.*encoder 'tf_efficientnet_lite1', not 'convnextv2_atto'",
     ):
         train(config(rooms, tmp_path, init=checkpoint.EMBEDDED))
 
@@ -60,10 +60,10 @@ def test_the_embedded_weights_may_learn_another_size(rooms, tmp_path):
 
 def test_a_focal_length_that_was_learned_is_not_replaced_without_a_word(rooms, tmp_path):
     file = tmp_path / "own.safetensors"
-    checkpoint.save(SPD.from_preset("lite", training_focal_px=300.0), file)
-    with pytest.raises(TrainingError, match=r"it has training_focal_px 300\.0, not 259\."):
-        train(config(rooms, tmp_path / "run", preset="lite", init=file, model=None))
-    train(config(rooms, tmp_path / "run", steps=1, preset="lite", init=file, model={"training_focal_px": 80.0}))
+    checkpoint.save(SPD.from_preset("atto", training_focal_px=300.0), file)
+    with pytest.raises(TrainingError, match=r"it has training_focal_px 300\.0, not 207\."):
+        train(config(rooms, tmp_path / "run", init=file, model=None))
+    train(config(rooms, tmp_path / "run", steps=1, init=file, model={"training_focal_px": 80.0}))
 
 
 def test_an_encoder_that_timm_cannot_take_apart_is_named(rooms, tmp_path):

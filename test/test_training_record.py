@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from support.data_sets import write_rgbd
-from support.training import MODEL, SIZE, command, config, weights
+from support.training import SIZE, command, config, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -74,7 +74,7 @@ def test_ctrl_c_saves_a_whole_step(rooms, tmp_path, capsys):
 
 
 def test_the_average_is_that_of_torch(rooms, tmp_path):
-    model = SPD.from_preset("v15", **MODEL)
+    model = SPD.from_preset("atto")
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
     fabric = SimpleNamespace(device=torch.device("cpu"), world_size=1, is_global_zero=False)
     record = training_record.Record(config(rooms, tmp_path, ema=0.7), fabric, model, None, 4, 1)

@@ -11,14 +11,7 @@ from spd_core.training import TrainConfig
 SIZE = (64, 96)
 
 
-# A small network of the preset v15.
-MODEL = {
-    "encoder": "convnextv2_atto",
-    "features": 32,
-    "activation": "softplus",
-    "input_size": [192, 256],
-    "training_focal_px": 207.5,
-}
+MODEL = {"fit": "inside"}
 
 
 def settings_of(rooms, out, **changes) -> dict:
@@ -26,7 +19,7 @@ def settings_of(rooms, out, **changes) -> dict:
         "out": out,
         "data": rooms,
         "val": rooms,
-        "preset": "v15",
+        "preset": "atto",
         "model": MODEL,
         "batch_size": 4,
         "steps": 8,
