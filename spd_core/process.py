@@ -1,10 +1,15 @@
-"""Settings of the whole process, for SPD's executables; a library must not make them behind its user's back."""
+"""Settings of the whole process, for SPD's executables, as a library must not make them behind its user's back; and
+Ctrl-C that waits."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -26,3 +31,19 @@ def wait_asleep() -> None:
     30 us, enough to catch the next layer (a query of 128 points takes 8 instead of 12 ms)."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of what is within."""
+    if threading.current_thread() is not threading.main_thread():  # where Ctrl-C does not come
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt

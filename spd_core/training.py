@@ -36,6 +36,7 @@ from .model import MIN_SIZE, SPD
 from .pictures import colour_depth, depth_range, side_by_side
 from .predictor import Predictor
 from .preprocess import normalise
+from .process import uninterrupted
 from .runtimes import pick_device, without_tf32
 from .training_config import (
     TrainConfig,
@@ -46,7 +47,7 @@ from .training_config import (
     open_validation_data,
     parameter_groups,
 )
-from .training_record import Record, state_file, uninterrupted
+from .training_record import Record, state_file
 
 with extra("train"):
     from filelock import FileLock, Timeout
@@ -190,7 +191,7 @@ class TrainingRun:
             while record.step < self.steps and not record.stops_early:
                 started = time.monotonic()
                 micro_batches = list(itertools.islice(batches, config.accumulate))
-                with uninterrupted():
+                with uninterrupted():  # half a step is no state to go on from
                     loss = self._optimise(record.step, micro_batches)
                     record.step += 1
                 record.trained_s += time.monotonic() - started

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import platform
-import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from . import checkpoint, files
 from .extras import extra
 from .model import SPD
+from .process import uninterrupted
 from .training_config import FREE_TO_CHANGE, TrainConfig, TrainingError, recipe
 
 if TYPE_CHECKING:
@@ -223,22 +222,6 @@ class Record:
         best = f"best.safetensors (of step {self.best['step']}, abs_rel {self.best['abs_rel']:.4f})"
         self.fabric.print(f"wrote {self.out}/{best} and last.safetensors")
         return report
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Within, Ctrl-C waits for the end: half a step is no state to go on from."""
-    if threading.current_thread() is not threading.main_thread():  # where Ctrl-C does not come
-        yield
-        return
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        raise KeyboardInterrupt
 
 
 def state_file(config: TrainConfig) -> Path:

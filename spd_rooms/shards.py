@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from spd_core.data.samples import DataError
 from spd_core.data.shards import PATTERN, SHARD
 from spd_core.errors import MOST_WORKERS, at_least
 from spd_core.files import listed, make_folder, read_as, read_text, replaced, write_json
+from spd_core.process import uninterrupted
 
 from .synthetic import FOCAL_RATIO, check_size, random_frame
 
@@ -32,19 +32,13 @@ _stop: Event  # set: what a process of `draw_rooms` draws is not wanted any more
 def _interrupts_wait() -> Iterator[None]:
     """A Ctrl-C within is heard at the end; processes that start within never hear it, from their first instruction
     on. Blocked is not enough: a thread that blocks nothing takes it, and it is raised in the main one."""
-    heard: list[int] = []
     resource_tracker.ensure_running()  # it would start with the first process, and unblock the signal
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if is_main else None
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if is_main:
-            signal.signal(signal.SIGINT, before)
-    if heard:
-        raise KeyboardInterrupt
+    with uninterrupted():
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _begin(stop: Event) -> None:

@@ -270,8 +270,9 @@ def _places(series: Series) -> defaultdict[tuple[int, int], list[int]]:
     """The places of messages in their topic by stamp and time of recording, the first at the end: one that could be
     read when they were counted, and now cannot, moves no other."""
     places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, times in enumerate(zip(*(column.tolist() for column in series))):
-        places[times].insert(0, place)
+    stamps_ns, logged_ns = (column.tolist() for column in series)
+    for place in reversed(range(len(stamps_ns))):
+        places[stamps_ns[place], logged_ns[place]].append(place)
     return places
 
 
