@@ -234,7 +234,8 @@ class SPD(nn.Module):
         if points_px.ndim != 3 or points_px.shape[0] != batch or points_px.shape[2] != 2:
             raise ValueError(f"points must be [B, K, 2] with B = {batch}, got {list(points_px.shape)}")
         points_px = np.where(np.isfinite(points_px), points_px, np.nan)  # which stays where it is clipped
-        points_px = np.clip(points_px, 0, [size[1] - 1, size[0] - 1])  # to the image's border, not that of its padding
+        for axis, side in enumerate(reversed(size)):  # to the image's border, not that of its padding
+            np.clip(points_px[..., axis], 0, side - 1, out=points_px[..., axis])
         dense_above = DENSE_ABOVE_SHARED if is_shared else DENSE_ABOVE
         return self.sparse_decoder.plan(points_px, grids, dense_above, before).to(next(self.parameters()).device)
 
