@@ -5,9 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that wait by spinning starve the other processes of a test
+# As spd_core.process.wait_asleep has it: threads that wait by spinning starve the other processes of a test.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import pytest
