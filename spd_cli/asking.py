@@ -25,7 +25,16 @@ from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.status import Answer, Status
 
 from .console import make_console, say
-from .sources import about_the_camera, check_frames, check_sources, focal_length_px, in_metres, named, pictures
+from .sources import (
+    Picture,
+    about_the_camera,
+    check_frames,
+    check_sources,
+    focal_length_px,
+    in_metres,
+    named,
+    pictures,
+)
 
 POINT = re.compile(r"[-+\d.e]+, *[-+\d.e]+")
 TWO_NUMBERS = re.compile(r"(\d+(?:\.\d+)?),? (\d+(?:\.\d+)?)")  # a point that the shell has taken apart
@@ -81,14 +90,7 @@ def ask(
         frames: of a video, bag or camera, how many; without it until it ends or Ctrl-C.
         image: colour topic of a bag, instead of the one found by name and content.
     """
-    points = [word for word in what if POINT.fullmatch(word)]
-    sources = [word for word in what if not POINT.fullmatch(word)]
-    for word in sources:
-        if NUMBERS.fullmatch(word) and not os.path.exists(word):
-            raise AskError(_no_pixel(word))
-    for pair in pairwise(what):
-        if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
-            raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
+    points, sources = _told_apart(what)
     if camera is not None and camera.isdecimal():
         sources, camera = [*sources, camera], None
     if not sources:
@@ -106,14 +108,7 @@ def ask(
     for count, picture in enumerate(pictures(sources, frames, image)):
         name, is_moving = picture.name, picture.is_moving
         if out is not None:  # before what takes long
-            file = files.expanded(out)
-            if several or is_moving or file.is_dir():
-                file = _free(file, f"{count:06d}" if is_moving else Path(name).stem, originals)
-            if file.resolve() in originals:
-                raise AskError(
-                    f"--out {out} would replace {file}, which is asked about or beside that; expected another place"
-                )
-            check_picture_name(file)
+            file = _file_of(picture, count, out, several, originals)
         try:
             rgb = picture.read()
             asked = _answer(predictor, name, rgb, wanted, picture.known_camera(rgb.shape[:2], camera, fov, sizes))
@@ -129,9 +124,7 @@ def ask(
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)
-            metres = map(in_metres, asked.answer.depth_m, asked.answer.sigma_m)
-            said = (f"{u:g},{v:g}: {words}" for (u, v), words in zip(asked.uv, metres))
-            say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(said))
+            _show_line(asked, count)
         else:
             _show(asked)
         if out is not None:
@@ -147,6 +140,38 @@ def ask(
         )
     if failed:
         raise AskError(f"{failed} of {count + 1} pictures were not answered; the reasons are above")
+
+
+def _told_apart(what: list[str]) -> tuple[list[str], list[str]]:
+    """The words that are pixels, and those that name pictures.
+
+    Raises:
+        AskError: a word is meant as a pixel and is none.
+    """
+    points = [word for word in what if POINT.fullmatch(word)]
+    sources = [word for word in what if not POINT.fullmatch(word)]
+    for word in sources:
+        if NUMBERS.fullmatch(word) and not os.path.exists(word):
+            raise AskError(_no_pixel(word))
+    for pair in pairwise(what):
+        if (apart := TWO_NUMBERS.fullmatch(" ".join(pair))) and not any(map(os.path.exists, pair)):
+            raise AskError(f"pixels are u,v: did you mean {apart[1]},{apart[2]}?")
+    return points, sources
+
+
+def _file_of(picture: Picture, count: int, out: Path, several: bool, originals: set[Path]) -> Path:
+    """Where the picture with the points on it goes.
+
+    Raises:
+        AskError: it would replace one of the originals.
+    """
+    file = files.expanded(out)
+    if several or picture.is_moving or file.is_dir():
+        file = _free(file, f"{count:06d}" if picture.is_moving else Path(picture.name).stem, originals)
+    if file.resolve() in originals:
+        raise AskError(f"--out {out} would replace {file}, which is asked about or beside that; expected another place")
+    check_picture_name(file)
+    return file
 
 
 def _originals(sources: list[str], with_neighbours: bool) -> set[Path]:
@@ -213,6 +238,13 @@ def _show(asked: Asked) -> None:
         table.add_row(f"{u:g}", f"{v:g}", *numbers, "" if status == Status.OK else Status(status).name)
     make_console().print(table)
     say(about_the_camera(asked.known, asked.frame) + ("" if asked.known.camera else " Without it there is no x y z."))
+
+
+def _show_line(asked: Asked, count: int) -> None:
+    """A frame of a video in a line."""
+    metres = map(in_metres, asked.answer.depth_m, asked.answer.sigma_m)
+    said = (f"{u:g},{v:g}: {words}" for (u, v), words in zip(asked.uv, metres))
+    say(f"{time.strftime('%H:%M:%S')} #{count}  " + "  ".join(said))
 
 
 def _record(asked: Asked) -> dict:

@@ -101,7 +101,7 @@ def evaluate_checkpoint(
     doubt_units(result["mean"]["s_star"])
     if n_nan := result["mean"]["n_nan"]:
         say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
-    protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items())
+    protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items() if value is not None)
     say(f"protocol: {protocol_used}; {predictor.runtime}, {precision}")
     if out is not None:
         about = {"weights": weights, "runtime": predictor.runtime, "precision": precision, "data": str(data)}

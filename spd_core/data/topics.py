@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,18 +143,22 @@ def choose(
         lines.append("also there  " + "; ".join(others))
     if refused:
         lines.append("not depth   " + "; ".join(f"{c}: {why}" for c, why in refused.items()))
-    unlike = []  # what depth has that its image has not
-    if depth is not None and image.frame_id and image.frame_id != depth.frame_id:
-        unlike.append(f"the frame_id {depth.frame_id!r} and the image {image.frame_id!r}")
-    if depth is not None and info is not None and infos:
-        score_of, own = max(((_info_score(depth, c), c) for c in infos), key=lambda scored: scored[0])
-        is_of_it = score_of[0] >= 0 and own.size == info.size
-        if is_of_it and abs(own.focal_px - info.focal_px) > SAME_LENS * min(own.focal_px, info.focal_px) > 0:
-            unlike.append(f"a focal length of {own.focal_px:.0f} px ({own.topic}) and the image {info.focal_px:.0f} px")
-    way_on = "depth must be registered to the image (aligned to it), else it is the truth of other pixels"
-    lines += [f"depth has {both}: {way_on}" for both in unlike]
+    if depth is not None:
+        way_on = "depth must be registered to the image (aligned to it), else it is the truth of other pixels"
+        lines += [f"depth has {both}: {way_on}" for both in _unlike(image, info, depth, infos)]
     named_depth = (c for c in contents if c is not image and _is_depth_by_name(c) and _kind(c.topic) == "depth")
     return Choice(topics, lines, depth is not None or any(named_depth))
+
+
+def _unlike(image: Content, info: Content | None, depth: Content, infos: list[Content]) -> Iterator[str]:
+    """What tells that depth is of another camera than its image, of which `info` is the calibration."""
+    if image.frame_id and image.frame_id != depth.frame_id:
+        yield f"the frame_id {depth.frame_id!r} and the image {image.frame_id!r}"
+    if info is not None and infos:
+        score, own = max(((_info_score(depth, c), c) for c in infos), key=lambda scored: scored[0])
+        is_of_it = score[0] >= 0 and own.size == info.size
+        if is_of_it and abs(own.focal_px - info.focal_px) > SAME_LENS * min(own.focal_px, info.focal_px) > 0:
+            yield f"a focal length of {own.focal_px:.0f} px ({own.topic}) and the image {info.focal_px:.0f} px"
 
 
 def _named(bag: str, contents: list[Content], given: dict[str, str | None], listed: str) -> dict[str, Content]:
