@@ -18,7 +18,7 @@ from spd_core.data.images import check_picture_name, write_picture
 from spd_core.data.layouts import open_dataset
 from spd_core.data.samples import DataError
 from spd_core.errors import MOST_WORKERS, at_least
-from spd_core.evaluation import Protocol, evaluate
+from spd_core.evaluation import Evaluation, Protocol, evaluate
 from spd_core.files import check_writable, printable, write_json
 from spd_core.floor_evaluation import check_floor_protocol, evaluate_floor
 from spd_core.metrics import doubt_units
@@ -89,18 +89,7 @@ def evaluate_checkpoint(
         )
     say_without_camera(first)
     result = evaluate(predictor, dataset, how, constant_m=constant_m, workers=workers, progress=True)
-    scored = {weights: result["mean"]}
-    if constant_m is not None:
-        scored[f"always {constant_m:.2f} m"] = result["constant"]
-    title = f"{result['mean']['n_images']} images of {data} ({result['layout']})"
-    table = Table("", *map(printable, scored), title=printable(title))
-    for name in result["mean"]:
-        table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
-    make_console().print(table)
-    say_left_out(result["pixels_beyond"], how.max_depth_m, result["without_truth"])
-    doubt_units(result["mean"]["s_star"])
-    if n_nan := result["mean"]["n_nan"]:
-        say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
+    _show_scores(result, f"{result['mean']['n_images']} images of {data} ({result['layout']})", weights)
     protocol_used = ", ".join(f"{name} {value}" for name, value in result["protocol"].items() if value is not None)
     say(f"protocol: {protocol_used}; {predictor.runtime}, {precision}")
     if out is not None:
@@ -120,6 +109,21 @@ def evaluate_checkpoint(
         if out is not None:
             write_json(Path(out) / "floor.json", with_floor)
             say(f"wrote {out}/floor.json")
+
+
+def _show_scores(result: Evaluation, title: str, weights: str) -> None:
+    """The table of mean metrics, and what to know before one believes them."""
+    scored = {weights: result["mean"]}
+    if "constant" in result:
+        scored[f"always {result['constant_m']:.2f} m"] = result["constant"]
+    table = Table("", *map(printable, scored), title=printable(title))
+    for name in result["mean"]:
+        table.add_row(name, *(f"{mean[name]:.4g}" if name in mean else "" for mean in scored.values()))
+    make_console().print(table)
+    say_left_out(result["pixels_beyond"], result["protocol"]["max_depth_m"], result["without_truth"])
+    doubt_units(result["mean"]["s_star"])
+    if n_nan := result["mean"]["n_nan"]:
+        say(f"{n_nan} images have a prediction that is not finite: their errors have no mean", "yellow", title="note: ")
 
 
 def check(path: Path, workers: int = 2) -> None:

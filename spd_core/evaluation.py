@@ -11,7 +11,7 @@ import numpy as np
 from .data.loader import opened
 from .data.samples import Dataset, Sample, limited
 from .errors import SPDError, at_least
-from .metrics import depth_metrics, evaluated_pixels, mean_metrics, range_metrics
+from .metrics import count_beyond, depth_metrics, evaluated_pixels, mean_metrics, range_metrics
 from .model import MIN_SIZE
 from .pixels import check_grid, grid_pixels, random_pixels
 from .predictor import EncodedFrame, Predictor
@@ -110,7 +110,7 @@ def evaluate(
     constant: list[dict[str, float]] = []
     pixels_beyond = 0
     for index, sample in enumerate(opened(dataset, "evaluate", workers, progress)):
-        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
+        pixels_beyond += count_beyond(sample.truth_m, protocol.max_depth_m, crop)
         own, of_constant = score(predictor, sample, protocol, crop, index, constant_m)
         per_image.append(own)
         constant.append(of_constant)

@@ -40,25 +40,9 @@ def find_floor(depth_m: np.ndarray, camera: Camera, seed: int = 0) -> tuple[Floo
     points = (rays * depth_m[..., None])[known]
     if len(points) < TRIED_PIXELS / 4:
         return None
-    tried = points[rng.permutation(len(points))[:TRIED_PIXELS]]
-    lower = tried[tried[:, 1] >= np.median(tried[:, 1])]  # all, of an exact level floor and nothing else
-    best: tuple[float, np.ndarray] | None = None
-    for _ in range(TRIALS):
-        first, second, third = lower[rng.choice(len(lower), 3, replace=False)]
-        normal = np.cross(second - first, third - first)
-        length = np.linalg.norm(normal)
-        if length < 1e-6:
-            continue
-        normal = normal / length * (1 if normal[1] > 0 else -1)
-        if not _is_level(normal, float(normal @ first)):
-            continue
-        below = (tried @ normal - normal @ first) / _tolerance(tried)
-        share = float(np.mean(np.abs(below) < 1))
-        if np.mean(below > 2.5) < 0.02 and (best is None or share > best[0]):
-            best = share, normal / (normal @ first)
-    if best is None:
+    inverse = _sampled_floor(points[rng.permutation(len(points))[:TRIED_PIXELS]], rng)
+    if inverse is None:
         return None
-    inverse = best[1]  # down / height
     for _ in range(3):
         on_floor = points[np.abs(points @ inverse - 1) / np.linalg.norm(inverse) < _tolerance(points)]
         if len(on_floor) < 3:
@@ -72,6 +56,27 @@ def find_floor(depth_m: np.ndarray, camera: Camera, seed: int = 0) -> tuple[Floo
     shows = np.zeros(depth_m.shape, bool)
     shows[known] = np.abs(points @ down - height_m) < _tolerance(points)
     return FloorPlane(height_m, tuple(down)), shows
+
+
+def _sampled_floor(points: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """down / height, [3], of the plane through three of the points [K, 3] m that has the most of all on it and hardly
+    any below."""
+    lower = points[points[:, 1] >= np.median(points[:, 1])]  # all, of an exact level floor and nothing else
+    most, inverse = -1.0, None
+    for _ in range(TRIALS):
+        first, second, third = lower[rng.choice(len(lower), 3, replace=False)]
+        normal = np.cross(second - first, third - first)
+        length = np.linalg.norm(normal)
+        if length < 1e-6:
+            continue
+        normal = normal / length * (1 if normal[1] > 0 else -1)
+        if not _is_level(normal, float(normal @ first)):
+            continue
+        below = (points @ normal - normal @ first) / _tolerance(points)
+        share = float(np.mean(np.abs(below) < 1))
+        if np.mean(below > 2.5) < 0.02 and share > most:
+            most, inverse = share, normal / (normal @ first)
+    return inverse
 
 
 def _is_level(down: np.ndarray, height_m: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -81,6 +82,11 @@ def evaluated_pixels(gt_m: np.ndarray, min_depth: float, max_depth: float, crop:
     elif crop is not None:
         raise ValueError(f"crop must be None or 'eigen', got {crop!r}")
     return valid
+
+
+def count_beyond(gt_m: np.ndarray, max_depth: float, crop: str | None) -> int:
+    """How many pixels of the part that is evaluated are left out because their truth is above `max_depth`."""
+    return int(evaluated_pixels(gt_m, max_depth, math.inf, crop).sum())
 
 
 def range_metrics(

@@ -28,6 +28,7 @@ from .scale_evaluation import draw_references, sigma_report
 from .status import Status
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DROPPED = ("FRAME_SKIPPED", "TIMED_OUT", "NO_IMAGE", "NO_ANSWER")  # statuses of a frame that nothing was answered about
@@ -265,13 +266,7 @@ def draw(result: Report) -> Figure:
     unanswered = unanswered if result.summary["queries"] else "nothing was asked"
     depth_m, _, truth_m = _compared(result.played, result.summary["max_depth_m"])
     if len(truth_m):
-        abs_rel = [row["abs_rel"] for row in result.frames]
-        if len(abs_rel) > 1:
-            error_axis.plot([row["frame"] for row in result.frames], abs_rel, marker=".")
-            error_axis.set(xlabel="frame", ylabel="AbsRel", ylim=(0, None))
-            error_axis.xaxis.get_major_locator().set_params(integer=True)
-        else:
-            say_instead(error_axis, f"one frame, AbsRel {abs_rel[0]:.3f}")
+        _draw_errors(error_axis, result.frames)
         scatter_axis.scatter(truth_m[:20_000], depth_m[:20_000], s=2, alpha=0.3)
         top_m = truth_m.max()
         scatter_axis.plot([0, top_m], [0, top_m], color="black", linewidth=0.8)
@@ -291,14 +286,25 @@ def draw(result: Report) -> Figure:
         latency_axis.set(xlabel="latency, ms", ylabel="queries")
     else:
         say_instead(latency_axis, f"one answer, after {latency_ms[0]:.1f} ms" if len(latency_ms) else unanswered)
-    counts = result.summary["points_by_status"]
-    if len(counts) > 1:
-        bars = status_axis.barh(list(counts), list(counts.values()))
-        status_axis.bar_label(bars, fmt="{:,.0f}", padding=3)
-        status_axis.set(xlabel="points", title="status")
-        status_axis.margins(x=0.1)
-    else:
-        say_instead(
-            status_axis, "".join(f"all {count:,} points: {name}" for name, count in counts.items()) or unanswered
-        )
+    _draw_statuses(status_axis, result.summary["points_by_status"], unanswered)
     return figure
+
+
+def _draw_errors(axis: Axes, frames: list[dict]) -> None:
+    abs_rel = [row["abs_rel"] for row in frames]
+    if len(abs_rel) == 1:
+        return say_instead(axis, f"one frame, AbsRel {abs_rel[0]:.3f}")
+    axis.plot([row["frame"] for row in frames], abs_rel, marker=".")
+    axis.set(xlabel="frame", ylabel="AbsRel", ylim=(0, None))
+    axis.locator_params("x", integer=True)
+
+
+def _draw_statuses(axis: Axes, counts: dict[str, int], unanswered: str) -> None:
+    if len(counts) < 2:
+        return say_instead(
+            axis, "".join(f"all {count:,} points: {name}" for name, count in counts.items()) or unanswered
+        )
+    bars = axis.barh(list(counts), list(counts.values()))
+    axis.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axis.set(xlabel="points", title="status")
+    axis.margins(x=0.1)

@@ -20,7 +20,7 @@ from .data.loader import opened
 from .data.samples import DataError, Dataset, Sample, limited
 from .errors import SPDError
 from .evaluation import Protocol, chosen_pixels, crop_of, encode
-from .metrics import doubt_units, evaluated_pixels, mean_metrics
+from .metrics import count_beyond, doubt_units, evaluated_pixels, mean_metrics
 from .pixels import random_pixels
 from .predictor import EncodedFrame, Predictor
 from .reports import new_figure, save_figure
@@ -93,7 +93,7 @@ def evaluate_scale(
     draws = math.ceil(least_draws / max(len(dataset), 1))
     at_points, pixels_beyond, crop = [], 0, crop_of(protocol, dataset)
     for index, sample in enumerate(opened(dataset, "with references", workers, progress)):
-        pixels_beyond += int(evaluated_pixels(sample.truth_m, protocol.max_depth_m, math.inf, crop).sum())
+        pixels_beyond += count_beyond(sample.truth_m, protocol.max_depth_m, crop)
         if (points := _points_of(predictor, sample, protocol, crop, index)) is None:
             continue
         said = points.answer if sigma_of is None else encode(sigma_of, sample, protocol).answer(points.at)
@@ -211,7 +211,7 @@ def measure_scale(frames: Iterable[BagFrame], predictor: Predictor, max_depth_m:
     for index, frame in enumerate(frames):
         if frame.depth_m is None:
             continue
-        pixels_beyond += int(evaluated_pixels(frame.depth_m, max_depth_m, math.inf, None).sum())
+        pixels_beyond += count_beyond(frame.depth_m, max_depth_m, None)
         at = random_pixels(evaluated_pixels(frame.depth_m, 0, max_depth_m, None), MEASURED, [0, index])
         if not len(at):
             continue

@@ -7,14 +7,13 @@ killed and started again with the same command reaches the same weights.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from . import files
 from .data.augment import CROP_STEP_PX
 from .data.loader import AugmentedSamples, training_batches
 from .data.samples import limited
@@ -47,10 +45,9 @@ from .training_config import (
     open_validation_data,
     parameter_groups,
 )
-from .training_record import Record, state_file
+from .training_record import Record, locked, state_file
 
 with extra("train"):
-    from filelock import FileLock, Timeout
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
@@ -79,39 +76,37 @@ def train(config: TrainConfig, kind: Callable[[TrainConfig, Fabric], TrainingRun
     without_tf32()
     fabric = _fabric(config)
     fabric.launch()
-    with ExitStack() as stack:
-        if fabric.is_global_zero:  # before hours of reading: can it be written to, and does nobody else?
-            folder = files.make_folder(config.out)
-            try:
-                stack.enter_context(FileLock(folder / ".lock", timeout=LOCK_PATIENCE_S))
-            except Timeout as error:
-                raise TrainingError(f"another training is writing to {folder}; choose another out") from error
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # as some network disks say
-                    raise TrainingError(f"{folder} cannot be locked ({error}); choose another out") from error
-                print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
-        try:
+    # Before hours of reading: can it be written to, and does nobody else?
+    with locked(config.out) if fabric.is_global_zero else nullcontext():
+        with _explained(config, fabric):
             report = (kind or TrainingRun)(config, fabric).loop()
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{first_line(error)}; if another program has the memory, the same command goes on with {config.out}"
-                " once that is free; if not, a smaller batch_size and a larger accumulate learn the same, elsewhere"
-            ) from error
-        except RuntimeError as error:
-            if fabric.world_size > 1 and re.search("by peer|remote process exited", str(error)):  # gloo's, NCCL's
-                what = "another process of this training has ended: it says why, or the system ended it"
-                raise TrainingError(what) from error
-            if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
-                raise
-            raise TrainingError(
-                f"a process that reads data was ended by the system, or is stuck ({first_line(error)}); is there too"
-                f" little memory, or shared memory (in Docker --shm-size)? workers is {config.workers}, each prepares"
-                f" several batches; the same command goes on with {config.out}, with fewer workers too"
-            ) from error
         if fabric.world_size > 1:
             fabric.barrier()  # none goes on, or ends, while another one saves
             torch.distributed.destroy_process_group()  # whose threads may abort a process that ends with them
         return report
+
+
+@contextmanager
+def _explained(config: TrainConfig, fabric: Fabric) -> Iterator[None]:
+    """Say of what torch raises where a machine is too small, or a process has ended, what a user can do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{first_line(error)}; if another program has the memory, the same command goes on with {config.out}"
+            " once that is free; if not, a smaller batch_size and a larger accumulate learn the same, elsewhere"
+        ) from error
+    except RuntimeError as error:
+        if fabric.world_size > 1 and re.search("by peer|remote process exited", str(error)):  # gloo's, NCCL's
+            what = "another process of this training has ended: it says why, or the system ended it"
+            raise TrainingError(what) from error
+        if not str(error).startswith("DataLoader"):  # torch's, wherever the loop is when it notices
+            raise
+        raise TrainingError(
+            f"a process that reads data was ended by the system, or is stuck ({first_line(error)}); is there too"
+            f" little memory, or shared memory (in Docker --shm-size)? workers is {config.workers}, each prepares"
+            f" several batches; the same command goes on with {config.out}, with fewer workers too"
+        ) from error
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -132,7 +127,6 @@ def _fabric(config: TrainConfig) -> Fabric:
     )
 
 
-LOCK_PATIENCE_S = 10.0  # workers of a training that was killed hold its lock until they notice
 BLIND_STEPS = 10  # a crop may show no depth, as where a sensor's is sparse; so many one after another show a mistake
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,13 @@ from .model import SPD
 from .process import uninterrupted
 from .training_config import FREE_TO_CHANGE, TrainConfig, TrainingError, recipe
 
+with extra("train"):
+    from filelock import FileLock, Timeout
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+LOCK_PATIENCE_S = 10.0  # workers of a training that was killed hold its lock until they notice
 
 # What a state has of the record beside weights and settings.
 COUNTED = ("step", "first_step", "skipped", "is_blind", "waited_s", "trained_s", "history", "best")
@@ -32,6 +37,25 @@ WITHOUT_STATE = (
     "delete it to start the run afresh, or start from what was learned: another `out`, with `init` set to the"
     " last.safetensors beside it"
 )
+
+
+def locked(out: Path) -> AbstractContextManager:
+    """The folder of a run, made if there is none, for no other training to write to while this is held.
+
+    Raises:
+        TrainingError: another one does, or it cannot be locked.
+        SPDError: it cannot be written to.
+    """
+    folder = files.make_folder(out)
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=LOCK_PATIENCE_S)
+    except Timeout as error:
+        raise TrainingError(f"another training is writing to {folder}; choose another out") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # as some network disks say
+            raise TrainingError(f"{folder} cannot be locked ({error}); choose another out") from error
+        print(f"WARNING: {folder} cannot be locked ({error}): nobody keeps another training from writing to it")
+        return nullcontext()
 
 
 class Record:
@@ -178,6 +202,22 @@ class Record:
         named = {"recipe", "samples", "model", "optimizer", "average", *COUNTED}
         if not isinstance(state, dict) or not state.keys() >= named:
             raise TrainingError(f"{file} is not the state of a training as this version writes it; {WITHOUT_STATE}")
+        self._check_same_run(state)
+        try:
+            self.raw_model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} does not fit the model of its own settings ({error}); {WITHOUT_STATE}"
+            ) from error
+        for name in COUNTED:
+            setattr(self, name, state[name])
+        self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
+
+    def _check_same_run(self, state: dict) -> None:
+        """Raise TrainingError where a state is of other settings or other data than this run's."""
         default = recipe(type(self.config)(steps=1))  # that of a setting which came after the state
         before, now = (
             by_dotted_name(default) | by_dotted_name(settings, default)
@@ -198,18 +238,6 @@ class Record:
                 f"{self.out} holds a run over {samples:,} samples, and its data have {self.samples:,} now; go on with"
                 " those, or choose another `out`"
             )
-        try:
-            self.raw_model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.average:
-                self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(
-                f"{file} does not fit the model of its own settings ({error}); {WITHOUT_STATE}"
-            ) from error
-        for name in COUNTED:
-            setattr(self, name, state[name])
-        self.fabric.print(f"going on with {self.out} at step {self.step} of {self.steps}")
 
     def end(self, ended: str) -> dict:
         """Write how the run ended. Returns the content of run.json."""

@@ -18,7 +18,7 @@ from support.training import SIZE, command, config, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from spd_core import SPD, checkpoint, training, training_record
+from spd_core import SPD, checkpoint, training_record
 from spd_core.checkpoint import CheckpointError
 from spd_core.data.augment import Augmentation
 from spd_core.errors import SPDError
@@ -173,7 +173,7 @@ def test_a_run_goes_on_with_a_batch_that_shows_no_depth(rooms, tmp_path):
 
 
 def test_a_folder_that_another_training_writes_to_is_refused(rooms, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(training_record, "LOCK_PATIENCE_S", 0.1)
     with FileLock(tmp_path / ".lock"), pytest.raises(TrainingError, match="another training is writing to"):
         train(config(rooms, tmp_path, steps=1))
     assert not (tmp_path / "state.pt").exists()
