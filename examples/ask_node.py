@@ -33,7 +33,7 @@ class AskingNode(Node):
         self.ids = own_id() + np.arange(len(uv), dtype=np.uint32)
         self.asked: deque[tuple[int, int]] = deque(maxlen=100)  # stamps of the images in question
         self.queries = self.create_publisher(PointCloud2, "/spd/query_points", 5)
-        self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 5)
+        self.create_subscription(PointCloud2, "/spd/depths", self.on_answer, 50)  # those to others come here too
         self.create_subscription(Image, "image", self.on_image, qos_profile_sensor_data)
 
     def on_image(self, image: Image) -> None:
