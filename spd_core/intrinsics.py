@@ -21,7 +21,7 @@ from .camera_info import camera_from_info
 from .data.images import exif_of, flips_of, orientation_of
 from .data.rgbd import four_numbers, read_camera
 from .errors import SPDError
-from .plausibility import check_camera, off_centre
+from .plausibility import check_upright, off_centre
 
 FILM_DIAGONAL_MM = math.hypot(36, 24)  # what "35 mm equivalent" is of, by CIPA DCG-001: the same angle of the diagonal
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}  # of EXIF's FocalPlaneResolutionUnit: inch, cm, mm, um
@@ -80,7 +80,7 @@ def camera_of_picture(
     if camera := read_camera(file.parent):
         source = str(file.parent / "camera.txt")
         camera = _as_shown(camera, orientation_of(file), size)
-        check_camera(camera, size, source, IntrinsicsError)
+        check_upright(camera, size, source, IntrinsicsError)
         return KnownCamera(camera, source)
     return _from_exif(file, size)
 
@@ -115,7 +115,7 @@ def _told(told: str, file: Path, size: tuple[int, int]) -> Camera:
         camera = _calibrated(files.expanded(told), orientation_of(file), size)
     else:
         camera = Camera(*numbers)
-    check_camera(camera, size, told, IntrinsicsError)
+    check_upright(camera, size, told, IntrinsicsError)
     return camera
 
 

@@ -106,8 +106,8 @@ def check_camera(camera: Camera, size: tuple[int, int], source: str, error: type
 
 
 def check_upright(camera: Camera, size: tuple[int, int], source: str, error: type[SPDError] = CameraError) -> None:
-    """`check_camera` where nothing turns a camera with its picture, as `camera_of_picture` does for a single one: raise
-    `error`, too, for that of the picture before it was turned."""
+    """`check_camera` of a camera that nothing more turns with its picture: raise `error`, too, for that of the picture
+    before it was turned."""
     check_camera(camera, size, source, error)
     if off_centre(camera.transposed(), size) < SAME_SHARE and off_centre(camera, size) > OTHER_SHARE:
         raise error(

@@ -148,7 +148,11 @@ def test_what_is_told_comes_before_camera_txt_and_that_before_exif(tmp_path):
 
 def test_camera_txt_of_another_picture_is_refused_as_what_is_told_is(tmp_path):
     file = photograph(tmp_path / "p.jpg")
-    for content, fault in (("0.9 0.9 64 48", "not mm"), ("200 200 127.5 95.5", "of a 256x192 picture")):
+    for content, fault in (
+        ("0.9 0.9 64 48", "not mm"),
+        ("200 200 127.5 95.5", "of a 256x192 picture"),
+        ("100 100 47.5 63.5", "before it was turned"),  # as a program saved it
+    ):
         (tmp_path / "camera.txt").write_text(content)
         with pytest.raises(IntrinsicsError, match=rf"camera\.txt .*{fault}"):
             camera_of_picture(file, SIZE)
@@ -189,9 +193,10 @@ def test_a_file_that_is_told_is_turned_as_camera_txt_is(tmp_path, orientation):
     assert sorted(np.abs(turned.distortion)) == [0, 0, 0.01, 0.02]
     assert (abs(turned.distortion[2]) == 0.02) == (orientation >= 5)
     if orientation >= 5:
-        (tmp_path / "c.yaml").write_text(of_stored.replace("width: 256", "width: 192").replace("ght: 192", "ght: 256"))
+        of_shown = of_stored.replace("width: 256", "width: 192").replace("ght: 192", "ght: 256")
+        (tmp_path / "c.yaml").write_text(of_shown.replace(K, "[200, 0, 95.5, 0, 202, 127.5, 0, 0, 1]"))
         upright = camera_of_picture(file, size, str(tmp_path / "c.yaml")).camera  # it says so
-        assert upright == replace(HALF, distortion=(0, 0, 0.01, 0.02), distortion_model="plumb_bob")
+        assert upright == Camera(100, 101, 47.5, 63.5, (0, 0, 0.01, 0.02))
 
 
 def test_a_calibration_of_ros_is_read_and_scaled(tmp_path):
@@ -341,6 +346,7 @@ def test_calibrations_that_say_no_camera_say_what_they_have(tmp_path, content, f
         ("100,100,900,40", None, "optical axis of 100,100,900,40 is at 900,40, outside the picture of 128x96"),
         ("200,200,127.5,95.5", None, "like the calibration of a 256x192 picture, .* 128x96 px; .* times 0.5"),
         ("50,50,31.5,23.5", None, "at 31.5,23.5: it looks like the calibration of a 64x48 picture"),
+        ("100,100,47.5,63.5", None, "at 47.5,63.5, the middle of the picture before it was turned"),
         ("none.yaml", None, "none.yaml does not exist"),
         ("1," * 200, None, "expected fx,fy,cx,cy in px, or a file, got '1,1,"),
         ("90,91,50,40", 60.0, "not both"),
