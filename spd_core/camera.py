@@ -67,7 +67,7 @@ class Camera:
             is_finite = all([math.isfinite(getattr(self, name)) for name in INTRINSICS])  # refuses text; float does not
             for name in INTRINSICS:
                 object.__setattr__(self, name, float(getattr(self, name)))
-            object.__setattr__(self, "distortion", tuple(map(float, self.distortion)))
+            object.__setattr__(self, "distortion", tuple(map(float, np.ravel(self.distortion))))  # OpenCV's are [1, K]
         except (TypeError, ValueError, OverflowError) as error:
             raise CameraError(f"camera intrinsics and distortion must be numbers, got {self}: {error}") from error
         product = self.fx * self.fy  # it may overflow, or vanish

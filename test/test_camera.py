@@ -69,6 +69,11 @@ def test_intrinsics_are_floats_whatever_numbers_they_were():
     assert all(type(number) is float for number in (camera.fx, camera.fy, camera.cx, camera.cy))
 
 
+def test_distortion_may_be_as_opencv_returns_it():
+    row = np.array([[-0.1, 0.02, 0.001, 0.002, 0]])
+    assert Camera(500, 500, 320, 240, row) == Camera(500, 500, 320, 240, row.T) == Camera(500, 500, 320, 240, (*row[0],))
+
+
 @pytest.mark.parametrize("distortion", [None, "abcd", (0.1, None, 0, 0)])
 def test_distortion_that_is_no_numbers_is_refused(distortion):
     with pytest.raises(CameraError, match="must be numbers, got"):
