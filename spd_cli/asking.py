@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from spd_core.data.images import check_picture_name, write_picture
 from spd_core.errors import SPDError
 from spd_core.intrinsics import KnownCamera
 from spd_core.pictures import draw_overlay
+from spd_core.plausibility import doubt
 from spd_core.predictor import EncodedFrame, Predictor
 from spd_core.status import Answer, Status
 
@@ -121,6 +123,8 @@ def ask(
         if json:
             frame = {"frame": count} if is_moving else {}
             print(json_format.dumps({**_record(asked), **frame}), flush=True)
+            if asked.known.camera and (what := doubt(asked.known.camera, asked.frame.size)):
+                warnings.warn(f"{name}: {what}", stacklevel=1)
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)

@@ -43,6 +43,10 @@ def test_the_calibration_of_another_mode_is_taken_and_doubted(tmp_path, spd):
     """640x480 and 1280x720 of one webcam; refused only where width and height say the same size."""
     said = spd("ask", photograph(tmp_path / "p.jpg"), "--camera", "50,50,31.5,17.5").out
     assert "but the optical axis at 31.5,17.5 px is far" in " ".join(said.split())
+    said = spd("ask", tmp_path / "p.jpg", "--camera", "50,50,31.5,17.5", "--json")
+    assert len(records(said)) == 1
+    assert "warning: " in said.err
+    assert "p.jpg: the optical axis at 31.5,17.5 px is far" in said.err
 
 
 @pytest.mark.parametrize("grid", ["2x3", "2,3"])
