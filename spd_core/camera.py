@@ -22,6 +22,7 @@ from .lens import DISTORTION_MODELS, lens
 NYU_FOCAL_PX = 518.8579
 INTRINSICS = ("fx", "fy", "cx", "cy")
 MOST_PIXEL_ASPECT = 4.0  # of a sensor that is binned or skips lines; beyond it intrinsics are wrong
+MOST_SKEW = 0.01  # of a matrix K, in fx: `Camera` has none, and with more x would be off by over a hundredth of y
 
 
 class CameraError(SPDError):

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from . import files
-from .camera import Camera
+from .camera import MOST_SKEW, Camera
 from .camera_info import camera_from_info
 from .data.images import exif_of, flips_of, orientation_of
 from .data.rgbd import four_numbers, read_camera
@@ -188,7 +188,7 @@ def _as_message(content: dict) -> SimpleNamespace:
     if not k:
         keys = ", ".join(map(str, list(content)[:8])) or "none"
         raise IntrinsicsError(f"it has the keys {keys}; expected {EXPECTED_KEYS}")
-    if len(k) != 9 or k[2] == k[5] == 0 != k[6]:
+    if len(k) != 9 or k[2] == k[5] == 0 != k[6] or abs(k[1]) > MOST_SKEW * abs(k[0]):
         raise IntrinsicsError(f"its camera matrix is {k}; expected nine numbers, fx 0 cx 0 fy cy 0 0 1")
     p = numbers("projection_matrix", "p", "P") or [0.0] * 12
     others = [key for key, value in content.items() if re.match(LENS_KEY, str(key)) and not _is_nothing(value)]

@@ -327,6 +327,8 @@ def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
             "K: [518.0, 518.0, 319.5, 239.5]",
             r"its camera matrix is \[518.0, .* 239.5\]; expected nine numbers, fx 0 cx",
         ),
+        ("K: [200, 20, 127.5, 0, 202, 95.5, 0, 0, 1]", "its camera matrix is .*; expected nine numbers, fx 0 cx 0"),
+        ("200 20 127.5 0 202 95.5 0 0 1", "is text that begins with .*; expected four numbers fx fy cx cy in px"),
         ("K: [200, 0, 0, 0, 202, 0, 127.5, 95.5, 1]", "its camera matrix is .*; expected nine numbers, fx 0 cx 0"),
         ("<?xml version='1.0'?>\n<opencv_storage>", "is OpenCV's XML: write it as YAML"),
         ("[" * 2000, "is text that begins with .*; expected four numbers fx fy cx cy in px, or the YAML"),

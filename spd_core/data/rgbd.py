@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
-from ..camera import Camera
+from ..camera import MOST_SKEW, Camera
 from ..plausibility import check_upright
 from .images import read_colour, read_colour_and_depth
 from .pairing import TOLERANCE_S, Series, pair
@@ -38,7 +38,7 @@ def four_numbers(text: str) -> tuple[float, float, float, float]:
     numbers = [float(number) for number in re.sub(r"[\[\],;]", " ", text).split()]
     if len(numbers) in (9, 12, 16):
         k = np.reshape(numbers, (4 if len(numbers) == 16 else 3, -1))
-        if (k[1, 0], *k[2, :3]) == (0, 0, 0, 1):
+        if (k[1, 0], *k[2, :3]) == (0, 0, 0, 1) and abs(k[0, 1]) <= MOST_SKEW * abs(k[0, 0]):
             numbers = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
     fx, fy, cx, cy = numbers
     return fx, fy, cx, cy
