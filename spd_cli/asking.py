@@ -123,8 +123,8 @@ def ask(
         if json:
             frame = {"frame": count} if is_moving else {}
             print(json_format.dumps({**_record(asked), **frame}), flush=True)
-            if asked.known.camera and (what := doubt(asked.known.camera, asked.frame.size)):
-                warnings.warn(f"{name}: {what}", stacklevel=1)
+            if asked.known.camera and (why := doubt(asked.known.camera, asked.frame.size)):
+                warnings.warn(f"{name}: {why}", stacklevel=1)
         elif is_moving:
             if about != (about := about_the_camera(asked.known, asked.frame)):
                 say(about)

@@ -71,7 +71,7 @@ def test_intrinsics_are_floats_whatever_numbers_they_were():
 
 def test_distortion_may_be_as_opencv_returns_it():
     row = np.array([[-0.1, 0.02, 0.001, 0.002, 0]])
-    assert Camera(500, 500, 320, 240, row) == Camera(500, 500, 320, 240, row.T) == Camera(500, 500, 320, 240, (*row[0],))
+    assert Camera(500, 500, 320, 240, row) == Camera(500, 500, 320, 240, row.T) == Camera(500, 500, 320, 240, row[0])
 
 
 @pytest.mark.parametrize("distortion", [None, "abcd", (0.1, None, 0, 0)])
