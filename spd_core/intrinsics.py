@@ -169,8 +169,11 @@ def _as_message(content: dict) -> SimpleNamespace:
     """What a calibration file says, by the names of camera_calibration, of a CameraInfo or of Kalibr (one camera), as a
     CameraInfo says it."""
     chain = [camera for camera in content.values() if isinstance(camera, dict) and camera.keys() >= KALIBR_KEYS]
-    if len(chain) == 1:
-        fx, fy, cx, cy = chain[0]["intrinsics"]  # of other models than the pinhole they are more
+    if chain:
+        if len(chain) > 1 or len(chain[0]["intrinsics"]) != 4:  # of other models than the pinhole they are more
+            models = ", ".join(str(camera.get("camera_model")) for camera in chain)
+            raise IntrinsicsError(f"it is Kalibr's, of {models}; expected one camera, a pinhole with fx fy cx cy")
+        fx, fy, cx, cy = chain[0]["intrinsics"]
         width, height = chain[0]["resolution"]
         content = {**chain[0], "k": [fx, 0, cx, 0, fy, cy, 0, 0, 1], "width": width, "height": height}
 

@@ -304,10 +304,10 @@ def test_calibrations_by_other_names_are_read(tmp_path, content, camera):
             "cam0:\n  intrinsics: [518.0, 518.0, 319.5, 239.5]\n",
             "it has the keys cam0; expected camera_matrix, image_wi",
         ),
-        (OF_KALIBR + OF_KALIBR.replace("cam0", "cam1"), "it has the keys cam0, cam1; expected camera_matrix, image_wi"),
+        (OF_KALIBR + OF_KALIBR.replace("cam0", "cam1"), "it is Kalibr's, of pinhole, pinhole; expected one camera"),
         (
-            OF_KALIBR.replace("[200", "[-0.2, 0.6, 200"),
-            "is text that begins with .*; expected four numbers fx fy cx cy",
+            OF_KALIBR.replace("[200", "[-0.2, 0.6, 200").replace("pinhole", "ds"),
+            "it is Kalibr's, of ds; expected one camera, a pinhole with fx fy cx cy",
         ),
         ("camera_matrix:\n", "it has the keys camera_matrix; expected camera_matrix, image_width and image_height"),
         (
