@@ -129,6 +129,7 @@ class Answers:
         self._pictures: deque[np.ndarray] = deque(maxlen=OVERLAY_PICTURES)
         self._last_s = {"overlay": 0.0, "dense": 0.0}  # when the last of these pictures left
         self._newest_s = -np.inf  # when the newest image that is encoded came
+        self._newest_ns: int | None = None  # its stamp
         self._threads = torch.get_num_threads()
 
     def change(self, settings: Settings) -> None:
@@ -230,11 +231,15 @@ class Answers:
     def refuse(self, query: Query, why: Status) -> None:
         """Publish the one answer to a query that has no frame: NaN, and why."""
         since_s = time.monotonic()
+        if why == Status.NO_IMAGE and query.stamp_ns and self._newest_ns is not None:
+            apart = f"its stamp is {(query.stamp_ns - self._newest_ns) * 1e-9:+.3g} s from that of the newest"
+            expected = "expected an image's own, or 0 for the newest; stamp_tolerance_s allows for a difference"
+            self.problems.report("query stamp", f"a query is of no image that is here: {apart}; {expected}")
         self._publish(query, query.header, query.uv, _nothing(len(query.uv), why), since_s)
 
     def on_frame(self, frame: CameraFrame) -> None:
         if frame.received_s > self._newest_s:  # of an older one, the stamp would say that a bag has started again
-            self._newest_s = frame.received_s
+            self._newest_s, self._newest_ns = frame.received_s, stamp_ns(frame.header)
             self.scaling.on_frame(frame.encoded, frame.header)
         columns, rows = self.settings.grid
         if columns and rows:

@@ -106,7 +106,6 @@ class Scaling:
         if self._filter is None:
             return True
         self._apart_s = None
-        self.problems.resolved("references missing")
         used, ignored = self._filter.used, self._filter.ignored
         content = note.content
         if isinstance(content, KnownPoints):
@@ -122,6 +121,8 @@ class Scaling:
             content = references_in(KnownPoints(points_m, content.sigma_log, content.is_cone), frame)
             self._look_outside(note, len(content.uv))
         self._filter.update(frame, content.uv, content.depth_m, content.sigma_m, _time_s(header))
+        if self._filter.used > used:
+            self.problems.resolved("references missing")
         self.statistics.count("references used", self._filter.used - used)
         self.statistics.count("references ignored", self._filter.ignored - ignored)
         if self._filter.share_far_off > 0.5:

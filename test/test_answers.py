@@ -239,6 +239,19 @@ def test_a_bad_query_is_told_although_another_client_s_are_good(answers):
         assert len(answers.problems.texts()) == 1
 
 
+@pytest.mark.parametrize("stamp_ns", [1, 10**9 + 1])
+def test_a_query_whose_stamp_is_of_no_image_is_told(answers, stamp_ns):
+    """A stamp that was rounded on its way, or is of another clock; before there is an image other things are said."""
+    header = Header(stamp=Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9))
+    query = answers.read_query(query_cloud(np.zeros((1, 2)), header))
+    answers.refuse(query, Status.NO_IMAGE)
+    assert answers.problems.texts() == []
+    answers.on_frame(frame_of(1, 0.0))
+    answers.refuse(query, Status.NO_IMAGE)
+    apart = "+1e-09" if stamp_ns > 1 else "-1"
+    assert f"stamp is {apart} s from that of the newest; expected an image's own, or 0" in answers.problems.texts()[0]
+
+
 @pytest.mark.parametrize("period_s", [1, 60])
 def test_a_problem_is_told_once_at_least_and_then_forgotten(answers, monkeypatch, period_s):
     """Also where diagnostics come seldom."""

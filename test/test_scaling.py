@@ -185,6 +185,19 @@ def test_references_that_are_never_in_the_image_are_told(make, frame, monkeypatc
     assert count(made, "references outside the image") == 3 + 3 + 1 + 3
 
 
+def test_references_of_which_none_can_be_used_are_told(make, frame, monkeypatch):
+    """Of a depth sensor that is covered, say: they come, and have no reading."""
+    monkeypatch.setattr(scaling, "LASTING_S", 0.05)
+    made = make(scale="references")
+    for _ in range(3):
+        made.scaling.take(made.scaling.read("reference_depths", pixels(frame, np.nan)), frame, IMAGE)
+        time.sleep(0.03)
+        made.scaling.on_frame(frame, IMAGE)
+    assert "no references come that can be used" in made.problems.texts()[0]
+    made.scaling.take(made.scaling.read("reference_depths", pixels(frame, 1.0)), frame, IMAGE)
+    assert made.problems.texts() == []
+
+
 def test_references_that_are_of_no_image_are_told(make, frame, monkeypatch):
     """Those of a LiDAR whose clock is another, and none at all."""
     monkeypatch.setattr(scaling, "LASTING_S", 0.05)
